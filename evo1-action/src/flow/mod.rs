@@ -1,0 +1,18 @@
+//! Flow matching: the training objective and the sampler.
+
+mod objective;
+mod sampler;
+
+pub use objective::{FlowLoss, FlowSample, flow_matching_loss};
+pub use sampler::Sampler;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use evo1_core::rng::{Rng, RngExt};
+
+/// Uniform noise in [−1, 1), `[batch, horizon, max_action_dim]`, drawn sample by sample.
+///
+/// Evo-1 starts its flow from uniform noise, not from a normal distribution as most flow-matching policies do.
+pub fn uniform_noise(shape: [usize; 3], rng: &mut impl Rng, device: &Device) -> Tensor<3> {
+    let values: Vec<f32> = (0..shape.iter().product()).map(|_| rng.random::<f32>() * 2.0 - 1.0).collect();
+    Tensor::from_data(TensorData::new(values, shape), device)
+}

@@ -1,0 +1,56 @@
+//! Sinusoidal tables: of the time of the flow, and of a step's place in the chunk.
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+/// Rows of the time table.
+pub const TIME_ROWS: usize = 1000;
+
+/// Base of the sinusoids' wavelengths.
+const BASE: f32 = 10_000.0;
+
+/// Rows `positions` of the table whose even channels are `sin(p · base^(−c / channels))` and whose odd channels are the
+/// cosine of the same angle: `[positions, channels]`.
+pub fn sinusoid(positions: &[usize], channels: usize, device: &Device) -> Tensor<2> {
+    let frequencies: Vec<f32> = (0..channels.div_ceil(2))
+        .map(|pair| ((2 * pair) as f32 * -(BASE.ln() / channels as f32)).exp())
+        .collect();
+    let values: Vec<f32> = positions
+        .iter()
+        .flat_map(|&position| {
+            frequencies.iter().flat_map(move |frequency| {
+                let (sin, cos) = (position as f32 * frequency).sin_cos();
+                [sin, cos]
+            })
+        })
+        .collect();
+    Tensor::from_data(TensorData::new(values, [positions.len(), channels]), device)
+}
+
+/// Row of the time table for a time in [0, 1]: `clamp(⌊κ · t⌋, 0, 999)`.
+pub fn time_index(time: f32, time_scale: f64) -> usize {
+    clamped((time * time_scale as f32).floor().into())
+}
+
+/// Row of the time table for Euler step `step` of `steps`: `⌊κ · step / steps⌋`, in double precision as the references
+/// compute it.
+pub fn step_index(step: usize, steps: usize, time_scale: f64) -> usize {
+    clamped((step as f64 / steps as f64 * time_scale).floor())
+}
+
+fn clamped(index: f64) -> usize {
+    index.clamp(0.0, (TIME_ROWS - 1) as f64) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_two_time_scales_differ_as_the_references_do() {
+        assert_eq!(step_index(1, 4, 1000.0), 250);
+        assert_eq!(step_index(1, 4, 999.0), 249);
+        assert_eq!(time_index(1.0, 1000.0), 999, "the last row stands for the end of the flow");
+        assert_eq!(time_index(0.5, 999.0), 499);
+        assert_eq!(time_index(-0.1, 999.0), 0);
+    }
+}

@@ -1,0 +1,31 @@
+//! Dimensions and choices of every component, presets, and upstream configuration files.
+//!
+//! [`PolicyConfig`] describes a whole policy. [`PolicyConfig::evo1`] has the published dimensions,
+//! [`PolicyConfig::tiny`] small ones for tests, and [`upstream`] reads the `config.json` of a LeRobot policy.
+
+mod action;
+mod policy;
+mod profile;
+pub mod upstream;
+mod vlm;
+
+pub use action::ActionConfig;
+pub use policy::{GripperRule, PolicyConfig, Precision};
+pub use profile::{
+    ContextScope, FramePreprocessing, LossKind, MaskedRows, PooledToken, Profile, PromptLength, RangeEpsilon, ResultMask, Semantics,
+    StateClamp, StatePadding, TargetMask,
+};
+pub use vlm::{LanguageConfig, TilingConfig, VisionConfig, VlmConfig};
+
+/// What a field must be and what came, for the checks of the configuration structs.
+type FieldCheck = (&'static str, &'static str, String);
+
+/// Fails with the first check that does not hold.
+fn check_fields(origin: &str, checks: impl IntoIterator<Item = (bool, FieldCheck)>) -> crate::Result<()> {
+    for (holds, (field, expected, got)) in checks {
+        if !holds {
+            return Err(crate::Error::invalid(origin, field, expected, got));
+        }
+    }
+    Ok(())
+}

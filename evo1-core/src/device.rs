@@ -1,0 +1,312 @@
+//! The devices of this build by name.
+//!
+//! Cargo features decide which devices a build contains, a name chooses one at run time. Opening a device that the
+//! build or the machine lacks is an error that names the remedy.
+
+use std::{fmt, str::FromStr};
+
+use burn::tensor::{DType, Device};
+
+use crate::{Error, Result};
+
+/// A device that burn can run on, named by its cargo feature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// Pure-Rust CPU with SIMD and threads.
+    Flex,
+    /// The older CPU device on `ndarray`.
+    NdArray,
+    /// CubeCL's CPU runtime.
+    Cpu,
+    /// Any GPU through wgpu, graphics API chosen automatically.
+    Wgpu,
+    /// Any GPU through Vulkan.
+    Vulkan,
+    /// Apple GPUs.
+    Metal,
+    /// GPUs through WebGPU.
+    WebGpu,
+    /// NVIDIA GPUs.
+    Cuda,
+}
+
+impl DeviceKind {
+    /// Every kind, in the order in which `auto` tries them.
+    pub const ALL: [Self; 8] = [
+        Self::Cuda,
+        Self::Metal,
+        Self::Vulkan,
+        Self::Wgpu,
+        Self::WebGpu,
+        Self::Flex,
+        Self::NdArray,
+        Self::Cpu,
+    ];
+
+    /// The name of the kind and of its cargo feature.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Flex => "flex",
+            Self::NdArray => "ndarray",
+            Self::Cpu => "cpu",
+            Self::Wgpu => "wgpu",
+            Self::Vulkan => "vulkan",
+            Self::Metal => "metal",
+            Self::WebGpu => "webgpu",
+            Self::Cuda => "cuda",
+        }
+    }
+
+    /// Whether this build contains it.
+    pub fn is_built(self) -> bool {
+        match self {
+            Self::Flex => cfg!(feature = "flex"),
+            Self::NdArray => cfg!(feature = "ndarray"),
+            Self::Cpu => cfg!(feature = "cpu"),
+            Self::Wgpu => cfg!(feature = "wgpu"),
+            Self::Vulkan => cfg!(feature = "vulkan"),
+            Self::Metal => cfg!(feature = "metal"),
+            Self::WebGpu => cfg!(feature = "webgpu"),
+            Self::Cuda => cfg!(feature = "cuda"),
+        }
+    }
+
+    /// The devices of this kind that are on this machine.
+    pub fn enumerate(self) -> Vec<Device> {
+        // A runtime without its driver panics instead of listing nothing.
+        without_panic(|| enumerate(self)).unwrap_or_default()
+    }
+}
+
+/// The kinds that this build contains.
+pub fn built() -> Vec<DeviceKind> {
+    DeviceKind::ALL.into_iter().filter(|kind| kind.is_built()).collect()
+}
+
+/// `auto`, or a kind and the index of the device among those of its kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceName {
+    /// The first GPU there is, else the CPU.
+    Auto,
+    /// `cuda:1`; without an index the first.
+    Of(DeviceKind, usize),
+}
+
+impl DeviceName {
+    /// Opens the device.
+    pub fn open(self) -> Result<Device> {
+        let (kind, index) = match self {
+            Self::Auto => return auto(),
+            Self::Of(kind, index) => (kind, index),
+        };
+        if !kind.is_built() {
+            return Err(Error::DeviceNotBuilt { name: self.to_string(), built: names(&built()), feature: kind.name() });
+        }
+        let devices = kind.enumerate();
+        let absent = |reason: String| Error::DeviceAbsent { name: self.to_string(), reason };
+        if devices.is_empty() {
+            return Err(absent(format!("no driver answers; is one for `{kind}` installed?")));
+        }
+        let count = devices.len();
+        let device = devices
+            .into_iter()
+            .nth(index)
+            .ok_or_else(|| absent(format!("there are {count} of its kind, counted from 0")))?;
+        // A listed device may still fail to start: make it compute once.
+        without_panic(|| device.sync().is_ok())
+            .filter(|started| *started)
+            .ok_or_else(|| absent(String::from("it is listed, but does not start")))?;
+        Ok(device)
+    }
+}
+
+fn auto() -> Result<Device> {
+    let tried = built();
+    for &kind in &tried {
+        if let Ok(device) = DeviceName::Of(kind, 0).open()
+            && !is_software(&device)
+        {
+            return Ok(device);
+        }
+    }
+    let reason = format!("none of {} can be opened", names(&tried));
+    Err(Error::DeviceAbsent { name: String::from("auto"), reason })
+}
+
+/// Fails unless `device` computes in `dtype`.
+pub fn require_dtype(device: &Device, dtype: DType) -> Result<()> {
+    if device.supports_dtype(dtype) {
+        return Ok(());
+    }
+    Err(Error::DtypeUnsupported { device: format!("{device:?}"), dtype: dtype.name().to_owned() })
+}
+
+impl fmt::Display for DeviceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl fmt::Display for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Of(kind, 0) => write!(f, "{kind}"),
+            Self::Of(kind, index) => write!(f, "{kind}:{index}"),
+        }
+    }
+}
+
+impl FromStr for DeviceName {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        if name == "auto" {
+            return Ok(Self::Auto);
+        }
+        let (kind, index) = name.split_once(':').unwrap_or((name, "0"));
+        let kind = DeviceKind::ALL.into_iter().find(|known| known.name() == kind);
+        match (kind, index.parse()) {
+            (Some(kind), Ok(index)) => Ok(Self::Of(kind, index)),
+            _ => Err(Error::UnknownDevice {
+                name: name.to_owned(),
+                expected: format!("`auto`, {}, with an index as in `cuda:1`", names(&DeviceKind::ALL)),
+            }),
+        }
+    }
+}
+
+fn names(kinds: &[DeviceKind]) -> String {
+    kinds.iter().map(|kind| format!("`{kind}`")).collect::<Vec<_>>().join(", ")
+}
+
+fn enumerate(kind: DeviceKind) -> Vec<Device> {
+    #[allow(unused_imports, reason = "a build without any device has nothing to list")]
+    use burn::tensor::DeviceType;
+    #[allow(unreachable_patterns, reason = "the arms that remain depend on the features")]
+    let of_type = match kind {
+        #[cfg(feature = "flex")]
+        DeviceKind::Flex => DeviceType::Flex,
+        #[cfg(feature = "ndarray")]
+        DeviceKind::NdArray => DeviceType::NdArray,
+        #[cfg(feature = "cpu")]
+        DeviceKind::Cpu => DeviceType::Cpu,
+        #[cfg(feature = "wgpu")]
+        DeviceKind::Wgpu => DeviceType::Wgpu,
+        #[cfg(feature = "vulkan")]
+        DeviceKind::Vulkan => DeviceType::Vulkan,
+        #[cfg(feature = "metal")]
+        DeviceKind::Metal => DeviceType::Metal,
+        #[cfg(feature = "webgpu")]
+        DeviceKind::WebGpu => DeviceType::WebGpu,
+        #[cfg(feature = "cuda")]
+        DeviceKind::Cuda => DeviceType::Cuda,
+        _ => return Vec::new(),
+    };
+    #[allow(unreachable_code, reason = "a build without any device has nothing to list")]
+    Device::enumerate(of_type).into_vec()
+}
+
+/// Whether a device that looks like a GPU is a software renderer, which `auto` does not take.
+#[cfg(any(feature = "cpu", feature = "cuda", feature = "wgpu", feature = "vulkan", feature = "metal", feature = "webgpu"))]
+fn is_software(device: &Device) -> bool {
+    const RENDERERS: [&str; 3] = ["llvmpipe", "lavapipe", "swiftshader"];
+    let identity = without_panic(|| device.identity()).flatten();
+    identity.is_some_and(|identity| {
+        let name = identity.name.to_lowercase();
+        RENDERERS.iter().any(|renderer| name.contains(renderer))
+    })
+}
+
+#[cfg(not(any(
+    feature = "cpu",
+    feature = "cuda",
+    feature = "wgpu",
+    feature = "vulkan",
+    feature = "metal",
+    feature = "webgpu"
+)))]
+fn is_software(_: &Device) -> bool {
+    false
+}
+
+/// The result of `body`, or `None` when it panics, without the panic's message on standard error.
+fn without_panic<T>(body: impl FnOnce() -> T) -> Option<T> {
+    static HOOK: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _one_at_a_time = HOOK.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+    std::panic::set_hook(hook);
+    result.ok()
+}
+
+/// The devices that the test suites run on: those named in `EVO1_TEST_DEVICES` (comma-separated, each must open), or
+/// every built device that this machine has, except `cpu`, whose first operation takes minutes.
+///
+/// # Panics
+/// When a device named in `EVO1_TEST_DEVICES` cannot be opened, or no device is left to test.
+pub fn test_devices() -> Vec<Device> {
+    let devices: Vec<Device> = match std::env::var("EVO1_TEST_DEVICES") {
+        Ok(names) => names
+            .split(',')
+            .map(|name| {
+                name.parse::<DeviceName>()
+                    .and_then(DeviceName::open)
+                    .unwrap_or_else(|error| panic!("EVO1_TEST_DEVICES: {error}"))
+            })
+            .collect(),
+        Err(_) => built()
+            .into_iter()
+            .filter(|kind| *kind != DeviceKind::Cpu)
+            .filter_map(|kind| DeviceName::Of(kind, 0).open().ok())
+            .collect(),
+    };
+    assert!(!devices.is_empty(), "no device to test on: build with `--features flex`");
+    devices
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_parse_and_print() {
+        for (name, parsed) in [
+            ("auto", DeviceName::Auto),
+            ("flex", DeviceName::Of(DeviceKind::Flex, 0)),
+            ("cuda:1", DeviceName::Of(DeviceKind::Cuda, 1)),
+        ] {
+            assert_eq!(name.parse::<DeviceName>().expect("a name"), parsed);
+            assert_eq!(parsed.to_string(), name);
+        }
+    }
+
+    #[test]
+    fn unknown_names_are_refused_with_the_known_ones() {
+        for name in ["gpu", "cuda:x", "cuda:-1", ""] {
+            let message = name.parse::<DeviceName>().expect_err("no such name").to_string();
+            assert!(message.contains("unknown device") && message.contains("`flex`"), "{message}");
+        }
+    }
+
+    #[test]
+    fn every_kind_opens_or_says_why_not() {
+        for kind in DeviceKind::ALL.into_iter().filter(|kind| *kind != DeviceKind::Cpu) {
+            match DeviceName::Of(kind, 0).open() {
+                Ok(_) => assert!(kind.is_built()),
+                Err(Error::DeviceNotBuilt { feature, .. }) => assert_eq!(feature, kind.name()),
+                Err(error) => assert!(matches!(error, Error::DeviceAbsent { .. }), "{error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn an_index_past_the_last_device_is_an_error() {
+        let Some(&kind) = built().iter().find(|kind| matches!(kind, DeviceKind::Flex | DeviceKind::NdArray)) else {
+            return;
+        };
+        let error = DeviceName::Of(kind, 9).open().expect_err("there are no ten CPUs");
+        assert!(matches!(error, Error::DeviceAbsent { .. }), "{error}");
+    }
+}

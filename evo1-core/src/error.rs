@@ -1,0 +1,205 @@
+//! The error of this crate. Every variant names the file, tensor or field, what was expected and what came.
+
+use std::path::{Path, PathBuf};
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can be wrong with a device, a configuration, an observation, statistics or a weight file.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file could not be read or written.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was tried: `read`, `write`, …
+        action: &'static str,
+        /// The operating system's answer.
+        source: std::io::Error,
+    },
+    /// A file is not the JSON document that it should be.
+    #[error("{}: not valid JSON: {message}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// What the parser says, with line and column.
+        message: String,
+    },
+    /// A configuration or statistics file lacks a field.
+    #[error("{}: field `{field}` is missing", path.display())]
+    MissingField {
+        /// The file.
+        path: PathBuf,
+        /// Dotted path of the field.
+        field: String,
+    },
+    /// A value is not one that the field may have.
+    #[error("{origin}: `{field}` must be {expected}, got {got}")]
+    InvalidField {
+        /// The file, or what was given.
+        origin: String,
+        /// Dotted path of the field.
+        field: String,
+        /// What would be accepted.
+        expected: String,
+        /// What came.
+        got: String,
+    },
+    /// A device name that means nothing.
+    #[error("unknown device `{name}`: expected one of {expected}")]
+    UnknownDevice {
+        /// The name given.
+        name: String,
+        /// The names that exist.
+        expected: String,
+    },
+    /// A device that this build does not contain.
+    #[error("device `{name}` is not in this build, which has {built}; build with `--features {feature}` to add it")]
+    DeviceNotBuilt {
+        /// The name given.
+        name: String,
+        /// The names that this build has.
+        built: String,
+        /// The cargo feature that adds it.
+        feature: &'static str,
+    },
+    /// A device that this build contains and this machine lacks.
+    #[error("device `{name}` is not on this machine: {reason}")]
+    DeviceAbsent {
+        /// The name given.
+        name: String,
+        /// Why it cannot be used.
+        reason: String,
+    },
+    /// A number type that the device cannot compute with.
+    #[error("device `{device}` cannot compute in {dtype}; use f32")]
+    DtypeUnsupported {
+        /// The device's name.
+        device: String,
+        /// The number type asked for.
+        dtype: String,
+    },
+    /// A file is not a safetensors file, or its header does not fit its size.
+    #[error("{}: not a valid safetensors file: {message}", path.display())]
+    Safetensors {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// Tensors that the model needs are not in the file.
+    #[error("{}: {} of the model's tensors are missing: {}", path.display(), names.len(), listed(names))]
+    MissingTensors {
+        /// The file.
+        path: PathBuf,
+        /// Names under which they were looked for.
+        names: Vec<String>,
+    },
+    /// The file holds tensors that the model has no place for.
+    #[error("{}: {} tensors have no place in the model that the configuration describes: {}", path.display(), names.len(), listed(names))]
+    UnusedTensors {
+        /// The file.
+        path: PathBuf,
+        /// Their names.
+        names: Vec<String>,
+    },
+    /// A tensor has another shape than the model's.
+    #[error("{}: tensor `{tensor}` must have shape {expected:?}, got {got:?}", path.display())]
+    TensorShape {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// The model's shape.
+        expected: Vec<usize>,
+        /// The file's shape.
+        got: Vec<usize>,
+    },
+    /// A tensor has a number type that cannot be used in its place.
+    #[error("{}: tensor `{tensor}` must hold {expected}, got {got}", path.display())]
+    TensorDtype {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// What would be accepted.
+        expected: &'static str,
+        /// The file's number type.
+        got: String,
+    },
+    /// A tensor holds NaN or infinity.
+    #[error("{}: tensor `{tensor}` holds {count} values that are not finite; a network with them predicts nothing but NaN", path.display())]
+    NonFiniteTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// How many of its values are NaN or infinite.
+        count: usize,
+    },
+    /// A frame whose pixels do not fill its size.
+    #[error("a frame of {width} × {height} RGB pixels has {expected} bytes, got {got}")]
+    FrameSize {
+        /// Pixels per row.
+        width: usize,
+        /// Rows.
+        height: usize,
+        /// `width · height · 3`.
+        expected: usize,
+        /// Bytes given.
+        got: usize,
+    },
+    /// Statistics do not have the arm or data set that was asked for.
+    #[error("statistics have no {what} `{key}`; they have {known}")]
+    UnknownStatistics {
+        /// `arm key` or `dataset key`.
+        what: &'static str,
+        /// The key given.
+        key: String,
+        /// The keys that exist.
+        known: String,
+    },
+    /// A vector has another width than its statistics.
+    #[error("{what} has {got} values, but its statistics have {expected}")]
+    StatisticsWidth {
+        /// `state` or `action`.
+        what: &'static str,
+        /// The statistics' width.
+        expected: usize,
+        /// The vector's width.
+        got: usize,
+    },
+}
+
+impl Error {
+    /// An operating-system error with the path it happened at.
+    pub fn io(action: &'static str, path: impl AsRef<Path>, source: std::io::Error) -> Self {
+        Self::Io { path: path.as_ref().to_owned(), action, source }
+    }
+
+    /// A value that a field may not have.
+    pub fn invalid(
+        origin: impl ToString,
+        field: impl ToString,
+        expected: impl ToString,
+        got: impl ToString,
+    ) -> Self {
+        Self::InvalidField {
+            origin: origin.to_string(),
+            field: field.to_string(),
+            expected: expected.to_string(),
+            got: got.to_string(),
+        }
+    }
+}
+
+/// The first names of a list, and how many follow.
+fn listed(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let shown = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}

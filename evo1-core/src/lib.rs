@@ -1,0 +1,30 @@
+//! What every Evo-1 crate shares.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`config`] | dimensions and choices of every component, presets, upstream `config.json` files |
+//! | [`device`] | the devices of this build by name |
+//! | [`observation`] | camera frames, views, observations and action chunks |
+//! | [`normalize`] | statistics and the normalisers of state and action |
+//! | [`context`] | what the vision-language model hands to the action expert |
+//! | [`ops`] | attention and activations as PyTorch computes them |
+//! | [`weights`] | checkpoint files, names of their tensors, strict loading, seeded initialisation |
+//! | [`trace`] | a record of named intermediate tensors |
+//! | [`rng`] | the one seedable generator |
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod context;
+pub mod device;
+pub mod error;
+pub mod normalize;
+pub mod observation;
+pub mod ops;
+pub mod rng;
+pub mod trace;
+pub mod weights;
+
+pub use context::Context;
+pub use error::{Error, Result};
+pub use observation::{ActionChunk, Frame, Observation, StatisticsKey, View};
+pub use trace::Trace;

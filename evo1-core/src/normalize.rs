@@ -1,0 +1,436 @@
+//! Statistics of a robot's states and actions, and the normalisers made from them.
+//!
+//! Bounds: `x̂ = 2(x − lo)/(hi − lo) − 1`, and back `x = (x̂ + 1)/2 · (hi − lo) + lo`, with the references' ways of
+//! keeping a range of zero from dividing ([`RangeEpsilon`]).
+
+use std::{collections::BTreeMap, path::Path};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Error, Result, StatisticsKey,
+    config::{RangeEpsilon, Semantics, StateClamp, StatePadding},
+};
+
+/// Keeps ranges and deviations from dividing by zero.
+const EPSILON: f32 = 1e-8;
+
+/// Which statistics normalise.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NormalizationType {
+    /// Smallest and largest value become −1 and 1.
+    #[default]
+    Bounds,
+    /// The 1 % and 99 % quantiles become −1 and 1; the bounds stand in where a file has no quantiles.
+    BoundsQ99,
+    /// Mean 0 and deviation 1.
+    Normal,
+    /// Nothing is changed.
+    Identity,
+}
+
+/// Statistics of one vector, one value per dimension. A file need not have all of them.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct VectorStatistics {
+    /// Smallest values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<Vec<f32>>,
+    /// Largest values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<Vec<f32>>,
+    /// Means.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean: Option<Vec<f32>>,
+    /// Standard deviations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub std: Option<Vec<f32>>,
+    /// 1 % quantiles.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub q01: Option<Vec<f32>>,
+    /// 99 % quantiles.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub q99: Option<Vec<f32>>,
+}
+
+/// Statistics of one robot: its states and its actions.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RobotStatistics {
+    /// Of `observation.state`.
+    #[serde(rename = "observation.state")]
+    pub state: VectorStatistics,
+    /// Of `action`.
+    pub action: VectorStatistics,
+}
+
+/// Statistics by arm and data set.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Statistics {
+    arms: BTreeMap<String, Arm>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(untagged)]
+enum Arm {
+    /// The older layout: the statistics stand directly under the arm.
+    Alone(RobotStatistics),
+    Datasets(BTreeMap<String, RobotStatistics>),
+}
+
+impl Statistics {
+    /// Reads a `norm_stats.json`, in the layout with or without data sets.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::io("read", path, source))?;
+        let json = |message: String| Error::Json { path: path.to_owned(), message };
+        let arms: BTreeMap<String, Arm> = serde_json::from_str(&text).map_err(|error| json(error.to_string()))?;
+        let statistics = Self { arms };
+        for (name, robot) in statistics.robots() {
+            robot.validate(path, &name)?;
+        }
+        Ok(statistics)
+    }
+
+    /// The statistics of one robot alone.
+    pub fn single(robot: RobotStatistics) -> Self {
+        Self { arms: BTreeMap::from([(String::from("default"), Arm::Alone(robot))]) }
+    }
+
+    /// Every arm and data set, as `arm` or `arm/dataset`, with its statistics.
+    pub fn robots(&self) -> impl Iterator<Item = (String, &RobotStatistics)> {
+        self.arms.iter().flat_map(|(arm, below)| match below {
+            Arm::Alone(robot) => vec![(arm.clone(), robot)],
+            Arm::Datasets(sets) => sets.iter().map(|(set, robot)| (format!("{arm}/{set}"), robot)).collect(),
+        })
+    }
+
+    /// The statistics of an arm and data set; either may be left out where there is only one.
+    pub fn select(&self, key: &StatisticsKey) -> Result<&RobotStatistics> {
+        match pick("arm key", key.arm.as_deref(), &self.arms)? {
+            Arm::Alone(robot) => Ok(robot),
+            Arm::Datasets(sets) => pick("dataset key", key.dataset.as_deref(), sets),
+        }
+    }
+}
+
+/// The entry of `key`, or the only entry when no key is given.
+fn pick<'a, T>(what: &'static str, key: Option<&str>, entries: &'a BTreeMap<String, T>) -> Result<&'a T> {
+    let found = match key {
+        Some(key) => entries.get(key),
+        None if entries.len() == 1 => entries.values().next(),
+        None => None,
+    };
+    found.ok_or_else(|| Error::UnknownStatistics {
+        what,
+        key: key.unwrap_or("(none given)").to_owned(),
+        known: entries.keys().map(|known| format!("`{known}`")).collect::<Vec<_>>().join(", "),
+    })
+}
+
+impl RobotStatistics {
+    /// Fails unless every list is finite and as long as the others of its vector.
+    fn validate(&self, path: &Path, robot: &str) -> Result<()> {
+        for (vector, statistics) in [("observation.state", &self.state), ("action", &self.action)] {
+            let lists = statistics.lists();
+            let Some(&(first, values)) = lists.first() else {
+                return Err(Error::MissingField { path: path.to_owned(), field: format!("{robot}.{vector}.min") });
+            };
+            for (name, list) in &lists {
+                let field = format!("{robot}.{vector}.{name}");
+                if list.len() != values.len() || list.is_empty() {
+                    let expected = format!("as long as `{first}`, {} values and not none", values.len());
+                    return Err(Error::invalid(path.display(), field, expected, format!("{} values", list.len())));
+                }
+                if let Some(value) = list.iter().find(|value| !value.is_finite()) {
+                    return Err(Error::invalid(path.display(), field, "finite", value));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl VectorStatistics {
+    fn lists(&self) -> Vec<(&'static str, &[f32])> {
+        [
+            ("min", &self.min),
+            ("max", &self.max),
+            ("mean", &self.mean),
+            ("std", &self.std),
+            ("q01", &self.q01),
+            ("q99", &self.q99),
+        ]
+        .into_iter()
+        .filter_map(|(name, list)| Some((name, list.as_deref()?)))
+        .collect()
+    }
+
+    /// Number of dimensions.
+    pub fn width(&self) -> usize {
+        self.lists().first().map_or(0, |(_, list)| list.len())
+    }
+
+    /// The affine map of a normalisation type: `(offset, range)` or `(mean, deviation)` per dimension.
+    fn map(&self, kind: NormalizationType, what: &'static str) -> Result<(&[f32], &[f32])> {
+        let both = |low: &'static str, high: &'static str, lists: (&'_ Option<Vec<f32>>, &'_ Option<Vec<f32>>)| {
+            let present = |list: &Option<Vec<f32>>| list.is_some();
+            if present(lists.0) && present(lists.1) { Ok(()) } else { Err((low, high)) }
+        };
+        let missing = |(low, high)| Error::invalid("statistics", what, format!("`{low}` and `{high}`"), "neither or one");
+        let (low, high) = match kind {
+            NormalizationType::BoundsQ99 if self.q01.is_some() && self.q99.is_some() => (&self.q01, &self.q99),
+            NormalizationType::Normal => {
+                both("mean", "std", (&self.mean, &self.std)).map_err(missing)?;
+                (&self.mean, &self.std)
+            }
+            _ => {
+                both("min", "max", (&self.min, &self.max)).map_err(missing)?;
+                (&self.min, &self.max)
+            }
+        };
+        Ok((low.as_deref().unwrap_or_default(), high.as_deref().unwrap_or_default()))
+    }
+}
+
+/// Normalises states and actions as a reference does.
+#[derive(Debug, Clone, Copy)]
+pub struct Normalizer {
+    kind: NormalizationType,
+    clamp: StateClamp,
+    padding: StatePadding,
+    epsilon: RangeEpsilon,
+}
+
+impl Normalizer {
+    /// The normaliser of a reference.
+    pub fn new(kind: NormalizationType, semantics: &Semantics) -> Self {
+        let Semantics { state_clamp, state_padding, range_epsilon, .. } = *semantics;
+        Self { kind, clamp: state_clamp, padding: state_padding, epsilon: range_epsilon }
+    }
+
+    /// A robot's state, normalised and padded to `padded` dimensions.
+    pub fn normalize_state(&self, state: &[f32], statistics: &RobotStatistics, padded: usize) -> Result<Vec<f32>> {
+        self.check_width("state", state, &statistics.state)?;
+        let mut out = self.normalized(state, &statistics.state, "observation.state")?;
+        if self.clamp == StateClamp::Unit && self.is_bounded() {
+            out.iter_mut().for_each(|value| *value = value.clamp(-1.0, 1.0));
+        }
+        out.resize(padded, self.padded_state_value());
+        Ok(out)
+    }
+
+    /// What a padded dimension of the state holds.
+    pub fn padded_state_value(&self) -> f32 {
+        match self.padding {
+            StatePadding::BeforeNormalizing if self.is_bounded() => -1.0,
+            _ => 0.0,
+        }
+    }
+
+    /// One action for training, normalised and padded with zeros to `padded` dimensions.
+    ///
+    /// The official references clamp to [−1, 1] and give a constant dimension the value 0.
+    pub fn normalize_action(&self, action: &[f32], statistics: &RobotStatistics, padded: usize) -> Result<Vec<f32>> {
+        self.check_width("action", action, &statistics.action)?;
+        let mut out = self.normalized(action, &statistics.action, "action")?;
+        if self.epsilon == RangeEpsilon::Added && self.is_bounded() {
+            let (low, high) = statistics.action.map(self.kind, "action")?;
+            for (value, (low, high)) in out.iter_mut().zip(low.iter().zip(high)) {
+                *value = if (high - low).abs() < EPSILON { 0.0 } else { value.clamp(-1.0, 1.0) };
+            }
+        }
+        out.resize(padded, 0.0);
+        Ok(out)
+    }
+
+    /// One predicted action in the robot's units. Columns past the statistics' width are treated as a range of zero
+    /// at zero, as the official server does.
+    pub fn denormalize_action(&self, action: &[f32], statistics: &RobotStatistics) -> Result<Vec<f32>> {
+        if self.kind == NormalizationType::Identity {
+            return Ok(action.to_vec());
+        }
+        let (low, high) = statistics.action.map(self.kind, "action")?;
+        let bounds = low.iter().zip(high).map(|(&low, &high)| (low, high)).chain(std::iter::repeat((0.0, 0.0)));
+        Ok(action
+            .iter()
+            .zip(bounds)
+            .map(|(&value, (low, high))| match self.kind {
+                NormalizationType::Normal => value * high + low,
+                _ => (value + 1.0) / 2.0 * self.range(low, high) + low,
+            })
+            .collect())
+    }
+
+    fn normalized(&self, values: &[f32], statistics: &VectorStatistics, what: &'static str) -> Result<Vec<f32>> {
+        if self.kind == NormalizationType::Identity {
+            return Ok(values.to_vec());
+        }
+        let (low, high) = statistics.map(self.kind, what)?;
+        let bounds = low.iter().zip(high);
+        Ok(values
+            .iter()
+            .zip(bounds)
+            .map(|(value, (&low, &high))| match self.kind {
+                NormalizationType::Normal => (value - low) / (high + EPSILON),
+                _ => 2.0 * (value - low) / self.range(low, high) - 1.0,
+            })
+            .collect())
+    }
+
+    fn range(&self, low: f32, high: f32) -> f32 {
+        match self.epsilon {
+            RangeEpsilon::Added => high - low + EPSILON,
+            RangeEpsilon::WhenConstant if high == low => EPSILON,
+            RangeEpsilon::WhenConstant => high - low,
+        }
+    }
+
+    fn is_bounded(&self) -> bool {
+        matches!(self.kind, NormalizationType::Bounds | NormalizationType::BoundsQ99)
+    }
+
+    fn check_width(&self, what: &'static str, values: &[f32], statistics: &VectorStatistics) -> Result<()> {
+        let expected = statistics.width();
+        if self.kind != NormalizationType::Identity && values.len() != expected {
+            return Err(Error::StatisticsWidth { what, expected, got: values.len() });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::{
+        config::Profile,
+        weights::{WeightFile, floats},
+    };
+
+    const PADDED_STATE: usize = 6;
+    const PADDED_ACTION: usize = 5;
+
+    struct Fixture(WeightFile);
+
+    impl Fixture {
+        fn open() -> Self {
+            let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/tiny-lerobot/processor.safetensors");
+            Self(WeightFile::open(Path::new(path)).expect("fixture"))
+        }
+
+        fn values(&self, name: &str) -> Vec<f32> {
+            floats(&self.0.read(name).expect("tensor"))
+        }
+
+        fn robot(&self) -> RobotStatistics {
+            let bounds = |vector: &str| VectorStatistics {
+                min: Some(self.values(&format!("in.{vector}_min"))),
+                max: Some(self.values(&format!("in.{vector}_max"))),
+                ..VectorStatistics::default()
+            };
+            RobotStatistics { state: bounds("state"), action: bounds("action") }
+        }
+    }
+
+    fn normalizer(profile: Profile) -> Normalizer {
+        Normalizer::new(NormalizationType::Bounds, &profile.semantics())
+    }
+
+    fn assert_close(got: &[f32], want: &[f32]) {
+        assert_eq!(got.len(), want.len());
+        let scale = want.iter().fold(1.0_f32, |scale, value| scale.max(value.abs()));
+        for (index, (got, want)) in got.iter().zip(want).enumerate() {
+            assert!((got - want).abs() <= 1e-5 * scale, "value {index}: got {got}, want {want}");
+        }
+    }
+
+    #[test]
+    fn states_and_actions_equal_both_references() {
+        let fixture = Fixture::open();
+        let robot = fixture.robot();
+        for (profile, name) in [(Profile::LeRobot, "lerobot"), (Profile::Official, "official")] {
+            let normalizer = normalizer(profile);
+            let states: Vec<f32> = fixture
+                .values("in.state")
+                .chunks(4)
+                .flat_map(|state| normalizer.normalize_state(state, &robot, PADDED_STATE).expect("state"))
+                .collect();
+            assert_close(&states, &fixture.values(&format!("{name}.state")));
+            let actions: Vec<f32> = fixture
+                .values("in.action")
+                .chunks(4)
+                .flat_map(|action| normalizer.normalize_action(action, &robot, PADDED_ACTION).expect("action"))
+                .collect();
+            assert_close(&actions, &fixture.values(&format!("{name}.action")));
+        }
+    }
+
+    #[test]
+    fn predictions_are_denormalized_as_both_references_do() {
+        let fixture = Fixture::open();
+        let robot = fixture.robot();
+        let predicted = fixture.values("in.predicted");
+        for (profile, name, width) in [(Profile::LeRobot, "lerobot", 4), (Profile::Official, "official", 5)] {
+            let got: Vec<f32> = predicted
+                .chunks(PADDED_ACTION)
+                .flat_map(|action| normalizer(profile).denormalize_action(&action[..width], &robot).expect("action"))
+                .collect();
+            assert_close(&got, &fixture.values(&format!("{name}.unnormalised")));
+        }
+    }
+
+    #[test]
+    fn the_paper_era_server_pads_a_state_with_minus_one() {
+        let robot = RobotStatistics {
+            state: VectorStatistics { min: Some(vec![0.0]), max: Some(vec![2.0]), ..VectorStatistics::default() },
+            action: VectorStatistics { min: Some(vec![0.0]), max: Some(vec![2.0]), ..VectorStatistics::default() },
+        };
+        let state = |profile| normalizer(profile).normalize_state(&[2.0], &robot, 3).expect("state");
+        assert_eq!(state(Profile::Paper), [1.0, -1.0, -1.0]);
+        assert_eq!(state(Profile::Official), [1.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn quantiles_fall_back_to_bounds() {
+        let bounds = VectorStatistics { min: Some(vec![-2.0]), max: Some(vec![2.0]), ..VectorStatistics::default() };
+        let quantiles = VectorStatistics { q01: Some(vec![-1.0]), q99: Some(vec![1.0]), ..bounds.clone() };
+        let semantics = Profile::LeRobot.semantics();
+        let normalizer = Normalizer::new(NormalizationType::BoundsQ99, &semantics);
+        let state = |state: &VectorStatistics| {
+            let robot = RobotStatistics { state: state.clone(), action: bounds.clone() };
+            normalizer.normalize_state(&[1.0], &robot, 1).expect("state")
+        };
+        assert_eq!(state(&quantiles), [1.0]);
+        assert_eq!(state(&bounds), [0.5]);
+    }
+
+    #[test]
+    fn both_layouts_load_and_keys_choose() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("norm_stats.json");
+        let robot = r#"{"observation.state":{"min":[0],"max":[1]},"action":{"min":[0],"max":[1]}}"#;
+        let read = |text: &str| {
+            std::fs::write(&path, text).expect("write");
+            Statistics::read(&path)
+        };
+        let old = read(&format!(r#"{{"arm":{robot}}}"#)).expect("old layout");
+        old.select(&StatisticsKey::default()).expect("the only arm");
+        let new = read(&format!(r#"{{"arm":{{"a":{robot},"b":{robot}}}}}"#)).expect("new layout");
+        let names: BTreeSet<String> = new.robots().map(|(name, _)| name).collect();
+        assert_eq!(names, BTreeSet::from(["arm/a".into(), "arm/b".into()]));
+        let error = new.select(&StatisticsKey::default()).expect_err("two data sets");
+        assert_eq!(error.to_string(), "statistics have no dataset key `(none given)`; they have `a`, `b`");
+        let key = StatisticsKey { arm: Some("leg".into()), dataset: None };
+        assert_eq!(new.select(&key).expect_err("no leg").to_string(), "statistics have no arm key `leg`; they have `arm`");
+    }
+
+    #[test]
+    fn statistics_of_unequal_length_are_refused() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("norm_stats.json");
+        let text = r#"{"arm":{"observation.state":{"min":[0,1],"max":[1]},"action":{"min":[0],"max":[1]}}}"#;
+        std::fs::write(&path, text).expect("write");
+        let message = Statistics::read(&path).expect_err("unequal").to_string();
+        assert!(message.contains("arm.observation.state.max") && message.contains("got 1 values"), "{message}");
+    }
+}

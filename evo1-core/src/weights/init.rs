@@ -1,0 +1,104 @@
+//! Seeded initialisation, the same on every device.
+
+use burn::{
+    module::{Module, ModuleMapper, Param},
+    tensor::{Tensor, TensorData},
+};
+use rand::RngExt;
+
+use super::{Owner, ParamSpec, Position, load::place_in};
+use crate::rng;
+
+/// Standard deviation of embeddings and positions, as transformers initialises them.
+const EMBEDDING_STD: f32 = 0.02;
+
+/// Initial value of the per-channel layer scale of the vision tower.
+const LAYER_SCALE: f32 = 0.1;
+
+/// Gives every parameter a value from `seed`, as PyTorch's defaults do: linear and convolution weights and biases
+/// uniform in ±1/√fan_in, norms one and zero, attention projections Xavier-uniform with zero bias, embeddings and
+/// positions with a deviation of 0.02, layer scales 0.1.
+///
+/// Every parameter has a stream of its own, named by its path, so that one parameter's shape does not change another's
+/// values and the order does not matter.
+pub fn initialize<M: Module>(module: M, seed: u64) -> M {
+    module.map(&mut Initializer { seed, position: Position::default(), fan_in: None })
+}
+
+struct Initializer {
+    seed: u64,
+    position: Position,
+    /// Inputs of the layer whose weight was last met, for its bias.
+    fan_in: Option<usize>,
+}
+
+/// How the values of a parameter are drawn.
+enum Draw {
+    Constant(f32),
+    /// Uniform in ± the bound.
+    Uniform(f32),
+}
+
+impl Initializer {
+    fn draw(&mut self, spec: &ParamSpec) -> Draw {
+        let leaf = spec.path.rsplit('.').next().unwrap_or_default();
+        let is_attention_input = spec.path.contains("cross_attention.q_proj") || spec.path.contains("cross_attention.kv_proj");
+        match (spec.owner, leaf) {
+            (Owner::Norm, "gamma") => Draw::Constant(1.0),
+            (Owner::Norm, _) => Draw::Constant(0.0),
+            (Owner::Embedding, _) | (_, "cls_token" | "position_embeddings") => uniform_of_std(EMBEDDING_STD),
+            (_, "layer_scale_1" | "layer_scale_2") => Draw::Constant(LAYER_SCALE),
+            (_, "bias") if spec.path.contains("cross_attention.") => Draw::Constant(0.0),
+            (Owner::Linear, "weight") if is_attention_input => {
+                // PyTorch draws q, k and v as one matrix of three times as many outputs as inputs.
+                let inputs = spec.shape[0] as f32;
+                Draw::Uniform((6.0 / (4.0 * inputs)).sqrt())
+            }
+            (_, "weight") => {
+                let fan_in = fan_in(spec);
+                self.fan_in = Some(fan_in);
+                Draw::Uniform(1.0 / (fan_in as f32).sqrt())
+            }
+            (_, "bias") => Draw::Uniform(1.0 / (self.fan_in.unwrap_or(1) as f32).sqrt()),
+            _ => Draw::Constant(0.0),
+        }
+    }
+}
+
+/// Inputs of one output: of a linear `[in, out]`, a per-category linear `[categories, in, out]` or a convolution
+/// `[out, in, height, width]`.
+fn fan_in(spec: &ParamSpec) -> usize {
+    match spec.shape.as_slice() {
+        [inputs, _] | [_, inputs, _] => *inputs,
+        [_, kernel @ ..] => kernel.iter().product(),
+        [] => 1,
+    }
+}
+
+/// A uniform distribution of a given standard deviation.
+fn uniform_of_std(std: f32) -> Draw {
+    Draw::Uniform(std * 3.0_f32.sqrt())
+}
+
+impl ModuleMapper for Initializer {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.position.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.position.exit();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let spec = self.position.spec(&param.lazy_shape());
+        let count = spec.shape.iter().product();
+        let values: Vec<f32> = match self.draw(&spec) {
+            Draw::Constant(value) => vec![value; count],
+            Draw::Uniform(bound) => {
+                let mut rng = rng::stream(self.seed, &spec.path);
+                (0..count).map(|_| (rng.random::<f32>() * 2.0 - 1.0) * bound).collect()
+            }
+        };
+        place_in(param, TensorData::new(values, spec.shape))
+    }
+}

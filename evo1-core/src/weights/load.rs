@@ -1,0 +1,156 @@
+//! Strict loading: every parameter is found in its shape, and nothing in the file is left over.
+
+use std::collections::BTreeSet;
+
+use burn::{
+    module::{Module, ModuleMapper, Param},
+    tensor::{DType, Tensor, TensorData},
+};
+
+use super::{Naming, ParamSpec, Place, Position, WeightFile, dtype_name, params, transposed};
+use crate::{Error, Result};
+
+/// How a checkpoint is loaded.
+#[derive(Debug, Clone, Copy)]
+pub struct LoadOptions<F> {
+    /// How the file names its tensors.
+    pub naming: Naming,
+    /// Language layers that the model keeps; those above are neither read nor complained about.
+    pub language_layers: usize,
+    /// The number type of each parameter once loaded.
+    pub dtype: F,
+}
+
+/// What loading found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// Names of the tensors that were read.
+    pub read: Vec<String>,
+    /// Names of tensors that are known to have no use, such as layers above those kept.
+    pub skipped: Vec<String>,
+}
+
+/// Loads `module` from `file`, or says which tensors are missing, unused, of a wrong shape or not finite.
+///
+/// Names and shapes are compared before anything is read.
+pub fn load<M, F>(module: M, file: &WeightFile, options: &LoadOptions<F>) -> Result<(M, Loaded)>
+where
+    M: Module,
+    F: Fn(&str) -> DType,
+{
+    let specs = params(&module);
+    let places: Vec<Place> = specs.iter().map(|spec| options.naming.place(spec)).collect();
+    let missing: BTreeSet<&str> =
+        places.iter().map(|place| place.name.as_str()).filter(|name| !file.contains(name)).collect();
+    if !missing.is_empty() {
+        let names = missing.into_iter().map(str::to_owned).collect();
+        return Err(Error::MissingTensors { path: file.path().to_owned(), names });
+    }
+    for (spec, place) in specs.iter().zip(&places) {
+        let expected = place.whole_shape(spec.torch_shape());
+        let got = file.shape(&place.name)?;
+        if got != expected {
+            return Err(Error::TensorShape {
+                path: file.path().to_owned(),
+                tensor: place.name.clone(),
+                expected,
+                got: got.to_vec(),
+            });
+        }
+    }
+    let used: BTreeSet<&str> = places.iter().map(|place| place.name.as_str()).collect();
+    let (skipped, unused): (Vec<String>, Vec<String>) = file
+        .names()
+        .filter(|name| !used.contains(name))
+        .map(str::to_owned)
+        .partition(|name| options.naming.is_expected_extra(name, options.language_layers));
+    if !unused.is_empty() {
+        return Err(Error::UnusedTensors { path: file.path().to_owned(), names: unused });
+    }
+    let read = used.into_iter().map(str::to_owned).collect();
+    let mut loader = Loader { file, options, position: Position::default(), failed: None };
+    let module = module.map(&mut loader);
+    match loader.failed {
+        Some(error) => Err(error),
+        None => Ok((module, Loaded { read, skipped })),
+    }
+}
+
+struct Loader<'a, F> {
+    file: &'a WeightFile,
+    options: &'a LoadOptions<F>,
+    position: Position,
+    failed: Option<Error>,
+}
+
+impl<F: Fn(&str) -> DType> Loader<'_, F> {
+    fn read(&self, spec: &ParamSpec) -> Result<TensorData> {
+        let place = self.options.naming.place(spec);
+        let whole = self.file.read(&place.name)?;
+        if !whole.dtype().is_float() {
+            return Err(Error::TensorDtype {
+                path: self.file.path().to_owned(),
+                tensor: place.name,
+                expected: "floating-point numbers",
+                got: dtype_name(whole.dtype()).to_owned(),
+            });
+        }
+        let part = part_of(whole, &place, &spec.torch_shape());
+        let data = part.convert_dtype((self.options.dtype)(&spec.path));
+        let count = non_finite(&data);
+        if count > 0 {
+            let (path, tensor) = (self.file.path().to_owned(), place.name);
+            return Err(Error::NonFiniteTensor { path, tensor, count });
+        }
+        Ok(if spec.is_transposed() { transposed(data) } else { data })
+    }
+}
+
+impl<F: Fn(&str) -> DType> ModuleMapper for Loader<'_, F> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.position.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.position.exit();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if self.failed.is_some() {
+            return param;
+        }
+        match self.read(&self.position.spec(&param.lazy_shape())) {
+            Ok(data) => place_in(param, data),
+            Err(error) => {
+                self.failed = Some(error);
+                param
+            }
+        }
+    }
+}
+
+/// The parameter with `data` as its value, on its own device and as trainable as it was.
+pub(super) fn place_in<const D: usize>(param: Param<Tensor<D>>, data: TensorData) -> Param<Tensor<D>> {
+    let (device, id, dtype) = (param.lazy_device(), param.id, data.dtype());
+    param.transform_for_load(Tensor::from_data(data, (&device, dtype)), id)
+}
+
+/// The rows of a tensor that are a parameter's.
+fn part_of(whole: TensorData, place: &Place, shape: &[usize]) -> TensorData {
+    if place.of == 1 {
+        return whole;
+    }
+    let dtype = whole.dtype();
+    let bytes = whole.as_bytes();
+    let part = bytes.len() / place.of;
+    let bytes = bytes[place.first * part..][..place.count * part].to_vec();
+    TensorData::from_bytes_vec(bytes, shape.to_vec(), dtype)
+}
+
+/// How many values are NaN or infinite.
+fn non_finite(data: &TensorData) -> usize {
+    match data.as_slice::<f32>() {
+        Ok(values) => values.iter().filter(|value| !value.is_finite()).count(),
+        Err(_) => data.iter::<f32>().filter(|value| !value.is_finite()).count(),
+    }
+}

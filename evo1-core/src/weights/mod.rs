@@ -1,0 +1,185 @@
+//! Checkpoint files, the names of their tensors, strict loading and seeded initialisation.
+
+mod file;
+mod init;
+mod load;
+mod names;
+mod write;
+
+pub use file::WeightFile;
+pub use init::initialize;
+pub use load::{Loaded, LoadOptions, load};
+pub use names::{Naming, Place};
+pub use write::{checkpoint_tensors, write_safetensors};
+
+use burn::{
+    module::{Module, ModuleVisitor, Param},
+    tensor::{DType, Tensor, TensorData},
+};
+
+/// A parameter of a module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParamSpec {
+    /// Dotted path of the parameter in the module, for example `vlm.vision_tower.layers.0.norm1.gamma`.
+    pub path: String,
+    /// Shape as burn stores it.
+    pub shape: Vec<usize>,
+    /// What the parameter belongs to.
+    pub owner: Owner,
+}
+
+/// The kind of module that a parameter belongs to, where that decides how PyTorch stores or initialises it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// A linear layer: PyTorch stores its weight transposed.
+    Linear,
+    /// A layer or RMS norm: PyTorch calls its parameters `weight` and `bias`.
+    Norm,
+    /// An embedding table.
+    Embedding,
+    /// Anything else.
+    Other,
+}
+
+impl Owner {
+    fn of(container: &str) -> Self {
+        match container.rsplit(':').next().unwrap_or(container) {
+            "Linear" => Self::Linear,
+            "LayerNorm" | "RmsNorm" => Self::Norm,
+            "Embedding" => Self::Embedding,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl ParamSpec {
+    /// Whether PyTorch stores the parameter transposed.
+    pub fn is_transposed(&self) -> bool {
+        self.owner == Owner::Linear && self.shape.len() == 2
+    }
+
+    /// Shape as PyTorch stores it.
+    pub fn torch_shape(&self) -> Vec<usize> {
+        let mut shape = self.shape.clone();
+        if self.is_transposed() {
+            shape.reverse();
+        }
+        shape
+    }
+}
+
+/// The parameters of a module in the order of its fields. Initialises nothing.
+pub fn params<M: Module>(module: &M) -> Vec<ParamSpec> {
+    let mut lister = Lister::default();
+    module.visit(&mut lister);
+    lister.specs
+}
+
+/// Where a visitor or mapper of modules is: the names and kinds of the modules around it.
+#[derive(Default)]
+struct Position {
+    names: Vec<String>,
+    containers: Vec<String>,
+}
+
+impl Position {
+    fn enter(&mut self, name: &str, container: &str) {
+        self.names.push(name.to_owned());
+        self.containers.push(container.to_owned());
+    }
+
+    fn exit(&mut self) {
+        self.names.pop();
+        self.containers.pop();
+    }
+
+    fn spec(&self, shape: &[usize]) -> ParamSpec {
+        let owner = self.containers.last().map_or(Owner::Other, |container| Owner::of(container));
+        ParamSpec { path: self.names.join("."), shape: shape.to_vec(), owner }
+    }
+}
+
+#[derive(Default)]
+struct Lister {
+    position: Position,
+    specs: Vec<ParamSpec>,
+}
+
+impl ModuleVisitor for Lister {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.position.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.position.exit();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.specs.push(self.position.spec(&param.lazy_shape()));
+    }
+}
+
+/// The values of a tensor of numbers as `f32`.
+pub fn floats(data: &TensorData) -> Vec<f32> {
+    data.iter::<f32>().collect()
+}
+
+/// The transpose of a matrix, in the same number type.
+fn transposed(data: TensorData) -> TensorData {
+    let [rows, columns] = data.shape().dims();
+    let dtype = data.dtype();
+    let bytes = data.as_bytes();
+    let out = match dtype.size() {
+        2 => transposed_elements::<2>(bytes, rows, columns),
+        4 => transposed_elements::<4>(bytes, rows, columns),
+        8 => transposed_elements::<8>(bytes, rows, columns),
+        size => unreachable!("float tensors have elements of 2, 4 or 8 bytes, not {size}"),
+    };
+    TensorData::from_bytes_vec(out, [columns, rows], dtype)
+}
+
+/// Transposes in squares that stay in the first-level cache.
+fn transposed_elements<const SIZE: usize>(bytes: &[u8], rows: usize, columns: usize) -> Vec<u8> {
+    use rayon::prelude::*;
+    const SQUARE: usize = 32;
+    let (elements, _) = bytes.as_chunks::<SIZE>();
+    let mut out = vec![0; bytes.len()];
+    if out.is_empty() {
+        return out;
+    }
+    out.par_chunks_mut(SQUARE * rows * SIZE).enumerate().for_each(|(band, out)| {
+        let (out, _) = out.as_chunks_mut::<SIZE>();
+        let first = band * SQUARE;
+        let width = out.len() / rows;
+        for top in (0..rows).step_by(SQUARE) {
+            for row in top..(top + SQUARE).min(rows) {
+                let source = &elements[row * columns + first..][..width];
+                for (column, element) in source.iter().enumerate() {
+                    out[column * rows + row] = *element;
+                }
+            }
+        }
+    });
+    out
+}
+
+/// The name of a number type in safetensors headers and messages.
+fn dtype_name(dtype: DType) -> &'static str {
+    dtype.name()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transposing_twice_changes_nothing() {
+        for (rows, columns) in [(1, 1), (3, 70), (65, 33), (128, 64)] {
+            let values: Vec<f32> = (0..rows * columns).map(|value| value as f32).collect();
+            let data = TensorData::new(values.clone(), [rows, columns]);
+            let once = transposed(data.clone());
+            assert_eq!(floats(&once)[rows * (columns - 1)], values[columns - 1]);
+            assert_eq!(transposed(once), data);
+        }
+    }
+}

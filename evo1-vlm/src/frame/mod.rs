@@ -1,0 +1,191 @@
+//! From a camera frame to the normalised tiles that the vision tower reads.
+//!
+//! A frame is scaled to a grid of square tiles ([`grid`]; a single one by default), cut row-major, optionally followed
+//! by the whole frame as a thumbnail, and normalised with ImageNet's mean and standard deviation. Everything here is
+//! f32 on the CPU. The results do not depend on the number of threads.
+
+mod filter;
+mod normalize;
+mod resize;
+mod tiling;
+
+use evo1_core::Frame;
+use evo1_core::config::{FramePreprocessing, TilingConfig};
+
+use normalize::normalized_tiles;
+pub use normalize::{IMAGENET_MEAN, IMAGENET_STD, normalized_black};
+use resize::{Size, resize};
+pub use tiling::grid;
+
+/// The normalised tiles of one frame.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tiles {
+    /// Number of tiles, the thumbnail included.
+    pub count: usize,
+    /// `[count, 3, size, size]`, row-major.
+    pub pixels: Vec<f32>,
+}
+
+/// Tiles of `size` × `size` pixels from one frame.
+///
+/// The frame is scaled to (`size` · columns) × (`size` · rows), its aspect ratio not kept, and cut row-major; the
+/// thumbnail, when `tiling` asks for it and there is more than one tile, comes last.
+///
+/// # Panics
+/// When `size` is 0, or `tiling` allows no grid ([`grid`]).
+pub fn tiles(frame: &Frame, size: usize, how: FramePreprocessing, tiling: &TilingConfig) -> Tiles {
+    assert!(size > 0, "a tile has at least one pixel");
+    let (columns, rows) = grid(frame.width(), frame.height(), size, tiling);
+    let whole = resize(frame, Size { width: columns * size, height: rows * size }, how);
+    let mut tiles = Tiles { count: columns * rows, pixels: normalized_tiles(&whole, columns, size) };
+    if tiling.thumbnail && tiles.count > 1 {
+        let thumbnail = resize(frame, Size { width: size, height: size }, how);
+        tiles.pixels.extend(normalized_tiles(&thumbnail, 1, size));
+        tiles.count += 1;
+    }
+    tiles
+}
+
+#[cfg(test)]
+mod tests {
+    use super::resize::Resized;
+    use super::*;
+    use safetensors::{SafeTensors, tensor::TensorView};
+
+    /// Side of a tile in the fixture.
+    const SIZE: usize = 56;
+    const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/tiny-lerobot/preprocess.safetensors");
+
+    fn floats(view: &TensorView<'_>) -> Vec<f32> {
+        view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+    }
+
+    /// `[3, height, width]` → `[height, width, 3]`
+    fn interleaved<V: Copy>(planes: &[V]) -> Vec<V> {
+        let area = planes.len() / 3;
+        (0..area).flat_map(|i| [planes[i], planes[area + i], planes[2 * area + i]]).collect()
+    }
+
+    /// Runs `check` on every image of the fixture: its number, its frame, the file.
+    fn for_every_image(check: impl Fn(usize, &Frame, &SafeTensors<'_>)) {
+        let bytes = std::fs::read(FIXTURE).expect("fixture");
+        let file = SafeTensors::deserialize(&bytes).expect("safetensors");
+        for i in 0..4 {
+            let image = file.tensor(&format!("image{i}.u8")).expect("image");
+            let [_, height, width] = *image.shape() else { panic!("image{i} has three dimensions") };
+            check(i, &Frame::new(width, height, interleaved(image.data())).expect("full"), &file);
+        }
+    }
+
+    fn assert_same_levels(how: FramePreprocessing, name: &str) {
+        for_every_image(|i, frame, file| {
+            let expected = file.tensor(&format!("image{i}.{name}.resized_u8")).expect("resized");
+            let resized = resize(frame, Size { width: SIZE, height: SIZE }, how);
+            assert!(resized == Resized::Levels(interleaved(expected.data())), "image{i}");
+        });
+    }
+
+    #[test]
+    fn pil_bicubic_has_the_levels_of_pillow() {
+        assert_same_levels(FramePreprocessing::PilBicubic, "pil");
+    }
+
+    #[test]
+    fn truncated_bicubic_has_the_levels_of_lerobot() {
+        assert_same_levels(FramePreprocessing::TruncatedBicubic, "lerobot");
+    }
+
+    #[test]
+    fn float_bicubic_has_the_bits_of_torchvision() {
+        for_every_image(|i, frame, file| {
+            let expected = interleaved(&floats(&file.tensor(&format!("image{i}.official.resized")).expect("resized")));
+            let resized = match resize(frame, Size { width: SIZE, height: SIZE }, FramePreprocessing::FloatBicubic) {
+                Resized::Floats(floats) => floats,
+                Resized::Levels(levels) => levels.into_iter().map(|level| f32::from(level) / 255.0).collect(),
+            };
+            assert!(resized == expected, "image{i}");
+        });
+    }
+
+    #[test]
+    fn pixel_values_are_those_of_the_references() {
+        let ways = [(FramePreprocessing::TruncatedBicubic, "lerobot"), (FramePreprocessing::FloatBicubic, "official")];
+        for_every_image(|i, frame, file| {
+            for (how, name) in ways {
+                let expected = floats(&file.tensor(&format!("image{i}.{name}.pixel_values")).expect("values"));
+                let tiles = tiles(frame, SIZE, how, &TilingConfig::default());
+                assert_eq!((tiles.count, tiles.pixels.len()), (1, expected.len()));
+                let worst = tiles.pixels.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                let largest = expected.iter().map(|v| v.abs()).fold(0.0, f32::max);
+                assert!(worst <= 1e-6 * largest, "image{i}.{name}: {worst} of {largest}");
+            }
+        });
+    }
+
+    /// A frame of waves, steps and a fine grain, the same as the script that computed the sums below.
+    fn synthetic(width: usize, height: usize) -> Frame {
+        let mut rgb = Vec::with_capacity(width * height * 3);
+        for y in 0..height {
+            for x in 0..width {
+                rgb.extend((0..3).map(|c| (x * x / 97 + y * y / 61 + 37 * c + (x * y % 23) * 3) as u8));
+            }
+        }
+        Frame::new(width, height, rgb).expect("full")
+    }
+
+    #[test]
+    fn full_size_frames_have_the_levels_of_pillow_and_lerobot() {
+        use FramePreprocessing::{PilBicubic, TruncatedBicubic};
+        // Frame, way, sum of all levels, sum of i · level with i from 1, pixel (x = 200, y = 100), last pixel.
+        let cases = [
+            ((640, 480), PilBicubic, 76_836_207, 23_137_960_365_669, [49, 86, 123], [70, 107, 144]),
+            ((640, 480), TruncatedBicubic, 76_838_199, 23_138_579_177_072, [49, 86, 123], [70, 107, 144]),
+            ((480, 640), PilBicubic, 76_801_712, 23_122_548_711_601, [79, 116, 153], [132, 169, 206]),
+            ((480, 640), TruncatedBicubic, 76_808_008, 23_124_128_802_566, [79, 116, 153], [132, 169, 206]),
+            ((91, 37), PilBicubic, 61_587_553, 19_312_066_434_653, [67, 104, 141], [169, 206, 243]),
+            ((91, 37), TruncatedBicubic, 61_586_508, 19_311_799_570_832, [67, 104, 141], [168, 205, 242]),
+        ];
+        for ((width, height), how, sum, weighted, inner, last) in cases {
+            let Resized::Levels(levels) = resize(&synthetic(width, height), Size { width: 448, height: 448 }, how)
+            else {
+                panic!("{how:?} gives levels")
+            };
+            let case = format!("{how:?} of {width} × {height}");
+            assert_eq!(levels[(100 * 448 + 200) * 3..][..3], inner, "{case}");
+            assert_eq!(levels[(448 * 448 - 1) * 3..], last, "{case}");
+            assert_eq!(levels.iter().map(|&v| u64::from(v)).sum::<u64>(), sum, "{case}");
+            assert_eq!((1..).zip(&levels).map(|(i, &v)| i * u64::from(v)).sum::<u64>(), weighted, "{case}");
+        }
+    }
+
+    #[test]
+    fn tiles_are_the_parts_of_the_resized_frame_and_the_thumbnail_is_last() {
+        let (size, how) = (16, FramePreprocessing::PilBicubic);
+        let frame = synthetic(90, 60);
+        let tiling = TilingConfig { min_tiles: 6, max_tiles: 6, thumbnail: true };
+        assert_eq!(grid(90, 60, size, &tiling), (3, 2));
+
+        let tiles = tiles(&frame, size, how, &tiling);
+        let tile_length = 3 * size * size;
+        assert_eq!((tiles.count, tiles.pixels.len()), (7, 7 * tile_length));
+
+        let whole = resize(&frame, Size { width: 3 * size, height: 2 * size }, how);
+        let thumbnail = resize(&frame, Size { width: size, height: size }, how);
+        let (parts, last) = tiles.pixels.split_at(6 * tile_length);
+        assert_eq!(parts, normalized_tiles(&whole, 3, size));
+        assert_eq!(last, normalized_tiles(&thumbnail, 1, size));
+    }
+
+    #[test]
+    fn a_single_tile_has_no_thumbnail() {
+        let tiling = TilingConfig { min_tiles: 1, max_tiles: 1, thumbnail: true };
+        assert_eq!(tiles(&synthetic(20, 30), 8, FramePreprocessing::FloatBicubic, &tiling).count, 1);
+    }
+
+    #[test]
+    fn a_black_frame_is_normalized_black() {
+        for how in [FramePreprocessing::PilBicubic, FramePreprocessing::FloatBicubic] {
+            assert_eq!(tiles(&Frame::black(20, 30), 8, how, &TilingConfig::default()).pixels, normalized_black(8));
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! ImageNet normalisation of resized frames.
+
+use rayon::prelude::*;
+
+use super::resize::{CHANNELS, Resized};
+
+/// Mean of red, green and blue over ImageNet, of pixels in [0, 1].
+pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+
+/// Standard deviation of red, green and blue over ImageNet, of pixels in [0, 1].
+pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
+
+/// (x − mean) / std of one channel, x in [0, 1].
+fn normalized(value: f32, channel: usize) -> f32 {
+    (value - IMAGENET_MEAN[channel]) / IMAGENET_STD[channel]
+}
+
+/// A black image `[3, size, size]` after normalisation, which stands in for an absent view.
+pub fn normalized_black(size: usize) -> Vec<f32> {
+    (0..CHANNELS).flat_map(|channel| std::iter::repeat_n(normalized(0.0, channel), size * size)).collect()
+}
+
+/// Cuts an image into a grid `columns` wide of square tiles, row-major, and normalises them.
+///
+/// # Shapes
+/// - image: `[rows · size, columns · size, 3]`
+/// - output: `[rows · columns, 3, size, size]`
+pub(super) fn normalized_tiles(image: &Resized, columns: usize, size: usize) -> Vec<f32> {
+    match image {
+        Resized::Levels(levels) => {
+            let table = normalized_levels();
+            cut(levels, columns, size, |level, channel| table[channel][usize::from(level)])
+        }
+        Resized::Floats(floats) => cut(floats, columns, size, normalized),
+    }
+}
+
+/// The normalised value of every grey level, `[3, 256]`: a look-up in place of two divisions a value.
+fn normalized_levels() -> [[f32; 256]; CHANNELS] {
+    std::array::from_fn(|channel| std::array::from_fn(|level| normalized(level as f32 / 255.0, channel)))
+}
+
+/// `[rows · size, columns · size, 3]` → `[rows · columns, 3, size, size]`, every value through `convert`.
+fn cut<V: Copy + Sync>(image: &[V], columns: usize, size: usize, convert: impl Fn(V, usize) -> f32 + Sync) -> Vec<f32> {
+    let row_length = columns * size * CHANNELS;
+    let mut tiles = vec![0.0; image.len()];
+    tiles.par_chunks_mut(size * size).enumerate().for_each(|(plane, values)| {
+        let (tile, channel) = (plane / CHANNELS, plane % CHANNELS);
+        let (row, column) = (tile / columns, tile % columns);
+        for (y, line) in values.chunks_exact_mut(size).enumerate() {
+            let start = (row * size + y) * row_length + column * size * CHANNELS;
+            let pixels = image[start..start + size * CHANNELS].chunks_exact(CHANNELS);
+            for (value, pixel) in line.iter_mut().zip(pixels) {
+                *value = convert(pixel[channel], channel);
+            }
+        }
+    });
+    tiles
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn black_is_minus_mean_over_std() {
+        let black = normalized_black(2);
+        assert_eq!(black.len(), 12);
+        for (channel, plane) in black.chunks_exact(4).enumerate() {
+            assert!(plane.iter().all(|&value| value == -IMAGENET_MEAN[channel] / IMAGENET_STD[channel]));
+        }
+        assert_eq!(black, normalized_tiles(&Resized::Levels(vec![0; 12]), 1, 2));
+    }
+
+    #[test]
+    fn levels_and_floats_normalise_alike() {
+        let levels = (0..=255).cycle().take(16 * 16 * 3).collect::<Vec<u8>>();
+        let floats = levels.iter().map(|&level| f32::from(level) / 255.0).collect();
+        assert_eq!(normalized_tiles(&Resized::Levels(levels), 2, 8), normalized_tiles(&Resized::Floats(floats), 2, 8));
+    }
+
+    #[test]
+    fn tiles_are_cut_row_major() {
+        // Two rows of three tiles of 2 × 2: the level of a pixel is the number of its tile.
+        let (columns, rows, size) = (3, 2, 2);
+        let mut levels = Vec::new();
+        for y in 0..rows * size {
+            for x in 0..columns * size {
+                levels.extend([(y / size * columns + x / size) as u8; 3]);
+            }
+        }
+        let tiles = normalized_tiles(&Resized::Levels(levels), columns, size);
+        let table = normalized_levels();
+        for (tile, values) in tiles.chunks_exact(CHANNELS * size * size).enumerate() {
+            for (channel, plane) in values.chunks_exact(size * size).enumerate() {
+                assert_eq!(plane, [table[channel][tile]; 4], "tile {tile}");
+            }
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Grouped-query causal self-attention of the language model.
+
+use burn::{
+    module::Module,
+    nn::{Linear, LinearConfig},
+    tensor::{Bool, Device, Tensor, TensorData},
+};
+use evo1_core::{
+    Trace,
+    config::{LanguageConfig, MaskedRows},
+    ops::{attention, merge_heads, split_heads},
+};
+
+use super::RotaryTable;
+use crate::TokenBatch;
+
+/// Multi-head attention whose key and value heads serve groups of query heads. q, k and v have a bias, the output has
+/// none.
+#[derive(Module, Debug)]
+pub struct LanguageAttention {
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    o_proj: Linear,
+    heads: usize,
+    kv_heads: usize,
+}
+
+/// Who may attend to whom in a batch.
+#[derive(Debug, Clone)]
+pub struct AttentionMask {
+    /// True where a query may not see a key: later tokens and masked ones. `[batch or 1, 1, tokens, tokens]`
+    pub hidden: Tensor<4, Bool>,
+    /// 0 in the rows whose attention output is to be zero, 1 elsewhere. `[batch, tokens, 1]`
+    pub row_scale: Option<Tensor<3>>,
+}
+
+impl AttentionMask {
+    /// The mask of a batch: causal, and no key that is masked.
+    pub fn new(tokens: &TokenBatch, masked_rows: MaskedRows, device: &Device) -> Self {
+        let [batch, length] = tokens.dims();
+        let causal = Tensor::<2, Bool>::tril_mask([length, length], 0, device).unsqueeze::<4>();
+        if tokens.is_all_valid() {
+            return Self { hidden: causal, row_scale: None };
+        }
+        let masked = tokens.masked(device);
+        let keys = masked.clone().reshape([batch, 1, 1, length]).expand([batch, 1, length, length]);
+        let row_scale = match masked_rows {
+            MaskedRows::Attend => None,
+            MaskedRows::ZeroAttention => {
+                let valid: Vec<f32> = tokens.attention_mask().flatten().map(|&valid| f32::from(u8::from(valid))).collect();
+                Some(Tensor::from_data(TensorData::new(valid, [batch, length, 1]), device))
+            }
+        };
+        Self { hidden: causal.expand([batch, 1, length, length]).bool_or(keys), row_scale }
+    }
+}
+
+impl LanguageAttention {
+    /// Uninitialised attention of the configuration's sizes.
+    pub fn init(config: &LanguageConfig, device: &Device) -> Self {
+        let LanguageConfig { hidden_size, num_heads, num_kv_heads, .. } = *config;
+        let linear = |output| LinearConfig::new(hidden_size, output).init(device);
+        let kv_width = num_kv_heads * config.head_dim();
+        Self {
+            q_proj: linear(hidden_size),
+            k_proj: linear(kv_width),
+            v_proj: linear(kv_width),
+            o_proj: LinearConfig::new(hidden_size, hidden_size).with_bias(false).init(device),
+            heads: num_heads,
+            kv_heads: num_kv_heads,
+        }
+    }
+
+    /// `x`: `[batch, tokens, hidden]` → the same shape.
+    pub fn forward(&self, x: Tensor<3>, rope: &RotaryTable, mask: &AttentionMask, trace: &mut Trace) -> Tensor<3> {
+        let query = self.q_proj.forward(x.clone());
+        let key = self.k_proj.forward(x.clone());
+        let value = self.v_proj.forward(x);
+        trace.record("q_proj", &query);
+        trace.record("k_proj", &key);
+        trace.record("v_proj", &value);
+
+        let query = rope.rotate(split_heads(query, self.heads));
+        let key = self.shared(rope.rotate(split_heads(key, self.kv_heads)));
+        let value = self.shared(split_heads(value, self.kv_heads));
+        let attended = merge_heads(attention(query, key, value, Some(mask.hidden.clone())));
+        let attended = match &mask.row_scale {
+            Some(scale) => attended.clone() * scale.clone().cast(attended.dtype()),
+            None => attended,
+        };
+        self.o_proj.forward(attended)
+    }
+
+    /// Key or value heads repeated for the query heads of their group: head `h` serves queries `h·g .. (h+1)·g`.
+    fn shared(&self, x: Tensor<4>) -> Tensor<4> {
+        let [batch, kv_heads, tokens, head_dim] = x.dims();
+        let group = self.heads / kv_heads;
+        x.unsqueeze_dim::<5>(2)
+            .expand([batch, kv_heads, group, tokens, head_dim])
+            .reshape([batch, self.heads, tokens, head_dim])
+    }
+}

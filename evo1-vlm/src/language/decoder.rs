@@ -1,0 +1,75 @@
+//! The whole language model.
+
+use burn::{
+    module::Module,
+    nn::{Embedding, EmbeddingConfig, RmsNorm, RmsNormConfig},
+    tensor::{Device, Int, Tensor},
+};
+use evo1_core::{
+    Trace,
+    config::{LanguageConfig, MaskedRows},
+};
+
+use super::{AttentionMask, DecoderLayer, RotaryTable};
+use crate::TokenBatch;
+
+/// Token embeddings, the layers that are kept, and the final norm, which stays although layers were cut.
+#[derive(Module, Debug)]
+pub struct Decoder {
+    embed_tokens: Embedding,
+    layers: Vec<DecoderLayer>,
+    norm: RmsNorm,
+    head_dim: usize,
+    rope_theta: f64,
+}
+
+impl Decoder {
+    /// An uninitialised language model of the configuration's sizes.
+    pub fn init(config: &LanguageConfig, device: &Device) -> Self {
+        let layer = || DecoderLayer::init(config, device);
+        Self {
+            embed_tokens: EmbeddingConfig::new(config.vocab_size, config.hidden_size).init(device),
+            layers: std::iter::repeat_with(layer).take(config.num_layers).collect(),
+            norm: RmsNormConfig::new(config.hidden_size).with_epsilon(config.rms_norm_eps).init(device),
+            head_dim: config.head_dim(),
+            rope_theta: config.rope_theta,
+        }
+    }
+
+    /// Rows of the embedding table.
+    pub fn vocab_size(&self) -> usize {
+        self.embed_tokens.weight.lazy_shape()[0]
+    }
+
+    /// Embeddings of token ids: `[batch, tokens]` → `[batch, tokens, hidden]`.
+    pub fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        self.embed_tokens.forward(ids)
+    }
+
+    /// Final-normed hidden states.
+    ///
+    /// # Shapes
+    /// - embeds: `[batch, tokens, hidden]`, laid out as `tokens` says
+    /// - output: `[batch, tokens, hidden]`
+    pub fn forward(
+        &self,
+        embeds: Tensor<3>,
+        tokens: &TokenBatch,
+        masked_rows: MaskedRows,
+        trace: &mut Trace,
+    ) -> Tensor<3> {
+        let device = embeds.device();
+        let rope = RotaryTable::new(tokens.positions(), self.head_dim, self.rope_theta, &device);
+        trace.record("rope_cos", &rope.cos);
+        trace.record("rope_sin", &rope.sin);
+        let mask = AttentionMask::new(tokens, masked_rows, &device);
+        let mut x = embeds;
+        for (index, layer) in self.layers.iter().enumerate() {
+            x = trace.scope(format_args!("layer.{index}"), |trace| layer.forward(x, &rope, &mask, trace));
+            trace.record(format_args!("layer.{index}"), &x);
+        }
+        let x = self.norm.forward(x);
+        trace.record("final_norm", &x);
+        x
+    }
+}

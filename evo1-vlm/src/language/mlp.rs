@@ -1,0 +1,34 @@
+//! The gated MLP of the language model.
+
+use burn::{
+    module::Module,
+    nn::{Linear, LinearConfig},
+    tensor::{Device, Tensor, activation::silu},
+};
+use evo1_core::config::LanguageConfig;
+
+/// SwiGLU: `down(SiLU(gate(x)) ⊙ up(x))`, without biases.
+#[derive(Module, Debug)]
+pub struct GatedMlp {
+    gate_proj: Linear,
+    up_proj: Linear,
+    down_proj: Linear,
+}
+
+impl GatedMlp {
+    /// An uninitialised MLP of the configuration's sizes.
+    pub fn init(config: &LanguageConfig, device: &Device) -> Self {
+        let linear = |input, output| LinearConfig::new(input, output).with_bias(false).init(device);
+        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
+        Self {
+            gate_proj: linear(hidden, intermediate),
+            up_proj: linear(hidden, intermediate),
+            down_proj: linear(intermediate, hidden),
+        }
+    }
+
+    /// `x`: `[batch, tokens, hidden]` → the same shape.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        self.down_proj.forward(silu(self.gate_proj.forward(x.clone())) * self.up_proj.forward(x))
+    }
+}

@@ -1,0 +1,79 @@
+//! Rotary position embedding, half-split (NeoX) form.
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+/// Cosines and sines of the tokens' positions: `angle(p, i) = p · θ^(−2i / head_dim)`, the second half of a head's
+/// channels repeating the first.
+#[derive(Debug, Clone)]
+pub struct RotaryTable {
+    /// `[batch or 1, tokens, head_dim]`
+    pub cos: Tensor<3>,
+    /// `[batch or 1, tokens, head_dim]`
+    pub sin: Tensor<3>,
+}
+
+impl RotaryTable {
+    /// The table of a batch. Samples whose positions are all the same share one row.
+    ///
+    /// # Panics
+    /// When the samples have different numbers of positions.
+    pub fn new(positions: &[Vec<usize>], head_dim: usize, theta: f64, device: &Device) -> Self {
+        let rows = match positions {
+            [first, rest @ ..] if rest.iter().all(|row| row == first) => &positions[..1],
+            rows => rows,
+        };
+        let tokens = rows.first().map_or(0, Vec::len);
+        let inverse: Vec<f32> =
+            (0..head_dim / 2).map(|i| theta.powf(-(2.0 * i as f64) / head_dim as f64) as f32).collect();
+        let table = |function: fn(f32) -> f32| {
+            let values: Vec<f32> = rows
+                .iter()
+                .flatten()
+                .flat_map(|&position| inverse.iter().chain(&inverse).map(move |inv| function(position as f32 * inv)))
+                .collect();
+            Tensor::from_data(TensorData::new(values, [rows.len(), tokens, head_dim]), device)
+        };
+        Self { cos: table(f32::cos), sin: table(f32::sin) }
+    }
+
+    /// Rotates queries or keys: `x ⊙ cos + rotate_half(x) ⊙ sin`.
+    ///
+    /// `x`: `[batch, heads, tokens, head_dim]` → the same shape.
+    pub fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
+        let half = x.dims()[3] / 2;
+        let (first, second) = (x.clone().narrow(3, 0, half), x.clone().narrow(3, half, half));
+        let rotated = Tensor::cat(vec![-second, first], 3);
+        let per_head = |table: &Tensor<3>| table.clone().cast(x.dtype()).unsqueeze_dim::<4>(1);
+        x.clone() * per_head(&self.cos) + rotated * per_head(&self.sin)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Distribution;
+    use evo1_core::device::test_devices;
+
+    use super::*;
+
+    #[test]
+    fn position_zero_changes_nothing_and_lengths_are_kept() {
+        for device in test_devices() {
+            let x = Tensor::<4>::random([1, 2, 3, 8], Distribution::Default, &device);
+            let rotated = RotaryTable::new(&[vec![0, 5, 9]], 8, 1e4, &device).rotate(x.clone());
+            let first = |x: &Tensor<4>| x.clone().narrow(2, 0, 1).into_data();
+            assert_eq!(first(&rotated), first(&x));
+            let lengths = |x: Tensor<4>| x.square().sum_dim(3).into_data().iter::<f32>().collect::<Vec<_>>();
+            for (got, want) in lengths(rotated).into_iter().zip(lengths(x)) {
+                assert!((got - want).abs() < 1e-4);
+            }
+        }
+    }
+
+    #[test]
+    fn equal_positions_share_a_row() {
+        let device = test_devices().remove(0);
+        let rows = |positions: &[Vec<usize>]| RotaryTable::new(positions, 4, 1e4, &device).cos.dims()[0];
+        assert_eq!(rows(&[vec![0, 1], vec![0, 1]]), 1);
+        assert_eq!(rows(&[vec![0, 1], vec![0, 2]]), 2);
+    }
+}

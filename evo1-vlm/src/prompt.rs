@@ -1,0 +1,210 @@
+//! The prompt: views and instruction as text, and as token ids.
+
+use std::path::Path;
+
+use evo1_core::config::PromptLength;
+use tokenizers::Tokenizer;
+
+use crate::{Error, Result, TokenBatch};
+
+const IMAGE_START: &str = "<img>";
+const IMAGE_END: &str = "</img>";
+const IMAGE_CONTEXT: &str = "<IMG_CONTEXT>";
+const PADDING: &str = "<|endoftext|>";
+
+/// A tokenizer that knows InternVL's image tokens.
+#[derive(Debug, Clone)]
+pub struct PromptTokenizer {
+    tokenizer: Tokenizer,
+    image_context: u32,
+    padding: u32,
+    max_length: usize,
+}
+
+/// One prompt's token ids, unpadded, and the positions of its views' image tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prompt {
+    /// Token ids.
+    pub ids: Vec<u32>,
+    /// For each view the positions of its image tokens, all tiles together.
+    pub views: Vec<Vec<usize>>,
+    /// Tokens of the instruction that did not fit and were cut off.
+    pub truncated: usize,
+}
+
+/// `Image-{i}: <img>` + image tokens + `</img>\n` for every view, then the stripped instruction.
+///
+/// Views are counted from 1. There is neither a chat template nor a begin or end token.
+pub fn prompt_text(image_tokens: &[usize], instruction: &str) -> String {
+    let mut text = String::new();
+    for (index, &tokens) in image_tokens.iter().enumerate() {
+        let number = index + 1;
+        text.push_str(&format!("Image-{number}: {IMAGE_START}{}{IMAGE_END}\n", IMAGE_CONTEXT.repeat(tokens)));
+    }
+    text.push_str(instruction.trim());
+    text
+}
+
+impl PromptTokenizer {
+    /// Reads a `tokenizer.json`. Prompts are at most `max_length` tokens long.
+    pub fn open(path: &Path, max_length: usize) -> Result<Self> {
+        let bytes = std::fs::read(path)
+            .map_err(|error| Error::Tokenizer { path: path.to_owned(), message: error.to_string() })?;
+        Self::from_bytes(path, &bytes, max_length)
+    }
+
+    /// A tokenizer from the bytes of a `tokenizer.json`; `path` stands for it in messages.
+    pub fn from_bytes(path: &Path, bytes: &[u8], max_length: usize) -> Result<Self> {
+        let unusable = |message: String| Error::Tokenizer { path: path.to_owned(), message };
+        let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(|error| unusable(error.to_string()))?;
+        // A file may bring its own padding and truncation; the profile decides both here.
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(None).map_err(|error| unusable(error.to_string()))?;
+        let id = |token: &str| tokenizer.token_to_id(token).ok_or_else(|| unusable(format!("it has no token `{token}`")));
+        for token in [IMAGE_START, IMAGE_END] {
+            id(token)?;
+        }
+        let (image_context, padding) = (id(IMAGE_CONTEXT)?, id(PADDING)?);
+        Ok(Self { tokenizer, image_context, padding, max_length })
+    }
+
+    /// The id whose embeddings visual tokens replace.
+    pub fn image_context(&self) -> u32 {
+        self.image_context
+    }
+
+    /// The id that pads prompts.
+    pub fn padding(&self) -> u32 {
+        self.padding
+    }
+
+    /// Token ids of a prompt with `image_tokens[i]` image tokens for view `i`.
+    ///
+    /// # Errors
+    /// When the instruction is empty or holds image tokens of its own, or when the images alone are too long. An
+    /// instruction that is too long is cut at its end.
+    pub fn encode(&self, image_tokens: &[usize], instruction: &str) -> Result<Prompt> {
+        if instruction.trim().is_empty() {
+            return Err(Error::EmptyInstruction);
+        }
+        let encoding = self
+            .tokenizer
+            .encode_fast(prompt_text(image_tokens, instruction), false)
+            .map_err(|error| Error::Tokenize(error.to_string()))?;
+        let mut ids = encoding.get_ids().to_vec();
+        let positions: Vec<usize> =
+            ids.iter().enumerate().filter(|(_, id)| **id == self.image_context).map(|(at, _)| at).collect();
+        let expected = image_tokens.iter().sum();
+        if positions.len() != expected {
+            return Err(Error::ImageTokens { expected, got: positions.len() });
+        }
+        // The end of the last image: its closing token and the line break after it belong to the images.
+        let needed = positions.last().map_or(0, |last| last + 1);
+        if needed > self.max_length {
+            return Err(Error::PromptTooLong { needed, max: self.max_length });
+        }
+        let truncated = ids.len().saturating_sub(self.max_length);
+        ids.truncate(self.max_length);
+        let mut rest = positions.as_slice();
+        let mut views = Vec::with_capacity(image_tokens.len());
+        for &count in image_tokens {
+            let (view, others) = rest.split_at(count);
+            views.push(view.to_vec());
+            rest = others;
+        }
+        Ok(Prompt { ids, views, truncated })
+    }
+
+    /// Pads prompts to one length and masks padding and the image tokens of views that are not present.
+    ///
+    /// # Panics
+    /// When `present` does not say for every view of every prompt whether it is present.
+    pub fn batch(&self, prompts: &[Prompt], present: &[Vec<bool>], length: PromptLength) -> TokenBatch {
+        assert_eq!(prompts.len(), present.len(), "one list of views for each prompt");
+        let length = match length {
+            PromptLength::Fixed => self.max_length,
+            PromptLength::LongestOfBatch => prompts.iter().map(|prompt| prompt.ids.len()).max().unwrap_or(0),
+        };
+        let padded = |prompt: &Prompt| {
+            let mut ids = prompt.ids.clone();
+            ids.resize(length, self.padding);
+            ids
+        };
+        let mask = |(prompt, present): (&Prompt, &Vec<bool>)| {
+            assert_eq!(prompt.views.len(), present.len(), "one flag for each view");
+            let mut mask = vec![true; prompt.ids.len()];
+            mask.resize(length, false);
+            for (view, _) in prompt.views.iter().zip(present).filter(|(_, present)| !**present) {
+                view.iter().for_each(|&position| mask[position] = false);
+            }
+            mask
+        };
+        TokenBatch::new(prompts.iter().map(padded).collect(), prompts.iter().zip(present).map(mask).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokenizer(max_length: usize) -> PromptTokenizer {
+        let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/tiny-lerobot/tokenizer.json"));
+        PromptTokenizer::open(path, max_length).expect("fixture")
+    }
+
+    #[test]
+    fn the_text_has_the_published_form() {
+        assert_eq!(
+            prompt_text(&[2, 1], "  pick up\n"),
+            "Image-1: <img><IMG_CONTEXT><IMG_CONTEXT></img>\nImage-2: <img><IMG_CONTEXT></img>\npick up"
+        );
+    }
+
+    #[test]
+    fn views_know_their_tokens() {
+        let tokenizer = tokenizer(64);
+        let prompt = tokenizer.encode(&[2, 3], "go").expect("a prompt");
+        for (view, count) in prompt.views.iter().zip([2, 3]) {
+            assert_eq!(view.len(), count);
+            assert!(view.iter().all(|&at| prompt.ids[at] == tokenizer.image_context()));
+        }
+    }
+
+    #[test]
+    fn padding_and_views_that_are_not_present_are_masked() {
+        let tokenizer = tokenizer(64);
+        let prompts = [tokenizer.encode(&[2, 3], "go").expect("a"), tokenizer.encode(&[2, 3], "go on").expect("b")];
+        let present = [vec![true, false], vec![true, true]];
+        let batch = tokenizer.batch(&prompts, &present, PromptLength::LongestOfBatch);
+        let masked: Vec<usize> =
+            batch.attention_mask().map(|row| row.iter().filter(|valid| !**valid).count()).collect();
+        assert_eq!(masked, [3 + 3, 0], "three image tokens and three of padding");
+        assert_eq!(tokenizer.batch(&prompts, &present, PromptLength::Fixed).dims(), [2, 64]);
+    }
+
+    #[test]
+    fn a_long_instruction_is_cut_and_long_images_are_refused() {
+        let needed = tokenizer(1000).encode(&[5], "x").expect("fits").ids.len();
+        let cut = tokenizer(needed + 2).encode(&[5], "xxxxx").expect("the images fit");
+        assert_eq!((cut.ids.len(), cut.truncated), (needed + 2, 2));
+        let error = tokenizer(10).encode(&[5], "x").expect_err("14 tokens for images");
+        assert!(matches!(error, Error::PromptTooLong { needed: 15, max: 10 }), "{error}");
+    }
+
+    #[test]
+    fn an_instruction_cannot_be_empty_or_bring_image_tokens() {
+        let tokenizer = tokenizer(100);
+        assert!(matches!(tokenizer.encode(&[1], " \n"), Err(Error::EmptyInstruction)));
+        let error = tokenizer.encode(&[1], "go <IMG_CONTEXT>").expect_err("two image tokens");
+        assert!(matches!(error, Error::ImageTokens { expected: 1, got: 2 }), "{error}");
+    }
+
+    #[test]
+    fn a_tokenizer_without_image_tokens_is_refused() {
+        let path = Path::new("tokenizer.json");
+        let plain = br#"{"version":"1.0","added_tokens":[],"model":{"type":"BPE","vocab":{"a":0},"merges":[]}}"#;
+        let error = PromptTokenizer::from_bytes(path, plain, 10).expect_err("no <img>");
+        assert_eq!(error.to_string(), "tokenizer.json: not a usable tokenizer: it has no token `<img>`");
+        assert!(PromptTokenizer::from_bytes(path, b"{", 10).is_err());
+    }
+}

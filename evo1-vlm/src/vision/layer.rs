@@ -1,0 +1,64 @@
+//! One layer of the vision tower.
+
+use burn::{
+    module::{Module, Param},
+    nn::{Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig},
+    tensor::{Device, Tensor},
+};
+use evo1_core::{Trace, config::VisionConfig, ops::gelu};
+
+use super::VisionAttention;
+
+/// `x ← x + λ₁ ⊙ Attention(LN₁(x))`, then `x ← x + λ₂ ⊙ MLP(LN₂(x))`.
+#[derive(Module, Debug)]
+pub struct VisionLayer {
+    layernorm_before: LayerNorm,
+    attention: VisionAttention,
+    layer_scale_1: Param<Tensor<1>>,
+    layernorm_after: LayerNorm,
+    mlp: VisionMlp,
+    layer_scale_2: Param<Tensor<1>>,
+}
+
+/// `fc2(GELU(fc1(x)))`.
+#[derive(Module, Debug)]
+struct VisionMlp {
+    fc1: Linear,
+    fc2: Linear,
+}
+
+impl VisionLayer {
+    /// An uninitialised layer of the configuration's sizes.
+    pub fn init(config: &VisionConfig, device: &Device) -> Self {
+        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
+        let norm = || LayerNormConfig::new(hidden).with_epsilon(config.layer_norm_eps).init(device);
+        Self {
+            layernorm_before: norm(),
+            attention: VisionAttention::init(config, device),
+            layer_scale_1: Initializer::Zeros.init([hidden], device),
+            layernorm_after: norm(),
+            mlp: VisionMlp {
+                fc1: LinearConfig::new(hidden, intermediate).init(device),
+                fc2: LinearConfig::new(intermediate, hidden).init(device),
+            },
+            layer_scale_2: Initializer::Zeros.init([hidden], device),
+        }
+    }
+
+    /// `x`: `[tiles, tokens, hidden]` → the same shape.
+    pub fn forward(&self, x: Tensor<3>, trace: &mut Trace) -> Tensor<3> {
+        let normed = self.layernorm_before.forward(x.clone());
+        trace.record("layernorm_before", &normed);
+        let attended = self.attention.forward(normed);
+        trace.record("attention", &attended);
+        let x = x + attended * self.layer_scale_1.val().unsqueeze();
+
+        let normed = self.layernorm_after.forward(x.clone());
+        trace.record("layernorm_after", &normed);
+        let activated = gelu(self.mlp.fc1.forward(normed));
+        trace.record("mlp_act", &activated);
+        let out = self.mlp.fc2.forward(activated);
+        trace.record("mlp", &out);
+        x + out * self.layer_scale_2.val().unsqueeze()
+    }
+}

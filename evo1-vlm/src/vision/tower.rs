@@ -1,0 +1,48 @@
+//! The whole vision tower.
+
+use burn::{
+    module::Module,
+    tensor::{DType, Device, Tensor},
+};
+use evo1_core::{Trace, config::VlmConfig};
+
+use super::{VisionEmbeddings, VisionLayer};
+
+/// Embeddings and pre-norm layers. There is no norm after the last layer.
+#[derive(Module, Debug)]
+pub struct VisionTower {
+    embeddings: VisionEmbeddings,
+    layers: Vec<VisionLayer>,
+}
+
+impl VisionTower {
+    /// An uninitialised tower of the configuration's sizes.
+    pub fn init(config: &VlmConfig, device: &Device) -> Self {
+        let layer = || VisionLayer::init(&config.vision, device);
+        Self {
+            embeddings: VisionEmbeddings::init(config, device),
+            layers: std::iter::repeat_with(layer).take(config.vision.num_layers).collect(),
+        }
+    }
+
+    /// The number type of the weights.
+    pub fn dtype(&self) -> DType {
+        self.embeddings.dtype()
+    }
+
+    /// Encodes normalised tiles; the class token is dropped at the end.
+    ///
+    /// # Shapes
+    /// - pixels: `[tiles, 3, size, size]`
+    /// - output: `[tiles, patches, hidden]`
+    pub fn forward(&self, pixels: Tensor<4>, trace: &mut Trace) -> Tensor<3> {
+        let mut x = self.embeddings.forward(pixels);
+        trace.record("embeddings", &x);
+        for (index, layer) in self.layers.iter().enumerate() {
+            x = trace.scope(format_args!("layer.{index}"), |trace| layer.forward(x, trace));
+            trace.record(format_args!("layer.{index}"), &x);
+        }
+        let tokens = x.dims()[1];
+        x.narrow(1, 1, tokens - 1)
+    }
+}
