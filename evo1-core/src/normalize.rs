@@ -81,8 +81,13 @@ impl Statistics {
     /// Reads a `norm_stats.json`, in the layout with or without data sets.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|source| Error::io("read", path, source))?;
+        Self::parse(path, &text)
+    }
+
+    /// Statistics from the text of a `norm_stats.json`; `path` stands for it in messages.
+    pub fn parse(path: &Path, text: &str) -> Result<Self> {
         let json = |message: String| Error::Json { path: path.to_owned(), message };
-        let arms: BTreeMap<String, Arm> = serde_json::from_str(&text).map_err(|error| json(error.to_string()))?;
+        let arms: BTreeMap<String, Arm> = serde_json::from_str(text).map_err(|error| json(error.to_string()))?;
         let statistics = Self { arms };
         for (name, robot) in statistics.robots() {
             robot.validate(path, &name)?;

@@ -2,7 +2,7 @@
 
 use burn::{
     module::Module,
-    tensor::{Device, Int, Tensor, TensorData},
+    tensor::{DType, Device, Int, Tensor, TensorData},
 };
 use evo1_core::{
     Context, Trace,
@@ -51,11 +51,11 @@ impl InternVl {
     /// The context of a batch of prompts whose image tokens are `visual`, in the order of their appearance.
     ///
     /// # Shapes
-    /// - visual: `[tiles, tokens_per_tile, embed]`
+    /// - visual: `[tiles, tokens_per_tile, embed]`, `None` for prompts without images
     /// - output: tokens `[batch, tokens, embed]`, or `[batch, 1, embed]` for a model that pools
     pub fn forward(
         &self,
-        visual: Tensor<3>,
+        visual: Option<Tensor<3>>,
         tokens: &TokenBatch,
         image_token: u32,
         semantics: &Semantics,
@@ -65,12 +65,12 @@ impl InternVl {
         if let Some(&id) = tokens.ids().iter().flatten().find(|id| **id as usize >= rows) {
             return Err(Error::TokenId { id, rows });
         }
-        let device = visual.device();
-        let [tiles, count, embed] = visual.dims();
+        let device = self.language_model.device();
+        let visual = visual.map(|visual| visual.flatten::<2>(0, 1));
         let fused = trace.scope("llm", |trace| {
             let embeds = self.language_model.embed(tokens.ids_tensor(&device));
             trace.record("token_embeds", &embeds);
-            let embeds = splice(embeds, visual.reshape([tiles * count, embed]), tokens, image_token)?;
+            let embeds = splice(embeds, visual, tokens, image_token)?;
             trace.record("inputs_embeds", &embeds);
             Ok::<_, Error>(self.language_model.forward(embeds, tokens, semantics.masked_rows, trace))
         })?;
@@ -84,7 +84,8 @@ impl InternVl {
         Ok(Context { tokens: fused, hidden })
     }
 
-    fn dtype(&self) -> burn::tensor::DType {
+    /// The number type of the weights.
+    pub fn dtype(&self) -> DType {
         self.vision_tower.dtype()
     }
 }

@@ -8,14 +8,14 @@ use crate::{Error, Result, TokenBatch};
 ///
 /// # Shapes
 /// - embeds: `[batch, tokens, hidden]`
-/// - visual: `[visual_tokens, hidden]`, those of the first sample first
+/// - visual: `[visual_tokens, hidden]`, those of the first sample first; `None` when there are none
 /// - output: `[batch, tokens, hidden]`
 ///
 /// # Errors
 /// When the number of image tokens in the prompts is not the number of visual tokens.
-pub fn splice(embeds: Tensor<3>, visual: Tensor<2>, tokens: &TokenBatch, image_token: u32) -> Result<Tensor<3>> {
+pub fn splice(embeds: Tensor<3>, visual: Option<Tensor<2>>, tokens: &TokenBatch, image_token: u32) -> Result<Tensor<3>> {
     let [batch, length, hidden] = embeds.dims();
-    let expected = visual.dims()[0];
+    let expected = visual.as_ref().map_or(0, |visual| visual.dims()[0]);
     // Rows of the text's embeddings, followed by those of the images: one index says where each token comes from.
     let mut next = 0;
     let rows: Vec<i32> = tokens
@@ -35,9 +35,7 @@ pub fn splice(embeds: Tensor<3>, visual: Tensor<2>, tokens: &TokenBatch, image_t
     if next != expected {
         return Err(Error::ImageTokens { expected, got: next });
     }
-    if expected == 0 {
-        return Ok(embeds);
-    }
+    let Some(visual) = visual else { return Ok(embeds) };
     let device = embeds.device();
     let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [batch * length]), &device);
     let table = Tensor::cat(vec![embeds.reshape([batch * length, hidden]), visual], 0);
@@ -61,7 +59,7 @@ mod tests {
         for device in test_devices() {
             let embeds = Tensor::<3>::zeros([2, 3, 1], &device);
             let visual = Tensor::<2>::from_floats([[1.0], [2.0], [3.0]], &device);
-            let spliced = splice(embeds, visual, &batch(), IMAGE).expect("three of three");
+            let spliced = splice(embeds, Some(visual), &batch(), IMAGE).expect("three of three");
             assert_eq!(spliced.into_data().iter::<f32>().collect::<Vec<_>>(), [0.0, 1.0, 0.0, 2.0, 3.0, 0.0]);
         }
     }
@@ -70,7 +68,8 @@ mod tests {
     fn another_number_of_visual_tokens_is_an_error() {
         let device = test_devices().remove(0);
         for count in [0, 2, 4] {
-            let result = splice(Tensor::zeros([2, 3, 1], &device), Tensor::zeros([count, 1], &device), &batch(), IMAGE);
+            let visual = (count > 0).then(|| Tensor::zeros([count, 1], &device));
+            let result = splice(Tensor::zeros([2, 3, 1], &device), visual, &batch(), IMAGE);
             assert!(matches!(result, Err(Error::ImageTokens { got: 3, expected }) if expected == count));
         }
     }

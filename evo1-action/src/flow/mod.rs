@@ -3,7 +3,7 @@
 mod objective;
 mod sampler;
 
-pub use objective::{FlowLoss, FlowSample, flow_matching_loss};
+pub use objective::{FlowLoss, FlowSample, draw_times, flow_matching_loss, masked_loss};
 pub use sampler::Sampler;
 
 use burn::tensor::{Device, Tensor, TensorData};

@@ -10,7 +10,7 @@ pub use file::WeightFile;
 pub use init::initialize;
 pub use load::{Loaded, LoadOptions, load};
 pub use names::{Naming, Place};
-pub use write::{checkpoint_tensors, write_safetensors};
+pub use write::{Reader, checkpoint_tensors, write_safetensors};
 
 use burn::{
     module::{Module, ModuleVisitor, Param},

@@ -13,7 +13,7 @@ use evo1_core::Frame;
 use evo1_core::config::{FramePreprocessing, TilingConfig};
 
 use normalize::normalized_tiles;
-pub use normalize::{IMAGENET_MEAN, IMAGENET_STD, normalized_black};
+pub use normalize::{Arithmetic, IMAGENET_MEAN, IMAGENET_STD, normalized_black};
 use resize::{Size, resize};
 pub use tiling::grid;
 
@@ -33,14 +33,20 @@ pub struct Tiles {
 ///
 /// # Panics
 /// When `size` is 0, or `tiling` allows no grid ([`grid`]).
-pub fn tiles(frame: &Frame, size: usize, how: FramePreprocessing, tiling: &TilingConfig) -> Tiles {
+pub fn tiles(
+    frame: &Frame,
+    size: usize,
+    how: FramePreprocessing,
+    tiling: &TilingConfig,
+    arithmetic: Arithmetic,
+) -> Tiles {
     assert!(size > 0, "a tile has at least one pixel");
     let (columns, rows) = grid(frame.width(), frame.height(), size, tiling);
     let whole = resize(frame, Size { width: columns * size, height: rows * size }, how);
-    let mut tiles = Tiles { count: columns * rows, pixels: normalized_tiles(&whole, columns, size) };
+    let mut tiles = Tiles { count: columns * rows, pixels: normalized_tiles(&whole, columns, size, arithmetic) };
     if tiling.thumbnail && tiles.count > 1 {
         let thumbnail = resize(frame, Size { width: size, height: size }, how);
-        tiles.pixels.extend(normalized_tiles(&thumbnail, 1, size));
+        tiles.pixels.extend(normalized_tiles(&thumbnail, 1, size, arithmetic));
         tiles.count += 1;
     }
     tiles
@@ -113,11 +119,24 @@ mod tests {
         for_every_image(|i, frame, file| {
             for (how, name) in ways {
                 let expected = floats(&file.tensor(&format!("image{i}.{name}.pixel_values")).expect("values"));
-                let tiles = tiles(frame, SIZE, how, &TilingConfig::default());
+                let tiles = tiles(frame, SIZE, how, &TilingConfig::default(), Arithmetic::F32);
                 assert_eq!((tiles.count, tiles.pixels.len()), (1, expected.len()));
                 let worst = tiles.pixels.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
                 let largest = expected.iter().map(|v| v.abs()).fold(0.0, f32::max);
                 assert!(worst <= 1e-6 * largest, "image{i}.{name}: {worst} of {largest}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_bf16_model_normalizes_in_bf16() {
+        let ways = [(FramePreprocessing::TruncatedBicubic, "lerobot"), (FramePreprocessing::FloatBicubic, "official")];
+        for_every_image(|i, frame, file| {
+            for (how, name) in ways {
+                let view = file.tensor(&format!("image{i}.{name}.pixel_values_bf16")).expect("values");
+                let expected = view.data().chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32());
+                let tiles = tiles(frame, SIZE, how, &TilingConfig::default(), Arithmetic::Bf16);
+                assert!(tiles.pixels.iter().copied().eq(expected), "image{i}.{name}");
             }
         });
     }
@@ -165,27 +184,27 @@ mod tests {
         let tiling = TilingConfig { min_tiles: 6, max_tiles: 6, thumbnail: true };
         assert_eq!(grid(90, 60, size, &tiling), (3, 2));
 
-        let tiles = tiles(&frame, size, how, &tiling);
+        let tiles = tiles(&frame, size, how, &tiling, Arithmetic::F32);
         let tile_length = 3 * size * size;
         assert_eq!((tiles.count, tiles.pixels.len()), (7, 7 * tile_length));
 
         let whole = resize(&frame, Size { width: 3 * size, height: 2 * size }, how);
         let thumbnail = resize(&frame, Size { width: size, height: size }, how);
         let (parts, last) = tiles.pixels.split_at(6 * tile_length);
-        assert_eq!(parts, normalized_tiles(&whole, 3, size));
-        assert_eq!(last, normalized_tiles(&thumbnail, 1, size));
+        assert_eq!(parts, normalized_tiles(&whole, 3, size, Arithmetic::F32));
+        assert_eq!(last, normalized_tiles(&thumbnail, 1, size, Arithmetic::F32));
     }
 
     #[test]
     fn a_single_tile_has_no_thumbnail() {
         let tiling = TilingConfig { min_tiles: 1, max_tiles: 1, thumbnail: true };
-        assert_eq!(tiles(&synthetic(20, 30), 8, FramePreprocessing::FloatBicubic, &tiling).count, 1);
+        assert_eq!(tiles(&synthetic(20, 30), 8, FramePreprocessing::FloatBicubic, &tiling, Arithmetic::F32).count, 1);
     }
 
     #[test]
     fn a_black_frame_is_normalized_black() {
         for how in [FramePreprocessing::PilBicubic, FramePreprocessing::FloatBicubic] {
-            assert_eq!(tiles(&Frame::black(20, 30), 8, how, &TilingConfig::default()).pixels, normalized_black(8));
+            assert_eq!(tiles(&Frame::black(20, 30), 8, how, &TilingConfig::default(), Arithmetic::F32).pixels, normalized_black(8, Arithmetic::F32));
         }
     }
 }

@@ -1,5 +1,6 @@
 //! ImageNet normalisation of resized frames.
 
+use half::bf16;
 use rayon::prelude::*;
 
 use super::resize::{CHANNELS, Resized};
@@ -10,14 +11,33 @@ pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 /// Standard deviation of red, green and blue over ImageNet, of pixels in [0, 1].
 pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
 
-/// (x − mean) / std of one channel, x in [0, 1].
-fn normalized(value: f32, channel: usize) -> f32 {
-    (value - IMAGENET_MEAN[channel]) / IMAGENET_STD[channel]
+/// The number type in which pixels are normalised. The references normalise in the number type of their model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arithmetic {
+    /// Single precision.
+    F32,
+    /// Every intermediate result is rounded to bfloat16.
+    Bf16,
+}
+
+impl Arithmetic {
+    fn rounded(self, value: f32) -> f32 {
+        match self {
+            Self::F32 => value,
+            Self::Bf16 => bf16::from_f32(value).to_f32(),
+        }
+    }
+
+    /// (x − mean) / std of one channel, x in [0, 1].
+    fn normalized(self, value: f32, channel: usize) -> f32 {
+        let [value, mean, std] = [value, IMAGENET_MEAN[channel], IMAGENET_STD[channel]].map(|x| self.rounded(x));
+        self.rounded(self.rounded(value - mean) / std)
+    }
 }
 
 /// A black image `[3, size, size]` after normalisation, which stands in for an absent view.
-pub fn normalized_black(size: usize) -> Vec<f32> {
-    (0..CHANNELS).flat_map(|channel| std::iter::repeat_n(normalized(0.0, channel), size * size)).collect()
+pub fn normalized_black(size: usize, arithmetic: Arithmetic) -> Vec<f32> {
+    (0..CHANNELS).flat_map(|channel| std::iter::repeat_n(arithmetic.normalized(0.0, channel), size * size)).collect()
 }
 
 /// Cuts an image into a grid `columns` wide of square tiles, row-major, and normalises them.
@@ -25,19 +45,19 @@ pub fn normalized_black(size: usize) -> Vec<f32> {
 /// # Shapes
 /// - image: `[rows · size, columns · size, 3]`
 /// - output: `[rows · columns, 3, size, size]`
-pub(super) fn normalized_tiles(image: &Resized, columns: usize, size: usize) -> Vec<f32> {
+pub(super) fn normalized_tiles(image: &Resized, columns: usize, size: usize, arithmetic: Arithmetic) -> Vec<f32> {
     match image {
         Resized::Levels(levels) => {
-            let table = normalized_levels();
+            let table = normalized_levels(arithmetic);
             cut(levels, columns, size, |level, channel| table[channel][usize::from(level)])
         }
-        Resized::Floats(floats) => cut(floats, columns, size, normalized),
+        Resized::Floats(floats) => cut(floats, columns, size, |value, channel| arithmetic.normalized(value, channel)),
     }
 }
 
 /// The normalised value of every grey level, `[3, 256]`: a look-up in place of two divisions a value.
-fn normalized_levels() -> [[f32; 256]; CHANNELS] {
-    std::array::from_fn(|channel| std::array::from_fn(|level| normalized(level as f32 / 255.0, channel)))
+fn normalized_levels(arithmetic: Arithmetic) -> [[f32; 256]; CHANNELS] {
+    std::array::from_fn(|channel| std::array::from_fn(|level| arithmetic.normalized(level as f32 / 255.0, channel)))
 }
 
 /// `[rows · size, columns · size, 3]` → `[rows · columns, 3, size, size]`, every value through `convert`.
@@ -64,19 +84,19 @@ mod tests {
 
     #[test]
     fn black_is_minus_mean_over_std() {
-        let black = normalized_black(2);
+        let black = normalized_black(2, Arithmetic::F32);
         assert_eq!(black.len(), 12);
         for (channel, plane) in black.chunks_exact(4).enumerate() {
             assert!(plane.iter().all(|&value| value == -IMAGENET_MEAN[channel] / IMAGENET_STD[channel]));
         }
-        assert_eq!(black, normalized_tiles(&Resized::Levels(vec![0; 12]), 1, 2));
+        assert_eq!(black, normalized_tiles(&Resized::Levels(vec![0; 12]), 1, 2, Arithmetic::F32));
     }
 
     #[test]
     fn levels_and_floats_normalise_alike() {
         let levels = (0..=255).cycle().take(16 * 16 * 3).collect::<Vec<u8>>();
         let floats = levels.iter().map(|&level| f32::from(level) / 255.0).collect();
-        assert_eq!(normalized_tiles(&Resized::Levels(levels), 2, 8), normalized_tiles(&Resized::Floats(floats), 2, 8));
+        assert_eq!(normalized_tiles(&Resized::Levels(levels), 2, 8, Arithmetic::F32), normalized_tiles(&Resized::Floats(floats), 2, 8, Arithmetic::F32));
     }
 
     #[test]
@@ -89,8 +109,8 @@ mod tests {
                 levels.extend([(y / size * columns + x / size) as u8; 3]);
             }
         }
-        let tiles = normalized_tiles(&Resized::Levels(levels), columns, size);
-        let table = normalized_levels();
+        let tiles = normalized_tiles(&Resized::Levels(levels), columns, size, Arithmetic::F32);
+        let table = normalized_levels(Arithmetic::F32);
         for (tile, values) in tiles.chunks_exact(CHANNELS * size * size).enumerate() {
             for (channel, plane) in values.chunks_exact(size * size).enumerate() {
                 assert_eq!(plane, [table[channel][tile]; 4], "tile {tile}");

@@ -41,6 +41,11 @@ impl Decoder {
         self.embed_tokens.weight.lazy_shape()[0]
     }
 
+    /// Where the weights are.
+    pub fn device(&self) -> Device {
+        self.norm.gamma.lazy_device()
+    }
+
     /// Embeddings of token ids: `[batch, tokens]` → `[batch, tokens, hidden]`.
     pub fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         self.embed_tokens.forward(ids)

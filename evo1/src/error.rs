@@ -1,0 +1,94 @@
+//! The error of this crate.
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong when a policy is loaded, given an observation or traced.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A device, configuration, statistics or weight file cannot be used.
+    #[error(transparent)]
+    Core(#[from] evo1_core::Error),
+    /// A tokenizer or prompt cannot be used.
+    #[error(transparent)]
+    Vlm(#[from] evo1_vlm::Error),
+    /// A policy directory is none.
+    #[error("{}: not a policy directory: {message}", path.display())]
+    NotAPolicy {
+        /// The path.
+        path: std::path::PathBuf,
+        /// What is missing.
+        message: String,
+    },
+    /// There is nothing to predict.
+    #[error("a batch needs at least one observation")]
+    EmptyBatch,
+    /// An observation has more views than the model.
+    #[error("the observation has {got} views, but the model takes at most {max}")]
+    TooManyViews {
+        /// The model's views.
+        max: usize,
+        /// The observation's views.
+        got: usize,
+    },
+    /// An observation has no view that is present.
+    #[error("no view of the observation is present: the model needs at least one camera frame")]
+    NoView,
+    /// A vector is wider than the model's.
+    #[error("the {what} has {got} values, but the model takes at most {max}")]
+    TooWide {
+        /// `state` or `action mask`.
+        what: &'static str,
+        /// The model's width.
+        max: usize,
+        /// The observation's width.
+        got: usize,
+    },
+    /// A state holds NaN or infinity.
+    #[error("state value {index} is {value}: every value must be finite")]
+    NonFiniteState {
+        /// Index of the value.
+        index: usize,
+        /// The value.
+        value: f32,
+    },
+    /// An embodiment that the model does not have.
+    #[error("embodiment {got} does not exist: the model has {count}, counted from 0")]
+    UnknownEmbodiment {
+        /// The embodiment asked for.
+        got: usize,
+        /// The model's number of embodiments.
+        count: usize,
+    },
+    /// A prediction in no steps.
+    #[error("a prediction needs at least 1 Euler step, got 0")]
+    NoSteps,
+    /// Given noise does not fill the chunk.
+    #[error("the given noise has {got} values, but a batch of {batch} chunks of {horizon} × {width} needs {expected}", expected = batch * horizon * width)]
+    NoiseSize {
+        /// Observations.
+        batch: usize,
+        /// Steps of a chunk.
+        horizon: usize,
+        /// Padded width of an action.
+        width: usize,
+        /// Values given.
+        got: usize,
+    },
+    /// The network computed NaN or infinity.
+    #[error("the prediction is not finite: the weights or the observation are broken, or {dtype} is too narrow for them")]
+    NonFinitePrediction {
+        /// The number type of the computation.
+        dtype: String,
+    },
+    /// A trace input is missing or has another shape.
+    #[error("{}: tensor `{tensor}`: {message}", path.display())]
+    TraceInput {
+        /// The file.
+        path: std::path::PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What is wrong with it.
+        message: String,
+    },
+}

@@ -1,0 +1,37 @@
+//! Policies with random weights.
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use evo1_core::{
+    config::PolicyConfig,
+    normalize::Statistics,
+    weights::initialize,
+};
+use evo1_vlm::PromptTokenizer;
+
+use crate::{Evo1, Policy, Result};
+
+/// A byte-level tokenizer with InternVL's image tokens: 260 ids, no merges.
+const BYTE_TOKENIZER: &[u8] = include_bytes!("../assets/byte_tokenizer.json");
+
+/// Statistics of Meta-World demonstrations: 8 state and 4 action dimensions.
+const METAWORLD_STATISTICS: &str = include_str!("../assets/metaworld_norm_stats.json");
+
+impl Policy {
+    /// A policy of any size with weights from a seed and a byte-level tokenizer, for tests and timings.
+    pub fn random(config: PolicyConfig, seed: u64, device: &Device) -> Result<Self> {
+        config.validate("configuration")?;
+        let network = initialize(Evo1::init(&config, device), seed);
+        let tokenizer =
+            PromptTokenizer::from_bytes(Path::new("byte_tokenizer.json"), BYTE_TOKENIZER, config.max_text_length)?;
+        Ok(Self::new(config, network, tokenizer, None, device))
+    }
+
+    /// The tiny preset with weights from a seed and Meta-World's statistics.
+    pub fn tiny(seed: u64, device: &Device) -> Result<Self> {
+        let config = PolicyConfig { action_dim: 4, ..PolicyConfig::tiny() };
+        let statistics = Statistics::parse(Path::new("metaworld_norm_stats.json"), METAWORLD_STATISTICS)?;
+        Ok(Self { statistics: Some(statistics), ..Self::random(config, seed, device)? })
+    }
+}

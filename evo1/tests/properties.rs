@@ -1,0 +1,235 @@
+//! What must hold for any weights and inputs, on every device of the build.
+
+use burn::tensor::{Device, Tensor};
+use evo1::{
+    ActionChunk, Error, Frame, Noise, Observation, Policy, PredictOptions, View,
+    config::{PolicyConfig, Profile, TilingConfig},
+    device::test_devices,
+    rng::{RngExt, stream},
+};
+
+fn frame(seed: u64, width: usize, height: usize) -> Frame {
+    let mut rng = stream(seed, "frame");
+    Frame::new(width, height, (0..width * height * 3).map(|_| rng.random()).collect()).expect("full")
+}
+
+fn observation(seed: u64, views: Vec<View>, instruction: &str) -> Observation {
+    let mut rng = stream(seed, "state");
+    let state = (0..5).map(|_| rng.random::<f32>()).collect();
+    Observation { views, state, instruction: instruction.into(), ..Observation::default() }
+}
+
+fn two_views(seed: u64) -> Observation {
+    observation(seed, vec![View::Present(frame(seed, 80, 60)), View::Present(frame(seed + 100, 64, 64))], "open it")
+}
+
+fn policy(profile: Profile, device: &Device) -> Policy {
+    Policy::random(PolicyConfig { action_dim: 7, ..PolicyConfig::tiny() }.with_profile(profile), 3, device)
+        .expect("tiny is valid")
+}
+
+fn options(seed: u64) -> PredictOptions {
+    PredictOptions { steps: Some(4), noise: Noise::Seed(seed), ..PredictOptions::default() }
+}
+
+fn assert_close(what: &str, got: &ActionChunk, want: &ActionChunk) {
+    assert_eq!((got.width(), got.horizon()), (want.width(), want.horizon()), "{what}");
+    for (got, want) in got.values().iter().zip(want.values()) {
+        assert!((got - want).abs() <= 2e-5, "{what}: {got} is not {want}");
+    }
+}
+
+fn largest_difference(a: &ActionChunk, b: &ActionChunk) -> f32 {
+    a.values().iter().zip(b.values()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes_and_another_seed_does_not() {
+    for device in test_devices() {
+        let policy = policy(Profile::LeRobot, &device);
+        let predict = |seed| policy.predict(&two_views(1), &options(seed)).expect("a chunk");
+        assert_eq!(predict(5), predict(5));
+        assert_ne!(predict(5), predict(6));
+    }
+}
+
+#[test]
+fn a_batch_equals_its_samples_one_by_one() {
+    for device in test_devices() {
+        for profile in Profile::ALL {
+            let policy = policy(profile, &device);
+            let observations = [
+                two_views(1),
+                observation(2, vec![View::Present(frame(3, 40, 90))], "a much longer instruction than the other"),
+                observation(4, vec![View::Absent, View::Present(frame(5, 64, 64))], "x"),
+            ];
+            let batch = policy.predict_batch(&observations, &options(7)).expect("three chunks");
+            for (index, (observation, chunk)) in observations.iter().zip(&batch).enumerate() {
+                let alone = policy.predict(observation, &options(7 + index as u64)).expect("a chunk");
+                assert_close(&format!("{profile}, sample {index}"), chunk, &alone);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_masked_view_cannot_change_a_lerobot_action_and_does_change_an_official_one() {
+    for device in test_devices() {
+        let with_masked = |seed| observation(1, vec![View::Present(frame(1, 64, 64)), View::Masked(frame(seed, 64, 64))], "go");
+        for (profile, skips_unseen) in [(Profile::LeRobot, true), (Profile::LeRobot, false), (Profile::Official, true)] {
+            let policy = policy(profile, &device);
+            let options = PredictOptions { skips_unseen, ..options(1) };
+            let predict = |seed| policy.predict(&with_masked(seed), &options).expect("a chunk");
+            let difference = largest_difference(&predict(8), &predict(9));
+            assert_eq!(difference > 1e-6, profile == Profile::Official, "{profile}: {difference}");
+        }
+    }
+}
+
+#[test]
+fn skipping_what_nothing_sees_changes_nothing() {
+    for device in test_devices() {
+        for profile in Profile::ALL {
+            let policy = policy(profile, &device);
+            let observations = [
+                observation(1, vec![View::Present(frame(1, 64, 64)), View::Masked(frame(2, 64, 64))], "a long instruction"),
+                observation(2, vec![View::Absent, View::Present(frame(3, 64, 64))], "go"),
+            ];
+            let predict = |skips_unseen| {
+                policy.predict_batch(&observations, &PredictOptions { skips_unseen, ..options(2) }).expect("chunks")
+            };
+            for (skipping, computing) in predict(true).iter().zip(&predict(false)) {
+                assert_close(profile.name(), skipping, computing);
+            }
+        }
+    }
+}
+
+#[test]
+fn more_padding_cannot_change_a_lerobot_action() {
+    for device in test_devices() {
+        let policy = policy(Profile::LeRobot, &device);
+        let alone = policy.predict(&two_views(1), &options(1)).expect("a chunk");
+        let longer = observation(2, vec![View::Present(frame(2, 64, 64))], &"word ".repeat(20));
+        for skips_unseen in [true, false] {
+            let options = PredictOptions { skips_unseen, ..options(1) };
+            let padded = policy.predict_batch(&[two_views(1), longer.clone()], &options).expect("chunks");
+            assert_close("padded", &padded[0], &alone);
+        }
+    }
+}
+
+#[test]
+fn keys_and_values_computed_once_equal_those_computed_at_every_step() {
+    for device in test_devices() {
+        let policy = policy(Profile::Official, &device);
+        let inputs = policy.prepare(&[two_views(1)], true).expect("inputs");
+        let noise = policy.noise(1, &Noise::Seed(1)).expect("noise");
+        let steps = 5;
+        let once = policy
+            .act(policy.context(&inputs).expect("context"), &inputs, noise.clone(), Some(steps))
+            .expect("actions");
+        let mut x = noise;
+        for step in 0..steps {
+            let context = policy.context(&inputs).expect("context");
+            let expert = &policy.network.action;
+            let trace = &mut evo1::Trace::off();
+            let conditioning = expert.condition(context, inputs.state.clone(), &inputs.embodiment, trace);
+            let index = evo1::action::time::step_index(step, steps, policy.config.semantics.time_scale);
+            let time = evo1::action::time::sinusoid(&[index], expert.embed_dim(), &device);
+            let velocity = expert.velocity(x.clone() * inputs.action_mask.clone(), time, &conditioning, trace);
+            x = x + velocity / steps as f64;
+        }
+        let difference = (once - x * inputs.action_mask.clone()).abs().max().into_scalar::<f32>();
+        assert!(difference < 1e-5, "{difference}");
+    }
+}
+
+#[test]
+fn given_noise_is_used_as_it_is() {
+    for device in test_devices() {
+        let policy = policy(Profile::LeRobot, &device);
+        let noise: Tensor<3> = policy.noise(1, &Noise::Seed(4)).expect("noise");
+        let given = Noise::Given(noise.into_data().iter().collect());
+        let predict = |noise| policy.predict(&two_views(1), &PredictOptions { noise, ..options(0) }).expect("a chunk");
+        assert_eq!(predict(given), predict(Noise::Seed(4)));
+    }
+}
+
+#[test]
+fn other_dimensions_work() {
+    let device = test_devices().remove(0);
+    let mut config = PolicyConfig { max_views: 2, ..PolicyConfig::tiny() };
+    config.vlm.vision.hidden_size = 48;
+    config.vlm.vision.num_heads = 3;
+    config.vlm.downsample_ratio = 0.25;
+    config.vlm.language.num_kv_heads = 4;
+    config.vlm.language.num_layers = 1;
+    config.action.num_categories = 4;
+    config.action.horizon = 1;
+    config.action.num_heads = 8;
+    config.action.max_action_dim = 9;
+    config.action_dim = 2;
+    for tiling in [TilingConfig::default(), TilingConfig { min_tiles: 1, max_tiles: 4, thumbnail: true }] {
+        for is_pooled in [false, true] {
+            config.tiling = tiling;
+            config.vlm.return_cls_only = is_pooled;
+            for profile in Profile::ALL {
+                let policy = Policy::random(config.clone().with_profile(profile), 1, &device).expect("valid");
+                let observation = Observation { embodiment: Some(3), ..two_views(1) };
+                let chunk = policy.predict(&observation, &options(1)).expect("a chunk");
+                assert_eq!((chunk.horizon(), chunk.width()), (1, 2));
+            }
+        }
+    }
+}
+
+#[test]
+fn frames_of_another_size_than_the_position_grid_work() {
+    let device = test_devices().remove(0);
+    let mut config = PolicyConfig::tiny();
+    config.vlm.image_size = 96;
+    let policy = Policy::random(config, 1, &device).expect("valid");
+    policy.predict(&two_views(1), &options(1)).expect("a chunk");
+}
+
+#[test]
+fn observations_that_do_not_fit_are_refused_with_what_would() {
+    let device = test_devices().remove(0);
+    let policy = policy(Profile::LeRobot, &device);
+    let refused = |observation: Observation, options: PredictOptions| {
+        policy.predict(&observation, &options).expect_err("must be refused").to_string()
+    };
+    let view = || View::Present(frame(1, 8, 8));
+    let with = |edit: &dyn Fn(&mut Observation)| {
+        let mut observation = two_views(1);
+        edit(&mut observation);
+        refused(observation, options(1))
+    };
+    assert_eq!(with(&|o| o.views = vec![view(); 4]), "the observation has 4 views, but the model takes at most 3");
+    assert!(with(&|o| o.views = vec![View::Absent]).contains("no view"));
+    assert_eq!(with(&|o| o.state = vec![0.0; 25]), "the state has 25 values, but the model takes at most 24");
+    assert_eq!(with(&|o| o.state[2] = f32::NAN), "state value 2 is NaN: every value must be finite");
+    assert!(with(&|o| o.instruction = "  ".into()).contains("instruction is empty"));
+    assert!(with(&|o| o.instruction = "<IMG_CONTEXT>".into()).contains("<IMG_CONTEXT>"));
+    assert_eq!(with(&|o| o.embodiment = Some(1)), "embodiment 1 does not exist: the model has 1, counted from 0");
+    assert!(with(&|o| o.action_mask = Some(vec![true; 30])).contains("action mask has 30 values"));
+    let no_steps = PredictOptions { steps: Some(0), ..options(1) };
+    assert_eq!(refused(two_views(1), no_steps), "a prediction needs at least 1 Euler step, got 0");
+    let noise = PredictOptions { noise: Noise::Given(vec![0.0; 3]), ..options(1) };
+    assert!(refused(two_views(1), noise).contains("needs 384"));
+    assert!(matches!(policy.predict_batch(&[], &options(1)), Err(Error::EmptyBatch)));
+
+    let config = PolicyConfig { max_text_length: 40, ..PolicyConfig::tiny() };
+    let short = Policy::random(config, 1, &device).expect("valid");
+    let message = short.predict(&two_views(1), &options(1)).expect_err("too short").to_string();
+    assert!(message.contains("tokens for its images, but at most 40"), "{message}");
+}
+
+#[test]
+fn statistics_check_the_width_of_a_state() {
+    let device = test_devices().remove(0);
+    let policy = Policy::tiny(0, &device).expect("tiny");
+    let message = policy.predict(&two_views(1), &options(1)).expect_err("5 of 8").to_string();
+    assert_eq!(message, "state has 5 values, but its statistics have 8");
+}
