@@ -77,7 +77,7 @@ impl CategoryMlp {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Distribution;
+    use burn::tensor::{DType, Distribution};
     use evo1_core::{device::test_devices, weights::initialize};
 
     use super::*;
@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn every_sample_uses_the_weights_of_its_embodiment() {
         for device in test_devices() {
-            let layer = initialize(CategoryLinear::init(4, 3, 5, &device), 1);
+            let layer = initialize(CategoryLinear::init(4, 3, 5, &device), 1, |_| DType::F32);
             let x = Tensor::<3>::random([3, 2, 4], Distribution::Default, &device);
             let ids = [4, 0, 2];
             let batched = layer.forward(x.clone(), &Tensor::from_ints(ids, &device));

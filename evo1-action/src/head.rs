@@ -64,6 +64,11 @@ impl ActionExpert {
         self.seq_pool_proj.weight.lazy_shape()[1]
     }
 
+    /// The weight that pools a chunk into one token, `[horizon · embed, embed]`: a third of all parameters.
+    pub fn pooling_weight(&self) -> Tensor<2> {
+        self.seq_pool_proj.weight.val()
+    }
+
     /// Appends the state's token to the context and computes every block's keys and values.
     ///
     /// # Shapes

@@ -11,9 +11,8 @@ const BASE: f32 = 10_000.0;
 /// Rows `positions` of the table whose even channels are `sin(p · base^(−c / channels))` and whose odd channels are the
 /// cosine of the same angle: `[positions, channels]`.
 pub fn sinusoid(positions: &[usize], channels: usize, device: &Device) -> Tensor<2> {
-    let frequencies: Vec<f32> = (0..channels.div_ceil(2))
-        .map(|pair| ((2 * pair) as f32 * -(BASE.ln() / channels as f32)).exp())
-        .collect();
+    let frequencies: Vec<f32> =
+        (0..channels.div_ceil(2)).map(|pair| ((2 * pair) as f32 * -(BASE.ln() / channels as f32)).exp()).collect();
     let values: Vec<f32> = positions
         .iter()
         .flat_map(|&position| {

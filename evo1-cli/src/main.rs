@@ -1,2 +1,62 @@
-//! evo1
-fn main(){}
+//! The binary `evo1`: predict with Evo-1 policies, prove their equality with PyTorch, see what the machine offers.
+//!
+//! Results go to standard output, logs to standard error. The exit code is 0 when all is done, 2 for wrong use and 1 for
+//! anything else, with one message of cause and remedy.
+#![forbid(unsafe_code)]
+
+mod commands;
+mod common;
+mod plot;
+mod sample;
+
+use std::{io::IsTerminal, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use common::Common;
+
+/// Evo-1: camera frames, an instruction and a robot's state in, a chunk of robot actions out.
+#[derive(Parser)]
+#[command(name = "evo1", version, propagate_version = true)]
+#[command(after_help = "Example:\n  evo1 infer --plot chunk.png")]
+struct Arguments {
+    #[command(flatten)]
+    common: Common,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Infer(commands::infer::Infer),
+    Trace(commands::trace::Trace),
+    Bench(commands::bench::Bench),
+    Devices(commands::devices::Devices),
+}
+
+fn main() -> ExitCode {
+    let Arguments { common, command } = Arguments::parse();
+    let filter = EnvFilter::try_new(&common.log).unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .without_time()
+        .init();
+    let done = match command {
+        Command::Infer(infer) => infer.run(&common),
+        Command::Trace(trace) => trace.run(&common),
+        Command::Bench(bench) => bench.run(&common),
+        Command::Devices(devices) => devices.run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(report) => {
+            let causes: Vec<String> = report.chain().map(ToString::to_string).collect();
+            eprintln!("error: {}", causes.join(": "));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -32,16 +32,8 @@ pub enum DeviceKind {
 
 impl DeviceKind {
     /// Every kind, in the order in which `auto` tries them.
-    pub const ALL: [Self; 8] = [
-        Self::Cuda,
-        Self::Metal,
-        Self::Vulkan,
-        Self::Wgpu,
-        Self::WebGpu,
-        Self::Flex,
-        Self::NdArray,
-        Self::Cpu,
-    ];
+    pub const ALL: [Self; 8] =
+        [Self::Cuda, Self::Metal, Self::Vulkan, Self::Wgpu, Self::WebGpu, Self::Flex, Self::NdArray, Self::Cpu];
 
     /// The name of the kind and of its cargo feature.
     pub fn name(self) -> &'static str {
@@ -208,7 +200,14 @@ fn enumerate(kind: DeviceKind) -> Vec<Device> {
 }
 
 /// Whether a device that looks like a GPU is a software renderer, which `auto` does not take.
-#[cfg(any(feature = "cpu", feature = "cuda", feature = "wgpu", feature = "vulkan", feature = "metal", feature = "webgpu"))]
+#[cfg(any(
+    feature = "cpu",
+    feature = "cuda",
+    feature = "wgpu",
+    feature = "vulkan",
+    feature = "metal",
+    feature = "webgpu"
+))]
 fn is_software(device: &Device) -> bool {
     const RENDERERS: [&str; 3] = ["llvmpipe", "lavapipe", "swiftshader"];
     let identity = without_panic(|| device.identity()).flatten();

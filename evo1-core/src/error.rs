@@ -179,12 +179,7 @@ impl Error {
     }
 
     /// A value that a field may not have.
-    pub fn invalid(
-        origin: impl ToString,
-        field: impl ToString,
-        expected: impl ToString,
-        got: impl ToString,
-    ) -> Self {
+    pub fn invalid(origin: impl ToString, field: impl ToString, expected: impl ToString, got: impl ToString) -> Self {
         Self::InvalidField {
             origin: origin.to_string(),
             field: field.to_string(),

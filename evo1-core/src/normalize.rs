@@ -180,7 +180,8 @@ impl VectorStatistics {
             let present = |list: &Option<Vec<f32>>| list.is_some();
             if present(lists.0) && present(lists.1) { Ok(()) } else { Err((low, high)) }
         };
-        let missing = |(low, high)| Error::invalid("statistics", what, format!("`{low}` and `{high}`"), "neither or one");
+        let missing =
+            |(low, high)| Error::invalid("statistics", what, format!("`{low}` and `{high}`"), "neither or one");
         let (low, high) = match kind {
             NormalizationType::BoundsQ99 if self.q01.is_some() && self.q99.is_some() => (&self.q01, &self.q99),
             NormalizationType::Normal => {
@@ -426,7 +427,10 @@ mod tests {
         let error = new.select(&StatisticsKey::default()).expect_err("two data sets");
         assert_eq!(error.to_string(), "statistics have no dataset key `(none given)`; they have `a`, `b`");
         let key = StatisticsKey { arm: Some("leg".into()), dataset: None };
-        assert_eq!(new.select(&key).expect_err("no leg").to_string(), "statistics have no arm key `leg`; they have `arm`");
+        assert_eq!(
+            new.select(&key).expect_err("no leg").to_string(),
+            "statistics have no arm key `leg`; they have `arm`"
+        );
     }
 
     #[test]

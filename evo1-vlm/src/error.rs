@@ -23,7 +23,9 @@ pub enum Error {
     #[error("the instruction is empty: say what the robot shall do")]
     EmptyInstruction,
     /// The prompt's image tokens alone exceed the longest prompt.
-    #[error("the prompt needs {needed} tokens for its images, but at most {max} tokens are allowed: use fewer views or tiles, or raise max_text_length")]
+    #[error(
+        "the prompt needs {needed} tokens for its images, but at most {max} tokens are allowed: use fewer views or tiles, or raise max_text_length"
+    )]
     PromptTooLong {
         /// Tokens up to and including the last image.
         needed: usize,
@@ -31,7 +33,9 @@ pub enum Error {
         max: usize,
     },
     /// The prompts hold another number of image tokens than there are visual tokens.
-    #[error("the prompts hold {got} image tokens for {expected} visual tokens; an instruction may not contain `<IMG_CONTEXT>`")]
+    #[error(
+        "the prompts hold {got} image tokens for {expected} visual tokens; an instruction may not contain `<IMG_CONTEXT>`"
+    )]
     ImageTokens {
         /// Visual tokens.
         expected: usize,

@@ -60,7 +60,8 @@ impl PromptTokenizer {
         // A file may bring its own padding and truncation; the profile decides both here.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| unusable(error.to_string()))?;
-        let id = |token: &str| tokenizer.token_to_id(token).ok_or_else(|| unusable(format!("it has no token `{token}`")));
+        let id =
+            |token: &str| tokenizer.token_to_id(token).ok_or_else(|| unusable(format!("it has no token `{token}`")));
         for token in [IMAGE_START, IMAGE_END] {
             id(token)?;
         }
@@ -78,6 +79,12 @@ impl PromptTokenizer {
         self.padding
     }
 
+    /// Token ids of a text, without any token added.
+    pub fn ids(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.tokenizer.encode_fast(text, false).map_err(|error| Error::Tokenize(error.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
     /// Token ids of a prompt with `image_tokens[i]` image tokens for view `i`.
     ///
     /// # Errors
@@ -87,11 +94,7 @@ impl PromptTokenizer {
         if instruction.trim().is_empty() {
             return Err(Error::EmptyInstruction);
         }
-        let encoding = self
-            .tokenizer
-            .encode_fast(prompt_text(image_tokens, instruction), false)
-            .map_err(|error| Error::Tokenize(error.to_string()))?;
-        let mut ids = encoding.get_ids().to_vec();
+        let mut ids = self.ids(&prompt_text(image_tokens, instruction))?;
         let positions: Vec<usize> =
             ids.iter().enumerate().filter(|(_, id)| **id == self.image_context).map(|(at, _)| at).collect();
         let expected = image_tokens.iter().sum();

@@ -13,7 +13,12 @@ use crate::{Error, Result, TokenBatch};
 ///
 /// # Errors
 /// When the number of image tokens in the prompts is not the number of visual tokens.
-pub fn splice(embeds: Tensor<3>, visual: Option<Tensor<2>>, tokens: &TokenBatch, image_token: u32) -> Result<Tensor<3>> {
+pub fn splice(
+    embeds: Tensor<3>,
+    visual: Option<Tensor<2>>,
+    tokens: &TokenBatch,
+    image_token: u32,
+) -> Result<Tensor<3>> {
     let [batch, length, hidden] = embeds.dims();
     let expected = visual.as_ref().map_or(0, |visual| visual.dims()[0]);
     // Rows of the text's embeddings, followed by those of the images: one index says where each token comes from.

@@ -19,10 +19,11 @@ pub fn pixel_unshuffle(patches: Tensor<3>, factor: usize) -> Tensor<3> {
     assert_eq!(side * side, count, "{count} patches form no square grid");
     assert!(side.is_multiple_of(factor), "squares of {factor} × {factor} do not tile {side} × {side} patches");
     let cells = side / factor;
-    patches
-        .reshape([tiles, cells, factor, cells, factor, channels])
-        .permute([0, 1, 3, 2, 4, 5])
-        .reshape([tiles, cells * cells, factor * factor * channels])
+    patches.reshape([tiles, cells, factor, cells, factor, channels]).permute([0, 1, 3, 2, 4, 5]).reshape([
+        tiles,
+        cells * cells,
+        factor * factor * channels,
+    ])
 }
 
 #[cfg(test)]

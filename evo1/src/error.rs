@@ -76,7 +76,9 @@ pub enum Error {
         got: usize,
     },
     /// The network computed NaN or infinity.
-    #[error("the prediction is not finite: the weights or the observation are broken, or {dtype} is too narrow for them")]
+    #[error(
+        "the prediction is not finite: the weights or the observation are broken, or {dtype} is too narrow for them"
+    )]
     NonFinitePrediction {
         /// The number type of the computation.
         dtype: String,

@@ -5,7 +5,6 @@ use std::path::Path;
 use burn::tensor::Device;
 use evo1_core::{
     config::{PolicyConfig, Precision, Profile, upstream},
-    device::require_dtype,
     normalize::Statistics,
     weights::{self, Naming, WeightFile},
 };
@@ -55,9 +54,7 @@ impl Policy {
                 return Err(not_a_policy(format!("`{file}` is missing")));
             }
         }
-        let Precision { vlm, action } = options.precision;
-        require_dtype(&options.device, vlm)?;
-        require_dtype(&options.device, action)?;
+        options.precision.require(&options.device)?;
         let (config, unknown_keys, profile_source) = read_config(directory, options.profile)?;
         let tokenizer = PromptTokenizer::open(&directory.join("tokenizer.json"), config.max_text_length)?;
         let statistics_path = directory.join("norm_stats.json");
@@ -66,7 +63,7 @@ impl Policy {
         let load_options = weights::LoadOptions {
             naming: Naming::LeRobot,
             language_layers: config.vlm.language.num_layers,
-            dtype: |path: &str| if path.starts_with("vlm.") { vlm } else { action },
+            dtype: |path: &str| options.precision.of(path),
         };
         let (network, weights) = weights::load(Evo1::init(&config, &options.device), &file, &load_options)?;
         let policy = Self::new(config, network, tokenizer, statistics, &options.device);

@@ -1,14 +1,11 @@
 //! The policy: observations in, action chunks out.
 //!
-//! One prediction passes through four stages, and no stage reaches back: [`Policy::prepare`] (frames, prompt and state
-//! to tensors), [`Policy::context`] (vision-language model), [`Policy::act`] (action expert) and [`Policy::finish`]
-//! (back to the robot's units). [`Policy::predict`] runs them all.
+//! One prediction passes through five stages, and no stage reaches back: [`Policy::prepare`] (frames, prompt and state
+//! to tensors), [`Policy::see`] (vision tower and projector), [`Policy::fuse`] (language model), [`Policy::act`] (action
+//! expert) and [`Policy::finish`] (back to the robot's units). [`Policy::predict`] runs them all.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use evo1_action::{
-    Sampler,
-    flow::uniform_noise,
-};
+use evo1_action::{Sampler, flow::uniform_noise};
 use evo1_core::{
     ActionChunk, Context, Observation, Trace, View,
     config::{ContextScope, PolicyConfig},
@@ -102,7 +99,7 @@ impl Policy {
     pub fn predict_batch(&self, observations: &[Observation], options: &PredictOptions) -> Result<Vec<ActionChunk>> {
         let inputs = self.prepare(observations, options.skips_unseen)?;
         let noise = self.noise(observations.len(), &options.noise)?;
-        let context = self.context(&inputs)?;
+        let context = self.fuse(self.see(&inputs), &inputs)?;
         let actions = self.act(context, &inputs, noise, options.steps)?;
         self.finish(actions, observations)
     }
@@ -134,23 +131,20 @@ impl Policy {
         })
     }
 
-    /// Stage 2: the fused tokens.
-    pub fn context(&self, inputs: &Inputs) -> Result<Context> {
-        let mut trace = Trace::off();
-        let vlm = &self.network.vlm;
-        let visual = inputs.pixels.clone().map(|pixels| vlm.visual_tokens(pixels, &mut trace));
-        let image_token = self.tokenizer.image_context();
-        Ok(vlm.forward(visual, &inputs.tokens, image_token, &self.config.semantics, &mut trace)?)
+    /// Stage 2: visual tokens of all tiles, `[tiles, tokens_per_tile, embed]`.
+    pub fn see(&self, inputs: &Inputs) -> Option<Tensor<3>> {
+        let pixels = inputs.pixels.clone()?;
+        Some(self.network.vlm.visual_tokens(pixels, &mut Trace::off()))
     }
 
-    /// Stage 3: normalised actions, `[batch, horizon, max_action_dim]`.
-    pub fn act(
-        &self,
-        context: Context,
-        inputs: &Inputs,
-        noise: Tensor<3>,
-        steps: Option<usize>,
-    ) -> Result<Tensor<3>> {
+    /// Stage 3: the fused tokens.
+    pub fn fuse(&self, visual: Option<Tensor<3>>, inputs: &Inputs) -> Result<Context> {
+        let (image_token, semantics) = (self.tokenizer.image_context(), &self.config.semantics);
+        Ok(self.network.vlm.forward(visual, &inputs.tokens, image_token, semantics, &mut Trace::off())?)
+    }
+
+    /// Stage 4: normalised actions, `[batch, horizon, max_action_dim]`.
+    pub fn act(&self, context: Context, inputs: &Inputs, noise: Tensor<3>, steps: Option<usize>) -> Result<Tensor<3>> {
         let steps = steps.unwrap_or(self.config.num_inference_steps);
         if steps == 0 {
             return Err(Error::NoSteps);
@@ -161,7 +155,7 @@ impl Policy {
         Ok(sampler.sample(expert, &conditioning, noise, inputs.action_mask.clone(), &mut trace))
     }
 
-    /// Stage 4: actions in the robot's units, cropped to its width.
+    /// Stage 5: actions in the robot's units, cropped to its width.
     pub fn finish(&self, actions: Tensor<3>, observations: &[Observation]) -> Result<Vec<ActionChunk>> {
         let [_, horizon, padded] = actions.dims();
         let data = actions.into_data();
@@ -276,7 +270,9 @@ impl Policy {
         samples.present.push(present);
         let padded = config.action.max_state_dim;
         match self.statistics_of(observation)? {
-            Some(robot) => samples.state.extend(self.normalizer().normalize_state(&observation.state, robot, padded)?),
+            Some(robot) => {
+                samples.state.extend(self.normalizer().normalize_state(&observation.state, robot, padded)?)
+            }
             None => {
                 samples.state.extend(&observation.state);
                 let value = self.normalizer().padded_state_value();
@@ -288,7 +284,9 @@ impl Policy {
             Some(mask) => mask.get(column).copied().unwrap_or(false),
             None => column < config.action_dim,
         };
-        samples.action_mask.extend((0..config.action.max_action_dim).map(|column| f32::from(u8::from(is_real(column)))));
+        samples
+            .action_mask
+            .extend((0..config.action.max_action_dim).map(|column| f32::from(u8::from(is_real(column)))));
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use evo1_core::{
-    config::PolicyConfig,
+    config::{PolicyConfig, Precision},
     normalize::Statistics,
     weights::initialize,
 };
@@ -19,10 +19,16 @@ const BYTE_TOKENIZER: &[u8] = include_bytes!("../assets/byte_tokenizer.json");
 const METAWORLD_STATISTICS: &str = include_str!("../assets/metaworld_norm_stats.json");
 
 impl Policy {
-    /// A policy of any size with weights from a seed and a byte-level tokenizer, for tests and timings.
+    /// A policy of any size with weights from a seed and a byte-level tokenizer, in f32, for tests and timings.
     pub fn random(config: PolicyConfig, seed: u64, device: &Device) -> Result<Self> {
+        Self::random_in(config, seed, device, Precision::default())
+    }
+
+    /// [`Self::random`] in other number types.
+    pub fn random_in(config: PolicyConfig, seed: u64, device: &Device, precision: Precision) -> Result<Self> {
         config.validate("configuration")?;
-        let network = initialize(Evo1::init(&config, device), seed);
+        precision.require(device)?;
+        let network = initialize(Evo1::init(&config, device), seed, |path| precision.of(path));
         let tokenizer =
             PromptTokenizer::from_bytes(Path::new("byte_tokenizer.json"), BYTE_TOKENIZER, config.max_text_length)?;
         Ok(Self::new(config, network, tokenizer, None, device))
@@ -30,8 +36,13 @@ impl Policy {
 
     /// The tiny preset with weights from a seed and Meta-World's statistics.
     pub fn tiny(seed: u64, device: &Device) -> Result<Self> {
+        Self::tiny_in(seed, device, Precision::default())
+    }
+
+    /// [`Self::tiny`] in other number types.
+    pub fn tiny_in(seed: u64, device: &Device, precision: Precision) -> Result<Self> {
         let config = PolicyConfig { action_dim: 4, ..PolicyConfig::tiny() };
         let statistics = Statistics::parse(Path::new("metaworld_norm_stats.json"), METAWORLD_STATISTICS)?;
-        Ok(Self { statistics: Some(statistics), ..Self::random(config, seed, device)? })
+        Ok(Self { statistics: Some(statistics), ..Self::random_in(config, seed, device, precision)? })
     }
 }

@@ -10,11 +10,7 @@ use burn::{
     module::Module,
     tensor::{DType, Device, Gradients, Tensor, TensorData},
 };
-use evo1_action::{
-    FlowSample, Sampler, flow_matching_loss,
-    flow::masked_loss,
-    time::time_index,
-};
+use evo1_action::{FlowSample, Sampler, flow::masked_loss, flow_matching_loss, time::time_index};
 use evo1_core::{
     Trace,
     config::{ContextScope, LossKind, Profile, Semantics},
@@ -119,8 +115,7 @@ pub fn training(policy: &Policy, file: &WeightFile, stage: Stage) -> Result<Tens
     let loss = |kind| masked_loss(out.velocity.clone(), out.target.clone(), sample.mask.clone(), kind);
     let entries = sample.mask.clone().sum() + 1e-8;
     let numel = sample.mask.shape().num_elements() as f64;
-    let time_index: Vec<i64> =
-        sample.time.iter().map(|&time| time_index(time, semantics.time_scale) as i64).collect();
+    let time_index: Vec<i64> = sample.time.iter().map(|&time| time_index(time, semantics.time_scale) as i64).collect();
     let mut tensors = Tensors::from([
         ("step0.fused_tokens".into(), fused.into_data()),
         ("step0.time_index".into(), TensorData::new(time_index, [batch])),
@@ -188,16 +183,15 @@ pub fn compare(ours: &Tensors, reference: &WeightFile, profile: Profile) -> Resu
         Profile::Official | Profile::LeRobot => None,
     };
     let sibling = sibling.filter(|prefix| reference.names().any(|name| name.starts_with(prefix)));
-    let traced: BTreeSet<&str> = OTHER_SEMANTICS
-        .into_iter()
-        .filter(|prefix| ours.keys().any(|name| name.starts_with(prefix)))
-        .collect();
+    let traced: BTreeSet<&str> =
+        OTHER_SEMANTICS.into_iter().filter(|prefix| ours.keys().any(|name| name.starts_with(prefix))).collect();
     let is_compared = |name: &str| {
         if name.starts_with("in.") || name.starts_with("hyper.") || name == "step0.t" || name == "step0.noise_raw" {
             return false;
         }
         // What the optimiser makes of the gradients is the trainer's.
-        if ["param_after_step", "decay_group.", "lr_schedule.", "step1."].iter().any(|prefix| name.starts_with(prefix)) {
+        if ["param_after_step", "decay_group.", "lr_schedule.", "step1."].iter().any(|prefix| name.starts_with(prefix))
+        {
             return false;
         }
         if name == "vlm_bf16.in.pixel_values" {
@@ -258,9 +252,7 @@ fn is_wanted(name: &str, steps: usize) -> bool {
     match segments.as_slice() {
         [_, "layer", index, _, ..] => *index == "0",
         ["head", "step", _, "action_in" | "action_tokens" | "velocity"] => true,
-        ["head", "step", step, ..] => {
-            step.parse::<usize>().is_ok_and(|step| step < 2 || step + 1 == steps)
-        }
+        ["head", "step", step, ..] => step.parse::<usize>().is_ok_and(|step| step < 2 || step + 1 == steps),
         _ => true,
     }
 }

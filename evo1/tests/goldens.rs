@@ -108,7 +108,7 @@ fn losses_and_gradients_equal_pytorch() {
     for device in test_devices() {
         for name in ["tiny-train-lerobot", "tiny-train-official"] {
             for (stage, file, gradients) in
-                [(Stage::Stage1, "train_stage1.safetensors", 42), (Stage::Stage2, "train_stage2.safetensors", 109)]
+                [(Stage::Stage1, "train_stage1.safetensors", 42), (Stage::Stage2, "train_stage2.safetensors", 114)]
             {
                 let policy = load(name, &device.clone().autodiff(), None, Precision::default());
                 let file = inputs(name, file);

@@ -1,9 +1,9 @@
 //! What must hold for any weights and inputs, on every device of the build.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use evo1::{
     ActionChunk, Error, Frame, Noise, Observation, Policy, PredictOptions, View,
-    config::{PolicyConfig, Profile, TilingConfig},
+    config::{PolicyConfig, Precision, Profile, TilingConfig},
     device::test_devices,
     rng::{RngExt, stream},
 };
@@ -75,8 +75,10 @@ fn a_batch_equals_its_samples_one_by_one() {
 #[test]
 fn a_masked_view_cannot_change_a_lerobot_action_and_does_change_an_official_one() {
     for device in test_devices() {
-        let with_masked = |seed| observation(1, vec![View::Present(frame(1, 64, 64)), View::Masked(frame(seed, 64, 64))], "go");
-        for (profile, skips_unseen) in [(Profile::LeRobot, true), (Profile::LeRobot, false), (Profile::Official, true)] {
+        let with_masked =
+            |seed| observation(1, vec![View::Present(frame(1, 64, 64)), View::Masked(frame(seed, 64, 64))], "go");
+        for (profile, skips_unseen) in [(Profile::LeRobot, true), (Profile::LeRobot, false), (Profile::Official, true)]
+        {
             let policy = policy(profile, &device);
             let options = PredictOptions { skips_unseen, ..options(1) };
             let predict = |seed| policy.predict(&with_masked(seed), &options).expect("a chunk");
@@ -92,7 +94,11 @@ fn skipping_what_nothing_sees_changes_nothing() {
         for profile in Profile::ALL {
             let policy = policy(profile, &device);
             let observations = [
-                observation(1, vec![View::Present(frame(1, 64, 64)), View::Masked(frame(2, 64, 64))], "a long instruction"),
+                observation(
+                    1,
+                    vec![View::Present(frame(1, 64, 64)), View::Masked(frame(2, 64, 64))],
+                    "a long instruction",
+                ),
                 observation(2, vec![View::Absent, View::Present(frame(3, 64, 64))], "go"),
             ];
             let predict = |skips_unseen| {
@@ -126,15 +132,13 @@ fn keys_and_values_computed_once_equal_those_computed_at_every_step() {
         let inputs = policy.prepare(&[two_views(1)], true).expect("inputs");
         let noise = policy.noise(1, &Noise::Seed(1)).expect("noise");
         let steps = 5;
-        let once = policy
-            .act(policy.context(&inputs).expect("context"), &inputs, noise.clone(), Some(steps))
-            .expect("actions");
+        let context = || policy.fuse(policy.see(&inputs), &inputs).expect("context");
+        let once = policy.act(context(), &inputs, noise.clone(), Some(steps)).expect("actions");
         let mut x = noise;
         for step in 0..steps {
-            let context = policy.context(&inputs).expect("context");
             let expert = &policy.network.action;
             let trace = &mut evo1::Trace::off();
-            let conditioning = expert.condition(context, inputs.state.clone(), &inputs.embodiment, trace);
+            let conditioning = expert.condition(context(), inputs.state.clone(), &inputs.embodiment, trace);
             let index = evo1::action::time::step_index(step, steps, policy.config.semantics.time_scale);
             let time = evo1::action::time::sinusoid(&[index], expert.embed_dim(), &device);
             let velocity = expert.velocity(x.clone() * inputs.action_mask.clone(), time, &conditioning, trace);
@@ -153,6 +157,27 @@ fn given_noise_is_used_as_it_is() {
         let given = Noise::Given(noise.into_data().iter().collect());
         let predict = |noise| policy.predict(&two_views(1), &PredictOptions { noise, ..options(0) }).expect("a chunk");
         assert_eq!(predict(given), predict(Noise::Seed(4)));
+    }
+}
+
+#[test]
+fn half_precision_predicts_much_the_same() {
+    for device in test_devices() {
+        let config = PolicyConfig { action_dim: 7, ..PolicyConfig::tiny() };
+        let predict = |dtype| {
+            let policy = Policy::random_in(config.clone(), 3, &device, Precision { vlm: dtype, action: dtype })?;
+            policy.predict(&two_views(1), &options(1))
+        };
+        let full = predict(DType::F32).expect("f32 works everywhere");
+        for dtype in [DType::BF16, DType::F16] {
+            if device.supports_dtype(dtype) {
+                let difference = largest_difference(&predict(dtype).expect("supported"), &full);
+                assert!(difference < 0.02, "{dtype:?} on {device:?}: {difference}");
+            } else {
+                let message = predict(dtype).expect_err("unsupported").to_string();
+                assert!(message.contains("cannot compute in"), "{message}");
+            }
+        }
     }
 }
 

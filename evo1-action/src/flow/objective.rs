@@ -88,12 +88,8 @@ pub fn masked_loss(velocity: Tensor<3>, target: Tensor<3>, mask: Tensor<3>, kind
     let masked = velocity * mask.clone();
     let numel = mask.shape().num_elements() as f64;
     match kind {
-        LossKind::MeanOfMaskedPrediction => {
-            (masked - target).square().mean() * numel / (mask.sum() + 1e-8)
-        }
-        LossKind::MeanOfMaskedPair => {
-            (masked - target * mask.clone()).square().mean() * numel / (mask.sum() + 1e-8)
-        }
+        LossKind::MeanOfMaskedPrediction => (masked - target).square().mean() * numel / (mask.sum() + 1e-8),
+        LossKind::MeanOfMaskedPair => (masked - target * mask.clone()).square().mean() * numel / (mask.sum() + 1e-8),
         LossKind::SumOverMask => {
             // A sample without a single real action counts as one entry, not as none.
             let [batch, horizon, width] = mask.dims();

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::check_fields;
+use super::{MAX_LAYERS, check_fields};
 use crate::Result;
 
 /// The flow-matching diffusion transformer and its encoders.
@@ -55,7 +55,10 @@ impl ActionConfig {
             origin,
             [
                 (self.horizon > 0, ("chunk_size", positive, "0".into())),
-                (self.num_layers > 0, ("num_layers", positive, "0".into())),
+                (
+                    (1..=MAX_LAYERS).contains(&self.num_layers),
+                    ("num_layers", "from 1 to 1000", self.num_layers.to_string()),
+                ),
                 (self.hidden_dim > 0, ("hidden_dim", positive, "0".into())),
                 (self.state_hidden_dim > 0, ("state_hidden_dim", positive, "0".into())),
                 (self.max_action_dim > 0, ("max_action_dim", positive, "0".into())),
@@ -64,10 +67,7 @@ impl ActionConfig {
                     num_heads > 0 && embed_dim > 0 && embed_dim.is_multiple_of(num_heads),
                     ("num_heads", "a divisor of embed_dim", format!("{num_heads} for {embed_dim}")),
                 ),
-                (
-                    embed_dim.is_multiple_of(2),
-                    ("embed_dim", "even, for the sinusoids", embed_dim.to_string()),
-                ),
+                (embed_dim.is_multiple_of(2), ("embed_dim", "even, for the sinusoids", embed_dim.to_string())),
                 ((0.0..1.0).contains(&self.dropout), ("dropout", "from 0 to below 1", self.dropout.to_string())),
             ],
         )

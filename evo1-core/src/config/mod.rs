@@ -12,13 +12,16 @@ mod vlm;
 pub use action::ActionConfig;
 pub use policy::{GripperRule, PolicyConfig, Precision};
 pub use profile::{
-    ContextScope, FramePreprocessing, LossKind, MaskedRows, PooledToken, Profile, PromptLength, RangeEpsilon, ResultMask, Semantics,
-    StateClamp, StatePadding, TargetMask,
+    ContextScope, FramePreprocessing, LossKind, MaskedRows, PooledToken, Profile, PromptLength, RangeEpsilon,
+    ResultMask, Semantics, StateClamp, StatePadding, TargetMask,
 };
 pub use vlm::{LanguageConfig, TilingConfig, VisionConfig, VlmConfig};
 
 /// What a field must be and what came, for the checks of the configuration structs.
 type FieldCheck = (&'static str, &'static str, String);
+
+/// More layers than any model has: a file that claims more is refused before anything is built.
+const MAX_LAYERS: usize = 1000;
 
 /// Fails with the first check that does not hold.
 fn check_fields(origin: &str, checks: impl IntoIterator<Item = (bool, FieldCheck)>) -> crate::Result<()> {

@@ -1,10 +1,10 @@
 //! Configuration of a whole policy.
 
-use burn::tensor::DType;
+use burn::tensor::{DType, Device};
 use serde::{Deserialize, Serialize};
 
 use super::{ActionConfig, LanguageConfig, Profile, Semantics, TilingConfig, VisionConfig, VlmConfig, check_fields};
-use crate::{Result, normalize::NormalizationType};
+use crate::{Result, device::require_dtype, normalize::NormalizationType};
 
 /// Everything that decides what a policy computes, its weights aside.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -60,6 +60,24 @@ pub struct Precision {
 impl Default for Precision {
     fn default() -> Self {
         Self { vlm: DType::F32, action: DType::F32 }
+    }
+}
+
+impl Precision {
+    /// One number type for everything.
+    pub fn all(dtype: DType) -> Self {
+        Self { vlm: dtype, action: dtype }
+    }
+
+    /// The number type of a parameter of the policy's network.
+    pub fn of(self, path: &str) -> DType {
+        if path.starts_with("vlm.") { self.vlm } else { self.action }
+    }
+
+    /// Fails unless the device computes in both number types.
+    pub fn require(self, device: &Device) -> Result<()> {
+        require_dtype(device, self.vlm)?;
+        require_dtype(device, self.action)
     }
 }
 
@@ -163,7 +181,11 @@ impl PolicyConfig {
                 ),
                 (
                     self.gripper.is_none_or(|rule| rule.index < width),
-                    ("gripper_index", "below the action's width", format!("{:?} for {width}", self.gripper.map(|g| g.index))),
+                    (
+                        "gripper_index",
+                        "below the action's width",
+                        format!("{:?} for {width}", self.gripper.map(|g| g.index)),
+                    ),
                 ),
             ],
         )
@@ -190,6 +212,9 @@ mod tests {
         let mut config = PolicyConfig::tiny();
         config.vlm.image_size = 72;
         let message = config.validate("config.json").expect_err("9 × 9 patches").to_string();
-        assert_eq!(message, "config.json: `downsample_ratio` must be one that divides the patch grid, got 1/2 for 9 × 9 patches");
+        assert_eq!(
+            message,
+            "config.json: `downsample_ratio` must be one that divides the patch grid, got 1/2 for 9 × 9 patches"
+        );
     }
 }

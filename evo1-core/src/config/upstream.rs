@@ -7,9 +7,7 @@ use std::{cell::RefCell, collections::BTreeSet, path::Path};
 
 use serde_json::{Map, Value};
 
-use super::{
-    ActionConfig, GripperRule, LanguageConfig, PolicyConfig, Profile, TilingConfig, VisionConfig, VlmConfig,
-};
+use super::{ActionConfig, GripperRule, LanguageConfig, PolicyConfig, Profile, TilingConfig, VisionConfig, VlmConfig};
 use crate::{Error, Result, normalize::NormalizationType};
 
 /// A configuration and the keys of its files that nothing read.
@@ -109,9 +107,7 @@ fn lerobot(policy: &Document, vlm: Option<&Document>) -> Result<Upstream> {
         tiling: TilingConfig::default(),
         max_views: root.required_count("max_views")?,
         max_text_length: root.count("max_text_length")?.unwrap_or(1024),
-        num_inference_steps: root
-            .count("num_inference_timesteps")?
-            .unwrap_or(profile.semantics().default_steps),
+        num_inference_steps: root.count("num_inference_timesteps")?.unwrap_or(profile.semantics().default_steps),
         action_dim: action_width(&root)?.unwrap_or(action.max_action_dim),
         normalization: normalization(&root)?,
         gripper: gripper(&root)?,
@@ -425,11 +421,7 @@ mod tests {
         let mut fields: Map<String, Value> = serde_json::from_str(text).expect("fixture");
         edit(&mut fields);
         let text = serde_json::to_string(&fields).expect("json");
-        parse_lerobot(
-            Path::new("policy"),
-            &text,
-            Some(include_str!("../../../fixtures/tiny-lerobot/vlm_config.json")),
-        )
+        parse_lerobot(Path::new("policy"), &text, Some(include_str!("../../../fixtures/tiny-lerobot/vlm_config.json")))
     }
 
     fn message(edit: impl Fn(&mut Map<String, Value>)) -> String {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::check_fields;
+use super::{MAX_LAYERS, check_fields};
 use crate::Result;
 
 /// InternVL3: vision tower, projector and the trimmed language model.
@@ -131,11 +131,18 @@ impl VlmConfig {
             origin,
             [
                 (patch_size > 0, ("vision.patch_size", positive, patch_size.to_string())),
-                (self.vision.num_layers > 0, ("vision.num_hidden_layers", positive, "0".into())),
+                (
+                    (1..=MAX_LAYERS).contains(&self.vision.num_layers),
+                    ("vision.num_hidden_layers", "from 1 to 1000", self.vision.num_layers.to_string()),
+                ),
                 (intermediate_size > 0, ("vision.intermediate_size", positive, "0".into())),
                 (
                     num_heads > 0 && hidden_size > 0 && hidden_size.is_multiple_of(num_heads),
-                    ("vision.num_attention_heads", "a divisor of hidden_size", format!("{num_heads} for {hidden_size}")),
+                    (
+                        "vision.num_attention_heads",
+                        "a divisor of hidden_size",
+                        format!("{num_heads} for {hidden_size}"),
+                    ),
                 ),
                 (
                     self.downsample_ratio > 0.0 && self.downsample_ratio <= 1.0 && factor.fract() == 0.0,
@@ -157,7 +164,11 @@ impl VlmConfig {
             origin,
             [(
                 side.is_multiple_of(self.unshuffle_factor()),
-                ("downsample_ratio", "one that divides the patch grid", format!("1/{factor} for {side} × {side} patches")),
+                (
+                    "downsample_ratio",
+                    "one that divides the patch grid",
+                    format!("1/{factor} for {side} × {side} patches"),
+                ),
             )],
         )?;
         self.language.validate(origin)
@@ -178,7 +189,10 @@ impl LanguageConfig {
             [
                 (self.vocab_size > 0, ("text.vocab_size", positive, "0".into())),
                 (self.intermediate_size > 0, ("text.intermediate_size", positive, "0".into())),
-                (self.num_layers > 0, ("vlm_num_layers", positive, "0".into())),
+                (
+                    (1..=MAX_LAYERS).contains(&self.num_layers),
+                    ("vlm_num_layers", "from 1 to 1000", self.num_layers.to_string()),
+                ),
                 (
                     num_heads > 0 && hidden_size > 0 && hidden_size.is_multiple_of(num_heads),
                     ("text.num_attention_heads", "a divisor of hidden_size", format!("{num_heads} for {hidden_size}")),

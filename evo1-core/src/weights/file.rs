@@ -115,10 +115,9 @@ impl WeightFile {
     }
 
     fn stored(&self, name: &str) -> Result<&Stored> {
-        self.tensors.get(name).ok_or_else(|| Error::MissingTensors {
-            path: self.path.clone(),
-            names: vec![name.to_owned()],
-        })
+        self.tensors
+            .get(name)
+            .ok_or_else(|| Error::MissingTensors { path: self.path.clone(), names: vec![name.to_owned()] })
     }
 
     fn dtype(&self, name: &str, dtype: Dtype) -> Result<DType> {

@@ -2,7 +2,7 @@
 
 use burn::{
     module::{Module, ModuleMapper, Param},
-    tensor::{Tensor, TensorData},
+    tensor::{DType, Tensor, TensorData},
 };
 use rand::RngExt;
 
@@ -20,13 +20,14 @@ const LAYER_SCALE: f32 = 0.1;
 /// positions with a deviation of 0.02, layer scales 0.1.
 ///
 /// Every parameter has a stream of its own, named by its path, so that one parameter's shape does not change another's
-/// values and the order does not matter.
-pub fn initialize<M: Module>(module: M, seed: u64) -> M {
-    module.map(&mut Initializer { seed, position: Position::default(), fan_in: None })
+/// values and the order does not matter. `dtype` gives each parameter's number type.
+pub fn initialize<M: Module>(module: M, seed: u64, dtype: impl Fn(&str) -> DType) -> M {
+    module.map(&mut Initializer { seed, dtype, position: Position::default(), fan_in: None })
 }
 
-struct Initializer {
+struct Initializer<F> {
     seed: u64,
+    dtype: F,
     position: Position,
     /// Inputs of the layer whose weight was last met, for its bias.
     fan_in: Option<usize>,
@@ -39,10 +40,11 @@ enum Draw {
     Uniform(f32),
 }
 
-impl Initializer {
+impl<F> Initializer<F> {
     fn draw(&mut self, spec: &ParamSpec) -> Draw {
         let leaf = spec.path.rsplit('.').next().unwrap_or_default();
-        let is_attention_input = spec.path.contains("cross_attention.q_proj") || spec.path.contains("cross_attention.kv_proj");
+        let is_attention_input =
+            spec.path.contains("cross_attention.q_proj") || spec.path.contains("cross_attention.kv_proj");
         match (spec.owner, leaf) {
             (Owner::Norm, "gamma") => Draw::Constant(1.0),
             (Owner::Norm, _) => Draw::Constant(0.0),
@@ -80,7 +82,7 @@ fn uniform_of_std(std: f32) -> Draw {
     Draw::Uniform(std * 3.0_f32.sqrt())
 }
 
-impl ModuleMapper for Initializer {
+impl<F: Fn(&str) -> DType> ModuleMapper for Initializer<F> {
     fn enter_module(&mut self, name: &str, container: &str) {
         self.position.enter(name, container);
     }
@@ -99,6 +101,6 @@ impl ModuleMapper for Initializer {
                 (0..count).map(|_| (rng.random::<f32>() * 2.0 - 1.0) * bound).collect()
             }
         };
-        place_in(param, TensorData::new(values, spec.shape))
+        place_in(param, TensorData::new(values, spec.shape).convert_dtype((self.dtype)(&spec.path)))
     }
 }

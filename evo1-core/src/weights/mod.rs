@@ -8,7 +8,7 @@ mod write;
 
 pub use file::WeightFile;
 pub use init::initialize;
-pub use load::{Loaded, LoadOptions, load};
+pub use load::{LoadOptions, Loaded, load};
 pub use names::{Naming, Place};
 pub use write::{Reader, checkpoint_tensors, write_safetensors};
 

@@ -17,11 +17,7 @@ use crate::{Error, Result};
 
 /// What `read` gives for each parameter of `module`, under the checkpoint's names, in PyTorch's layout, with parts put
 /// together: the parameters themselves, or their gradients. Parameters for which it gives nothing are left out.
-pub fn checkpoint_tensors<M: Module>(
-    module: &M,
-    naming: Naming,
-    read: impl Reader,
-) -> BTreeMap<String, TensorData> {
+pub fn checkpoint_tensors<M: Module>(module: &M, naming: Naming, read: impl Reader) -> BTreeMap<String, TensorData> {
     let mut collector = Collector { naming, read, position: Position::default(), parts: BTreeMap::new() };
     module.visit(&mut collector);
     collector.parts.into_iter().filter_map(|(name, parts)| Some((name, joined(parts)?))).collect()
@@ -73,10 +69,8 @@ fn joined(mut parts: Vec<(Place, TensorData)>) -> Option<TensorData> {
 
 /// Writes tensors as a safetensors file: under a temporary name beside `path`, which is renamed once it is complete.
 pub fn write_safetensors(path: &Path, tensors: &BTreeMap<String, TensorData>) -> Result<()> {
-    let invalid = |error: safetensors::SafeTensorError| Error::Safetensors {
-        path: path.to_owned(),
-        message: error.to_string(),
-    };
+    let invalid =
+        |error: safetensors::SafeTensorError| Error::Safetensors { path: path.to_owned(), message: error.to_string() };
     let mut views = Vec::with_capacity(tensors.len());
     for (name, data) in tensors {
         let dtype = stored_dtype(path, name, data.dtype())?;

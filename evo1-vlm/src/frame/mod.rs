@@ -204,7 +204,10 @@ mod tests {
     #[test]
     fn a_black_frame_is_normalized_black() {
         for how in [FramePreprocessing::PilBicubic, FramePreprocessing::FloatBicubic] {
-            assert_eq!(tiles(&Frame::black(20, 30), 8, how, &TilingConfig::default(), Arithmetic::F32).pixels, normalized_black(8, Arithmetic::F32));
+            assert_eq!(
+                tiles(&Frame::black(20, 30), 8, how, &TilingConfig::default(), Arithmetic::F32).pixels,
+                normalized_black(8, Arithmetic::F32)
+            );
         }
     }
 }

@@ -96,7 +96,10 @@ mod tests {
     fn levels_and_floats_normalise_alike() {
         let levels = (0..=255).cycle().take(16 * 16 * 3).collect::<Vec<u8>>();
         let floats = levels.iter().map(|&level| f32::from(level) / 255.0).collect();
-        assert_eq!(normalized_tiles(&Resized::Levels(levels), 2, 8, Arithmetic::F32), normalized_tiles(&Resized::Floats(floats), 2, 8, Arithmetic::F32));
+        assert_eq!(
+            normalized_tiles(&Resized::Levels(levels), 2, 8, Arithmetic::F32),
+            normalized_tiles(&Resized::Floats(floats), 2, 8, Arithmetic::F32)
+        );
     }
 
     #[test]

@@ -48,7 +48,8 @@ impl AttentionMask {
         let row_scale = match masked_rows {
             MaskedRows::Attend => None,
             MaskedRows::ZeroAttention => {
-                let valid: Vec<f32> = tokens.attention_mask().flatten().map(|&valid| f32::from(u8::from(valid))).collect();
+                let valid: Vec<f32> =
+                    tokens.attention_mask().flatten().map(|&valid| f32::from(u8::from(valid))).collect();
                 Some(Tensor::from_data(TensorData::new(valid, [batch, length, 1]), device))
             }
         };

@@ -1,0 +1,187 @@
+//! `evo1 infer`: one action chunk.
+
+use std::{io::Write, path::PathBuf};
+
+use clap::Args;
+use evo1::{ActionChunk, Frame, Noise, Observation, Policy, PredictOptions, StatisticsKey, View};
+use evo1_bench::{StageTimes, predict_timed};
+use eyre::{Result, WrapErr};
+use serde_json::json;
+use tracing::info;
+
+use crate::{
+    common::{Common, read_frame},
+    plot, sample,
+};
+
+/// Said wherever the embedded policy's actions are shown.
+const RANDOM_WEIGHTS: &str = "The embedded policy has random weights: these actions mean nothing.";
+
+/// The seed of the embedded policy's weights.
+const EMBEDDED_SEED: u64 = 0;
+
+/// Predict an action chunk. With nothing given, the embedded tiny policy looks at the embedded sample observation.
+#[derive(Args)]
+#[command(
+    after_help = "Example:\n  evo1 infer --policy DIR --image front.png --image wrist.png \\\n    --state 0.1,0.2,0.3 --prompt \"pick up the red block\" --plot chunk.png"
+)]
+pub(crate) struct Infer {
+    /// Policy directory; the embedded tiny policy when left out
+    #[arg(long, value_name = "DIR")]
+    policy: Option<PathBuf>,
+
+    /// Camera frame, PNG or JPEG, once for each view in the policy's order; the sample's frames when left out
+    #[arg(long, value_name = "FILE")]
+    image: Vec<PathBuf>,
+
+    /// The robot's state in its own units, comma-separated; the sample's when left out
+    #[arg(long, value_name = "VALUES", value_delimiter = ',', allow_hyphen_values = true)]
+    state: Option<Vec<f32>>,
+
+    /// What the robot shall do; the sample's instruction when left out
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
+
+    /// The robot's embodiment id
+    #[arg(long, value_name = "ID")]
+    embodiment: Option<usize>,
+
+    /// Arm whose statistics are used, where the policy has several
+    #[arg(long, value_name = "KEY")]
+    arm_key: Option<String>,
+
+    /// Data set whose statistics are used, where the arm has several
+    #[arg(long, value_name = "KEY")]
+    dataset_key: Option<String>,
+
+    /// Euler steps; the policy's own number when left out
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    steps: Option<u32>,
+
+    /// Seed of the noise that the flow starts from
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+
+    /// Draw the chunk beside the input frames
+    #[arg(long, value_name = "FILE.png")]
+    plot: Option<PathBuf>,
+}
+
+impl Infer {
+    pub(crate) fn run(self, common: &Common) -> Result<()> {
+        let observation = self.observation()?;
+        let device = common.open_device()?;
+        let policy = match &self.policy {
+            Some(directory) => common.load(directory, &device)?,
+            None => {
+                let mut policy = Policy::tiny_in(EMBEDDED_SEED, &device, common.dtype.precision())?;
+                if let Some(profile) = common.profile {
+                    policy.config = policy.config.with_profile(profile);
+                }
+                policy
+            }
+        };
+        let options = PredictOptions {
+            steps: self.steps.map(|steps| steps as usize),
+            noise: Noise::Seed(self.seed),
+            ..PredictOptions::default()
+        };
+        let (chunk, times) = predict_timed(&policy, &observation, &options)?;
+        let shown = Shown { infer: &self, policy: &policy, observation: &observation, chunk: &chunk, times };
+        if let Some(path) = &self.plot {
+            let frames: Vec<Frame> = observation.views.iter().filter_map(View::frame).cloned().collect();
+            let note = self.policy.is_none().then_some(RANDOM_WEIGHTS);
+            let caption = plot::Caption { title: &observation.instruction, note };
+            plot::chunk_png(path, &chunk, &frames, &caption)?;
+            info!("plotted to {}", path.display());
+        }
+        let text = if self.json { shown.json()? } else { shown.table(common) };
+        std::io::stdout().lock().write_all(text.as_bytes()).wrap_err("cannot write to standard output")
+    }
+
+    /// The observation given, with the sample's parts where none was.
+    fn observation(&self) -> Result<Observation> {
+        let sample = sample::observation()?;
+        let views = match self.image.as_slice() {
+            [] => sample.views,
+            paths => paths.iter().map(|path| Ok(View::Present(read_frame(path)?))).collect::<Result<_>>()?,
+        };
+        Ok(Observation {
+            views,
+            state: self.state.clone().unwrap_or(sample.state),
+            instruction: self.prompt.clone().unwrap_or(sample.instruction),
+            embodiment: self.embodiment,
+            statistics: StatisticsKey { arm: self.arm_key.clone(), dataset: self.dataset_key.clone() },
+            action_mask: None,
+        })
+    }
+
+    fn policy_name(&self) -> String {
+        self.policy.as_ref().map_or_else(|| "embedded tiny".into(), |directory| directory.display().to_string())
+    }
+}
+
+/// A prediction, ready to be shown.
+struct Shown<'a> {
+    infer: &'a Infer,
+    policy: &'a Policy,
+    observation: &'a Observation,
+    chunk: &'a ActionChunk,
+    times: StageTimes,
+}
+
+impl Shown<'_> {
+    fn steps(&self) -> usize {
+        self.infer.steps.map_or(self.policy.config.num_inference_steps, |steps| steps as usize)
+    }
+
+    fn table(&self, common: &Common) -> String {
+        let Self { infer, policy, observation, chunk, times } = self;
+        let views = observation.views.len();
+        let mut text = format!("policy       {}\n", infer.policy_name());
+        text += &format!("device       {:?}, {:?}\n", policy.device(), common.dtype);
+        text += &format!("profile      {}, {} Euler steps, seed {}\n", policy.config.profile, self.steps(), infer.seed);
+        text += &format!("instruction  {}\n", observation.instruction);
+        text += &format!("observation  {views} views, state of {} values\n\n", observation.state.len());
+        text += "step";
+        for dimension in 0..chunk.width() {
+            text += &format!("{:>11}", format!("action {dimension}"));
+        }
+        for (step, action) in chunk.steps().enumerate() {
+            text += &format!("\n{step:>4}");
+            for value in action {
+                text += &format!("{value:>11.4}");
+            }
+        }
+        let stages = times.stages().map(|(name, time)| format!("{name} {:.1}", time.as_secs_f64() * 1e3)).join(", ");
+        text += &format!("\n\n{:.1} ms ({stages})\n", times.total().as_secs_f64() * 1e3);
+        if infer.policy.is_none() {
+            text += RANDOM_WEIGHTS;
+            text += "\n";
+        }
+        text
+    }
+
+    fn json(&self) -> Result<String> {
+        let Self { infer, policy, observation, chunk, times } = self;
+        let milliseconds: serde_json::Map<String, serde_json::Value> =
+            times.stages().into_iter().map(|(name, time)| (name.into(), json!(time.as_secs_f64() * 1e3))).collect();
+        let document = json!({
+            "policy": infer.policy_name(),
+            "random_weights": infer.policy.is_none(),
+            "profile": policy.config.profile,
+            "steps": self.steps(),
+            "seed": infer.seed,
+            "instruction": observation.instruction,
+            "horizon": chunk.horizon(),
+            "width": chunk.width(),
+            "actions": chunk.steps().collect::<Vec<_>>(),
+            "milliseconds": milliseconds,
+        });
+        Ok(serde_json::to_string_pretty(&document)? + "\n")
+    }
+}

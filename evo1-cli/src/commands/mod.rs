@@ -1,0 +1,6 @@
+//! The subcommands, one a file.
+
+pub(crate) mod bench;
+pub(crate) mod devices;
+pub(crate) mod infer;
+pub(crate) mod trace;

@@ -1,0 +1,102 @@
+//! What all subcommands share: device, number type, profile, log, and files.
+
+use std::path::Path;
+
+use burn::tensor::{DType, Device};
+use clap::{Args, ValueEnum};
+use evo1::{
+    Frame, LoadOptions, Policy,
+    config::{Precision, Profile},
+    device::DeviceName,
+};
+use eyre::{Context, Result};
+use tracing::{info, warn};
+
+/// Options of every subcommand.
+#[derive(Args)]
+pub(crate) struct Common {
+    /// Device to compute on: auto, flex, ndarray, cpu, wgpu, vulkan, metal, webgpu or cuda, with an index as in cuda:1
+    #[arg(long, global = true, env = "EVO1_DEVICE", default_value = "auto", value_parser = parse_device)]
+    pub(crate) device: DeviceName,
+
+    /// Number type of weights and activations
+    #[arg(long, global = true, default_value = "f32")]
+    pub(crate) dtype: Dtype,
+
+    /// Reference whose semantics are used: paper, official, official-flash or lerobot; taken from the policy by default
+    #[arg(long, global = true, value_parser = parse_profile)]
+    pub(crate) profile: Option<Profile>,
+
+    /// What is logged to standard error: error, warn, info, debug, or a filter such as evo1=debug
+    #[arg(long, global = true, default_value = "warn")]
+    pub(crate) log: String,
+}
+
+/// Number types on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Dtype {
+    /// Single precision.
+    F32,
+    /// bfloat16.
+    Bf16,
+    /// Half precision.
+    F16,
+    /// A bfloat16 vision-language model and a single-precision action expert, as LeRobot runs on a CPU.
+    Mixed,
+}
+
+impl Dtype {
+    pub(crate) fn precision(self) -> Precision {
+        match self {
+            Self::F32 => Precision::all(DType::F32),
+            Self::Bf16 => Precision::all(DType::BF16),
+            Self::F16 => Precision::all(DType::F16),
+            Self::Mixed => Precision { vlm: DType::BF16, action: DType::F32 },
+        }
+    }
+}
+
+impl Common {
+    /// Opens the device.
+    pub(crate) fn open_device(&self) -> Result<Device> {
+        Ok(self.device.open()?)
+    }
+
+    /// Loads a policy directory and logs what is worth knowing about it.
+    pub(crate) fn load(&self, directory: &Path, device: &Device) -> Result<Policy> {
+        let options = LoadOptions { device: device.clone(), profile: self.profile, precision: self.dtype.precision() };
+        let (policy, report) = Policy::load(directory, &options)?;
+        for key in &report.unknown_keys {
+            warn!("unknown key, ignored: {key}");
+        }
+        if policy.statistics.is_none() {
+            warn!("no norm_stats.json: states and actions are in normalised units");
+        }
+        info!("profile {} from {}", policy.config.profile, report.profile_source);
+        info!("{} tensors read, {} without use skipped", report.weights.read.len(), report.weights.skipped.len());
+        Ok(policy)
+    }
+}
+
+/// Reads a PNG or JPEG file.
+pub(crate) fn read_frame(path: &Path) -> Result<Frame> {
+    let context = || format!("cannot read the image {}", path.display());
+    let bytes = std::fs::read(path).wrap_err_with(context)?;
+    decode_frame(&bytes).wrap_err_with(context)
+}
+
+/// Decodes a PNG or JPEG image.
+pub(crate) fn decode_frame(bytes: &[u8]) -> Result<Frame> {
+    let reader = image::ImageReader::new(std::io::Cursor::new(bytes)).with_guessed_format()?;
+    let image = reader.decode()?.into_rgb8();
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    Ok(Frame::new(width, height, image.into_raw())?)
+}
+
+fn parse_device(name: &str) -> Result<DeviceName, String> {
+    name.parse().map_err(|error: evo1::CoreError| error.to_string())
+}
+
+fn parse_profile(name: &str) -> Result<Profile, String> {
+    name.parse().map_err(|_| format!("expected one of {}", Profile::ALL.map(Profile::name).join(", ")))
+}

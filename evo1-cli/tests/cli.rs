@@ -1,0 +1,262 @@
+//! The binary from outside: what it prints, and how it ends on input that is not what it should be.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use tempfile::TempDir;
+
+fn fixture(name: &str) -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures")).join(name)
+}
+
+fn evo1(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_evo1"))
+        .args(arguments)
+        .env_remove("EVO1_DEVICE")
+        .output()
+        .expect("the binary runs")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Runs the binary, which must end with `code` and one message that contains `expected`.
+fn refused(arguments: &[&str], code: i32, expected: &str) {
+    let output = evo1(arguments);
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {message}");
+    assert!(message.contains(expected), "{arguments:?}: `{expected}` is not in: {message}");
+    assert!(!message.contains("panicked"), "{arguments:?}: {message}");
+    assert_eq!(message.matches("error:").count(), 1, "{arguments:?}: {message}");
+    assert!(output.stdout.is_empty(), "{arguments:?}: {}", stdout(&output));
+}
+
+/// A copy of a policy directory that a test may break.
+struct Copy(TempDir);
+
+impl Copy {
+    fn of(name: &str) -> Self {
+        let directory = tempfile::tempdir().expect("directory");
+        for file in ["config.json", "vlm_config.json", "tokenizer.json", "model.safetensors"] {
+            std::fs::copy(fixture(name).join(file), directory.path().join(file)).expect("copy");
+        }
+        Self(directory)
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.0.path().join(file)
+    }
+
+    fn write(&self, file: &str, bytes: &[u8]) {
+        std::fs::write(self.path(file), bytes).expect("write");
+    }
+
+    fn infer_is_refused(&self, code: i32, expected: &str) {
+        refused(&["infer", "--policy", text(self.0.path()), "--state", "0,0,0,0"], code, expected);
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("temporary paths are UTF-8")
+}
+
+#[test]
+fn infer_works_with_nothing_given_and_repeats() {
+    let (first, second) = (evo1(&["infer", "--json"]), evo1(&["infer", "--json"]));
+    assert!(first.status.success(), "{}", stderr(&first));
+    let parse = |output: &Output| serde_json::from_slice::<serde_json::Value>(&output.stdout).expect("JSON");
+    let (first, second) = (parse(&first), parse(&second));
+    assert_eq!(first["actions"], second["actions"]);
+    assert_eq!(first["random_weights"], true);
+    assert_eq!(first["actions"].as_array().map(Vec::len), Some(16));
+    assert_eq!(first["actions"][0].as_array().map(Vec::len), Some(4));
+    let other = parse(&evo1(&["infer", "--json", "--seed", "1"]));
+    assert_ne!(first["actions"], other["actions"]);
+}
+
+#[test]
+fn infer_prints_a_table_that_says_what_the_actions_are_worth() {
+    let output = evo1(&["infer", "--steps", "2"]);
+    let table = stdout(&output);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(table.contains("action 3") && table.contains("random weights"), "{table}");
+    assert_eq!(table.lines().filter(|line| line.trim_start().starts_with("15 ")).count(), 1, "{table}");
+}
+
+#[test]
+fn infer_plots_the_chunk() {
+    let directory = tempfile::tempdir().expect("directory");
+    let path = directory.path().join("chunk.png");
+    let output = evo1(&["infer", "--steps", "2", "--plot", text(&path)]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let image = image::open(&path).expect("a PNG");
+    assert!(image.width() > 400 && image.height() > 200);
+    let missing = directory.path().join("no/such/chunk.png");
+    refused(&["infer", "--steps", "1", "--plot", text(&missing)], 1, "chunk.png");
+}
+
+#[test]
+fn trace_reproduces_a_fixture_and_says_when_it_does_not() {
+    let directory = tempfile::tempdir().expect("directory");
+    let policy = fixture("tiny-official");
+    let inputs = policy.join("inference.safetensors");
+    let out = directory.path().join("trace.safetensors");
+    let arguments = ["trace", "--policy", text(&policy), "--inputs", text(&inputs), "--against", text(&inputs)];
+    let output = evo1(&[&arguments[..], &["--out", text(&out)]].concat());
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stdout(&output).contains("flash.out.action"));
+    assert!(out.metadata().expect("written").len() > 100_000);
+
+    let strict = evo1(&[&arguments[..], &["--tolerance", "1e-12"]].concat());
+    assert_eq!(strict.status.code(), Some(1));
+    assert!(stdout(&strict).contains("too far") && stderr(&strict).contains("by more than 1e-12"));
+    let other = evo1(&[&arguments[..], &["--profile", "lerobot"]].concat());
+    assert_eq!(other.status.code(), Some(1), "another profile is another function");
+}
+
+#[test]
+fn trace_reproduces_training() {
+    let policy = fixture("tiny-train-lerobot");
+    for stage in ["stage1", "stage2"] {
+        let file = policy.join(format!("train_{stage}.safetensors"));
+        let output = evo1(&[
+            "trace",
+            "--policy",
+            text(&policy),
+            "--inputs",
+            text(&file),
+            "--train",
+            stage,
+            "--against",
+            text(&file),
+        ]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert!(stdout(&output).contains("grad.model.action_head.seq_pool_proj.weight"));
+    }
+}
+
+#[test]
+fn devices_lists_every_kind() {
+    let output = evo1(&["devices", "--json"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let rows: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let rows = rows.as_array().expect("a list");
+    assert_eq!(rows.len(), 8);
+    assert!(rows.iter().any(|row| row["built"] == true && row["devices"] != 0), "{rows:?}");
+}
+
+#[test]
+fn wrong_use_ends_with_2() {
+    refused(&["infer", "--steps", "0"], 2, "--steps");
+    refused(&["infer", "--seed=-1"], 2, "--seed");
+    refused(&["infer", "--device", "gpu"], 2, "unknown device `gpu`");
+    refused(&["infer", "--profile", "mine"], 2, "expected one of paper, official");
+    refused(&["infer", "--dtype", "f8"], 2, "--dtype");
+    refused(&["infer", "--state", "0.1,x"], 2, "--state");
+    refused(&["trace", "--policy", "x", "--inputs", "y"], 2, "--out");
+    refused(&["fly"], 2, "fly");
+}
+
+#[test]
+fn a_device_that_is_not_there_is_an_error() {
+    let built = evo1(&["devices", "--json"]);
+    let rows: serde_json::Value = serde_json::from_slice(&built.stdout).expect("JSON");
+    for row in rows.as_array().expect("a list") {
+        let name = row["name"].as_str().expect("a name");
+        match (row["built"].as_bool(), row["devices"].as_u64()) {
+            (Some(false), _) => refused(&["infer", "--device", name], 1, &format!("--features {name}")),
+            (Some(true), Some(0)) => refused(&["infer", "--device", name], 1, "not on this machine"),
+            _ => refused(&["infer", "--device", &format!("{name}:99")], 1, "not on this machine"),
+        }
+    }
+}
+
+#[test]
+fn observations_that_make_no_sense_end_with_1() {
+    let directory = tempfile::tempdir().expect("directory");
+    let no_png = directory.path().join("frame.png");
+    std::fs::write(&no_png, b"not a picture").expect("write");
+    let mut cut = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/image.png")).expect("asset");
+    cut.truncate(1000);
+    let cut_png = directory.path().join("cut.png");
+    std::fs::write(&cut_png, &cut).expect("write");
+    refused(&["infer", "--image", text(&no_png)], 1, "frame.png");
+    refused(&["infer", "--image", text(&cut_png)], 1, "cut.png");
+    refused(&["infer", "--image", "no/such/file.png"], 1, "no/such/file.png");
+    refused(&["infer", "--image", text(directory.path())], 1, "cannot read the image");
+    refused(&["infer", "--prompt", ""], 1, "the instruction is empty");
+    refused(&["infer", "--prompt", "<IMG_CONTEXT>"], 1, "<IMG_CONTEXT>");
+    refused(&["infer", "--state", "1,2"], 1, "state has 2 values, but its statistics have 8");
+    refused(&["infer", "--state", "nan,0,0,0,0,0,0,0"], 1, "state value 0 is NaN");
+    refused(&["infer", "--embodiment", "3"], 1, "embodiment 3 does not exist");
+    refused(&["infer", "--arm-key", "leg"], 1, "no arm key `leg`");
+    let image = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/image.png");
+    refused(&["infer", "--image", image, "--image", image, "--image", image, "--image", image], 1, "4 views");
+}
+
+#[test]
+fn broken_policy_directories_end_with_1() {
+    refused(&["infer", "--policy", "no/such/directory"], 1, "there is no such directory");
+    let empty = tempfile::tempdir().expect("directory");
+    refused(&["infer", "--policy", text(empty.path())], 1, "`config.json` is missing");
+
+    let policy = Copy::of("tiny-lerobot");
+    let weights = std::fs::read(policy.path("model.safetensors")).expect("weights");
+    policy.write("model.safetensors", &weights[..weights.len() - 100]);
+    policy.infer_is_refused(1, "bytes of tensors, but");
+    policy.write("model.safetensors", &weights[..4]);
+    policy.infer_is_refused(1, "too few for a header");
+    policy.write("model.safetensors", &[&u64::MAX.to_le_bytes()[..], b"{}"].concat());
+    policy.infer_is_refused(1, "claims a header of");
+
+    let mut broken = weights.clone();
+    let end = broken.len();
+    broken[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    policy.write("model.safetensors", &broken);
+    policy.infer_is_refused(1, "values that are not finite");
+
+    std::fs::copy(fixture("tiny-horizon1").join("model.safetensors"), policy.path("model.safetensors")).expect("copy");
+    policy.infer_is_refused(1, "missing: `model.action_head.action_encoder.W1.linear.bias`");
+    policy.write("model.safetensors", &weights);
+
+    policy.write("tokenizer.json", b"{}");
+    policy.infer_is_refused(1, "tokenizer.json: not a usable tokenizer");
+    std::fs::copy(fixture("tiny-lerobot").join("tokenizer.json"), policy.path("tokenizer.json")).expect("copy");
+
+    policy.write("norm_stats.json", b"{\"arm\": {\"action\": 3}}");
+    policy.infer_is_refused(1, "norm_stats.json: not valid JSON");
+    std::fs::remove_file(policy.path("norm_stats.json")).expect("remove");
+
+    let config = std::fs::read_to_string(policy.path("config.json")).expect("config");
+    policy.write("config.json", config.replace("\"chunk_size\"", "\"chunk\"").as_bytes());
+    policy.infer_is_refused(1, "field `chunk_size` is missing");
+    policy.write("config.json", config.replace("\"hidden_dim\": 40", "\"hidden_dim\": 41").as_bytes());
+    policy.infer_is_refused(1, "must have shape");
+    policy.write("config.json", config.replace("\"chunk_size\": 4", "\"chunk_size\": 4000000000").as_bytes());
+    policy.infer_is_refused(1, "must have shape");
+    policy.write("config.json", config.replace("\"num_layers\": 2", "\"num_layers\": 1000000000").as_bytes());
+    policy.infer_is_refused(1, "`num_layers`");
+    policy.write("config.json", &config.as_bytes()[..100]);
+    policy.infer_is_refused(1, "config.json: not valid JSON");
+    policy.write("config.json", b"[]");
+    policy.infer_is_refused(1, "expected an object, got a list");
+}
+
+#[test]
+fn broken_trace_inputs_end_with_1() {
+    let policy = fixture("tiny-lerobot");
+    let other = fixture("tiny-multiembodiment").join("inference.safetensors");
+    let trace = |inputs: &str, expected: &str| {
+        refused(&["trace", "--policy", text(&policy), "--inputs", inputs, "--against", inputs], 1, expected);
+    };
+    trace("no/such/file.safetensors", "no/such/file.safetensors");
+    trace(text(&policy.join("model.safetensors")), "`in.input_ids`");
+    trace(text(&other), "embodiment 2 does not exist");
+}
