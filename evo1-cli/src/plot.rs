@@ -1,10 +1,137 @@
-//! placeholder
-use std::path::Path;
+//! A picture of one prediction: the camera frames that went in, the action chunk that came out.
+
+mod axis;
+mod canvas;
+mod chart;
+#[cfg(test)]
+mod tests;
+
+use std::{io::Cursor, path::Path};
+
+use evo1::{ActionChunk, Frame, files::write_atomically};
+use eyre::{WrapErr, ensure, eyre};
+use image::{ImageFormat, RgbImage, imageops};
+use plotters::style::RGBColor;
+
+use canvas::{Align, BLACK, Canvas, Font, GREY, Rect};
+
+/// Blank border around the picture; all sizes are in pixels.
+const MARGIN: f64 = 28.0;
+/// Width of the chart with its labels and legend.
+const CHART_WIDTH: f64 = 1040.0;
+/// Room between the frames and the chart.
+const GUTTER: f64 = 36.0;
+/// Widest a frame is drawn.
+const FRAME_WIDTH: f64 = 320.0;
+/// Height that all frames share with their labels; no frame gets more than [`TALLEST_FRAME`] of it.
+const FRAMES_HEIGHT: f64 = 700.0;
+const TALLEST_FRAME: f64 = 260.0;
+const SHORTEST_FRAME: f64 = 48.0;
+/// Height of the line above a frame that says which view it is.
+const FRAME_LABEL: f64 = 24.0;
+const FRAME_GAP: f64 = 16.0;
+const TITLE_HEIGHT: f64 = 46.0;
+const NOTE_HEIGHT: f64 = 44.0;
+
+const TITLE_FONT: Font = Font { size: 26.0, is_bold: true, color: BLACK };
+const NOTE_FONT: Font = Font { size: 18.0, is_bold: false, color: RGBColor(0x7a, 0x3b, 0x00) };
+const NOTE_PAPER: RGBColor = RGBColor(0xff, 0xf3, 0xdc);
+const NOTE_EDGE: RGBColor = RGBColor(0xe6, 0x9f, 0x00);
+const FRAME_FONT: Font = Font { size: 16.0, is_bold: false, color: GREY };
+
+/// What stands above the picture.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Caption<'a> {
+    /// What the picture shows, for example the instruction; shortened to one line.
     pub(crate) title: &'a str,
+    /// What a viewer must know to read it rightly, for example that the weights are random.
     pub(crate) note: Option<&'a str>,
 }
-pub(crate) fn chunk_png(_: &Path, _: &evo1::ActionChunk, _: &[evo1::Frame], c: &Caption<'_>) -> eyre::Result<()> {
-    let _ = (c.title, c.note);
-    Ok(())
+
+/// Draws `frames` and `chunk` (its dimensions over its steps, in the robot's units) as the PNG file `path`.
+///
+/// Dimensions share one chart unless their scales differ by more than [`chart::COMMON_SCALE`]; then each has its own.
+///
+/// # Errors
+/// When the chunk has no step, or the file cannot be written; `path` is then as it was.
+pub(crate) fn chunk_png(path: &Path, chunk: &ActionChunk, frames: &[Frame], caption: &Caption) -> eyre::Result<()> {
+    let failed = || format!("cannot write the plot {}", path.display());
+    let picture = draw(chunk, frames, caption).wrap_err_with(failed)?;
+    let mut png = Cursor::new(Vec::new());
+    picture.write_to(&mut png, ImageFormat::Png).wrap_err_with(failed)?;
+    Ok(write_atomically(path, png.get_ref())?)
+}
+
+/// The whole picture in memory.
+fn draw(chunk: &ActionChunk, frames: &[Frame], caption: &Caption) -> eyre::Result<RgbImage> {
+    ensure!(chunk.horizon() > 0, "the action chunk has no step");
+    canvas::register_fonts()?;
+    let note_height = if caption.note.is_some() { NOTE_HEIGHT } else { 0.0 };
+    let top = MARGIN + TITLE_HEIGHT + note_height;
+    let tiles = place_frames(frames, top)?;
+    let frames_right = tiles.iter().map(|tile| tile.column_right).fold(MARGIN, f64::max);
+    let left = if tiles.is_empty() { MARGIN } else { frames_right + GUTTER };
+    let frames_bottom = tiles.iter().map(|tile| tile.rect.bottom).fold(top, f64::max);
+    let bottom = frames_bottom.max(top + chart::least_height(chunk));
+    let area = Rect { left, top, right: left + CHART_WIDTH, bottom };
+
+    let mut picture = canvas::render((area.right + MARGIN, area.bottom + MARGIN), |canvas| {
+        draw_caption(canvas, caption, area.right)?;
+        for tile in &tiles {
+            canvas.rect(tile.rect.grown(1.0), GREY)?;
+            canvas.text(&tile.label, (tile.rect.left, tile.rect.top - 0.5 * FRAME_LABEL), Align::Left, FRAME_FONT)?;
+        }
+        chart::draw(canvas, area, chunk)
+    })?;
+    for (tile, frame) in tiles.iter().zip(frames) {
+        let scaled = scaled(frame, tile.rect.width() as u32, tile.rect.height() as u32)?;
+        imageops::replace(&mut picture, &scaled, tile.rect.left as i64, tile.rect.top as i64);
+    }
+    Ok(picture)
+}
+
+fn draw_caption(canvas: &Canvas<'_>, caption: &Caption, right: f64) -> eyre::Result<()> {
+    let title = canvas::shortened(caption.title, TITLE_FONT, right - MARGIN)?;
+    canvas.text(&title, (MARGIN, MARGIN + 10.0), Align::Left, TITLE_FONT)?;
+    let Some(note) = caption.note else { return Ok(()) };
+    let top = MARGIN + TITLE_HEIGHT - 10.0;
+    let strip = Rect { left: MARGIN, top, right, bottom: top + NOTE_HEIGHT - 14.0 };
+    canvas.rect(strip, NOTE_PAPER)?;
+    canvas.rect(Rect { right: strip.left + 4.0, ..strip }, NOTE_EDGE)?;
+    let note = canvas::shortened(note, NOTE_FONT, strip.width() - 28.0)?;
+    canvas.text(&note, (strip.left + 16.0, 0.5 * (strip.top + strip.bottom)), Align::Left, NOTE_FONT)
+}
+
+/// Where a frame is drawn.
+struct Tile {
+    rect: Rect,
+    label: String,
+    /// Right end of the frame or of its label, whichever is wider.
+    column_right: f64,
+}
+
+/// Stacks the frames below `top`, each as large as fits with its aspect kept.
+fn place_frames(frames: &[Frame], top: f64) -> eyre::Result<Vec<Tile>> {
+    let share = FRAMES_HEIGHT / frames.len().max(1) as f64 - FRAME_LABEL - FRAME_GAP;
+    let tallest = share.clamp(SHORTEST_FRAME, TALLEST_FRAME);
+    let mut y = top;
+    let mut tiles = Vec::with_capacity(frames.len());
+    for (index, frame) in frames.iter().enumerate() {
+        let (width, height) = (frame.width() as f64, frame.height() as f64);
+        let scale = (FRAME_WIDTH / width).min(tallest / height);
+        let (width, height) = ((scale * width).round().max(1.0), (scale * height).round().max(1.0));
+        y += FRAME_LABEL;
+        let rect = Rect { left: MARGIN, top: y, right: MARGIN + width, bottom: y + height };
+        let label = format!("view {}  ({} × {})", index + 1, frame.width(), frame.height());
+        let column_right = rect.right.max(rect.left + canvas::width_of(&label, FRAME_FONT)?);
+        tiles.push(Tile { rect, label, column_right: column_right.ceil() });
+        y += height + FRAME_GAP;
+    }
+    Ok(tiles)
+}
+
+fn scaled(frame: &Frame, width: u32, height: u32) -> eyre::Result<RgbImage> {
+    let source = RgbImage::from_raw(frame.width().try_into()?, frame.height().try_into()?, frame.rgb().to_vec())
+        .ok_or_else(|| eyre!("a frame of {} × {} pixels is not filled", frame.width(), frame.height()))?;
+    Ok(imageops::resize(&source, width, height, imageops::FilterType::CatmullRom))
 }

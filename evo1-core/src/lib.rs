@@ -8,6 +8,7 @@
 //! | [`normalize`] | statistics and the normalisers of state and action |
 //! | [`context`] | what the vision-language model hands to the action expert |
 //! | [`ops`] | attention and activations as PyTorch computes them |
+//! | [`files`] | writing without a moment in which a file is half written |
 //! | [`weights`] | checkpoint files, names of their tensors, strict loading, seeded initialisation |
 //! | [`trace`] | a record of named intermediate tensors |
 //! | [`rng`] | the one seedable generator |
@@ -17,6 +18,7 @@ pub mod config;
 pub mod context;
 pub mod device;
 pub mod error;
+pub mod files;
 pub mod normalize;
 pub mod observation;
 pub mod ops;

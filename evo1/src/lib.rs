@@ -16,7 +16,7 @@ pub mod trace;
 pub use error::{Error, Result};
 pub use evo1_action as action;
 pub use evo1_core::{
-    ActionChunk, Context, Error as CoreError, Frame, Observation, StatisticsKey, Trace, View, config, device,
+    ActionChunk, Context, Error as CoreError, Frame, Observation, StatisticsKey, Trace, View, config, device, files,
     normalize, rng, weights,
 };
 pub use evo1_vlm as vlm;

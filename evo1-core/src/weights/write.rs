@@ -1,10 +1,6 @@
 //! Tensors under the names of a checkpoint, and files of them.
 
-use std::{
-    collections::BTreeMap,
-    io::Write,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, path::Path};
 
 use burn::{
     module::{Module, ModuleVisitor, Param},
@@ -13,7 +9,7 @@ use burn::{
 use safetensors::{Dtype, tensor::TensorView};
 
 use super::{Naming, Place, Position, transposed};
-use crate::{Error, Result};
+use crate::{Error, Result, files::write_atomically};
 
 /// What `read` gives for each parameter of `module`, under the checkpoint's names, in PyTorch's layout, with parts put
 /// together: the parameters themselves, or their gradients. Parameters for which it gives nothing are left out.
@@ -78,23 +74,6 @@ pub fn write_safetensors(path: &Path, tensors: &BTreeMap<String, TensorData>) ->
     }
     let bytes = safetensors::serialize(views, None).map_err(invalid)?;
     write_atomically(path, &bytes)
-}
-
-/// Writes a file under a temporary name and renames it, so that `path` is always either old or complete.
-pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let io = |source| Error::io("write", path, source);
-    let name = path.file_name().ok_or_else(|| io(std::io::Error::other("it has no file name")))?;
-    let mut temporary = name.to_owned();
-    temporary.push(format!(".{}.tmp", std::process::id()));
-    let temporary: PathBuf = path.with_file_name(temporary);
-    let written = std::fs::File::create(&temporary)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .and_then(|()| std::fs::rename(&temporary, path));
-    if written.is_err() {
-        // The error that matters is the one above; a temporary file that was never created cannot be removed.
-        let _ = std::fs::remove_file(&temporary);
-    }
-    written.map_err(io)
 }
 
 fn stored_dtype(path: &Path, name: &str, dtype: DType) -> Result<Dtype> {

@@ -1,0 +1,122 @@
+//! What a checkpoint file may hold, and what must be said about the rest.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use burn::tensor::{DType, Device, TensorData};
+use evo1::{
+    LoadOptions, Policy, Result,
+    config::Precision,
+    device::test_devices,
+    trace,
+    weights::{WeightFile, floats, write_safetensors},
+};
+use tempfile::TempDir;
+
+fn fixture() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/tiny-lerobot"))
+}
+
+fn weights() -> BTreeMap<String, TensorData> {
+    let file = WeightFile::open(&fixture().join("model.safetensors")).expect("fixture");
+    file.names().map(|name| (name.to_owned(), file.read(name).expect("tensor"))).collect()
+}
+
+/// The fixture's policy with other weights.
+fn policy_with(tensors: &BTreeMap<String, TensorData>) -> TempDir {
+    let directory = tempfile::tempdir().expect("directory");
+    for file in ["config.json", "vlm_config.json", "tokenizer.json"] {
+        std::fs::copy(fixture().join(file), directory.path().join(file)).expect("copy");
+    }
+    write_safetensors(&directory.path().join("model.safetensors"), tensors).expect("write");
+    directory
+}
+
+fn load(directory: &Path, device: &Device) -> Result<(Policy, evo1::LoadReport)> {
+    Policy::load(directory, &LoadOptions::new(device))
+}
+
+fn refused(tensors: &BTreeMap<String, TensorData>) -> String {
+    let directory = policy_with(tensors);
+    let message = load(directory.path(), &test_devices().remove(0)).expect_err("must be refused").to_string();
+    message.replace(&directory.path().display().to_string(), "DIR")
+}
+
+const NORM: &str = "model.action_head.norm_out.weight";
+
+#[test]
+fn layers_above_those_kept_and_the_output_head_are_never_read() {
+    let mut tensors = weights();
+    // Reading any of these would fail: they hold NaN.
+    let poison = TensorData::new(vec![f32::NAN; 3], [3]);
+    for name in ["layers.2.mlp.up_proj.weight", "layers.23.input_layernorm.weight", "lm_head.weight"] {
+        tensors.insert(format!("model.embedder.model.language_model.{name}"), poison.clone());
+    }
+    let directory = policy_with(&tensors);
+    let (_, report) = load(directory.path(), &test_devices().remove(0)).expect("the rest is whole");
+    assert_eq!(report.weights.skipped.len(), 3 + 2, "and the two constant tables");
+    assert_eq!(report.weights.read.len(), weights().len() - 2);
+}
+
+#[test]
+fn a_tensor_without_a_place_is_named() {
+    let mut tensors = weights();
+    tensors.insert("model.action_head.extra.weight".into(), TensorData::from([1.0_f32]));
+    assert!(refused(&tensors).contains(
+        "1 tensors have no place in the model that the configuration describes: `model.action_head.extra.weight`"
+    ));
+}
+
+#[test]
+fn missing_misshapen_and_mistyped_tensors_are_named() {
+    let mut tensors = weights();
+    let norm = tensors.remove(NORM).expect("fixture");
+    assert!(refused(&tensors).contains(&format!("1 of the model's tensors are missing: `{NORM}`")));
+    tensors.insert(NORM.into(), TensorData::new(floats(&norm), [48, 1]));
+    assert!(refused(&tensors).contains(&format!("tensor `{NORM}` must have shape [48], got [48, 1]")));
+    tensors.insert(NORM.into(), TensorData::new(vec![1_i64; 48], [48]));
+    assert!(refused(&tensors).contains(&format!("tensor `{NORM}` must hold floating-point numbers, got i64")));
+    tensors.insert(NORM.into(), TensorData::new(vec![f32::INFINITY; 48], [48]));
+    assert!(refused(&tensors).contains(&format!("tensor `{NORM}` holds 48 values that are not finite")));
+}
+
+#[test]
+fn a_value_too_large_for_the_number_type_is_refused() {
+    let mut tensors = weights();
+    tensors.insert(NORM.into(), TensorData::new(vec![1e6_f32; 48], [48]));
+    let directory = policy_with(&tensors);
+    for device in test_devices().into_iter().filter(|device| device.supports_dtype(DType::F16)) {
+        let options = LoadOptions { precision: Precision::all(DType::F16), ..LoadOptions::new(&device) };
+        let message = Policy::load(directory.path(), &options).expect_err("1e6 is no f16").to_string();
+        assert!(message.contains("not finite"), "{message}");
+    }
+}
+
+#[test]
+fn half_precision_files_load_and_compute_in_single_precision() {
+    let inputs = WeightFile::open(&fixture().join("inference.safetensors")).expect("fixture");
+    for device in test_devices() {
+        for (dtype, tolerance) in [(DType::BF16, 0.1), (DType::F16, 0.01)] {
+            let half = weights().into_iter().map(|(name, data)| (name, data.convert_dtype(dtype))).collect();
+            let (policy, _) = load(policy_with(&half).path(), &device).expect("half precision");
+            let tensors = trace::inference(&policy, &inputs, None).expect("a trace");
+            let comparison = trace::compare(&tensors, &inputs, policy.config.profile).expect("comparable");
+            let action = comparison.differences.iter().find(|found| found.name == "out.action").expect("an action");
+            assert!(action.relative < tolerance && action.relative > 1e-5, "{dtype:?}: {action:?}");
+        }
+    }
+}
+
+#[test]
+fn writing_and_reading_changes_no_bit() {
+    let tensors = weights();
+    let directory = policy_with(&tensors);
+    let file = WeightFile::open(&directory.path().join("model.safetensors")).expect("written");
+    assert_eq!(file.names().count(), tensors.len());
+    for (name, data) in &tensors {
+        assert_eq!(&file.read(name).expect("tensor"), data, "{name}");
+    }
+    assert_eq!(std::fs::read_dir(directory.path()).expect("directory").count(), 4, "no temporary file is left");
+}
