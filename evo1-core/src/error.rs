@@ -9,14 +9,14 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file could not be read or written.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {reason}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// What was tried: `read`, `write`, …
         action: &'static str,
         /// The operating system's answer.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// A file is not the JSON document that it should be.
     #[error("{}: not valid JSON: {message}", path.display())]
@@ -174,8 +174,8 @@ pub enum Error {
 
 impl Error {
     /// An operating-system error with the path it happened at.
-    pub fn io(action: &'static str, path: impl AsRef<Path>, source: std::io::Error) -> Self {
-        Self::Io { path: path.as_ref().to_owned(), action, source }
+    pub fn io(action: &'static str, path: impl AsRef<Path>, reason: std::io::Error) -> Self {
+        Self::Io { path: path.as_ref().to_owned(), action, reason }
     }
 
     /// A value that a field may not have.

@@ -47,7 +47,7 @@ impl Trace {
         if let Some(sink) = &mut self.sink {
             let name = format!("{}{name}", self.prefix);
             if (sink.wanted)(&name) {
-                sink.tensors.insert(name, tensor.to_data());
+                sink.tensors.insert(name, copied(tensor.to_data()));
             }
         }
     }
@@ -67,5 +67,45 @@ impl Trace {
     /// What was recorded, by name.
     pub fn into_tensors(self) -> BTreeMap<String, TensorData> {
         self.sink.map(|sink| sink.tensors).unwrap_or_default()
+    }
+}
+
+/// The same data in memory of its own.
+///
+/// On devices that share the host's memory, cubecl 0.11 hands out the tensor's own buffer, which a later operation in
+/// place would overwrite.
+fn copied(data: TensorData) -> TensorData {
+    TensorData::from_bytes_vec(data.as_bytes().to_vec(), data.shape().clone(), data.dtype())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::test_devices;
+
+    #[test]
+    fn what_was_recorded_stays_when_the_tensor_changes() {
+        for device in test_devices() {
+            let mut trace = Trace::all();
+            let x = Tensor::<2>::ones([64, 64], &device) * 2.0;
+            trace.scope("outer", |trace| trace.record("x", &x));
+            let changed = (x + 1.0).sum().into_scalar::<f32>();
+            assert_eq!(changed, 3.0 * 64.0 * 64.0);
+            let recorded = &trace.into_tensors()["outer.x"];
+            assert!(recorded.iter::<f32>().all(|value| value == 2.0), "on {device:?}");
+        }
+    }
+
+    #[test]
+    fn a_trace_keeps_what_is_wanted_and_one_that_is_off_keeps_nothing() {
+        let device = test_devices().remove(0);
+        let x = Tensor::<1>::ones([2], &device);
+        let names = |mut trace: Trace| {
+            trace.record("a", &x);
+            trace.record("b", &x);
+            trace.into_tensors().into_keys().collect::<Vec<_>>()
+        };
+        assert_eq!(names(Trace::of(|name| name == "b")), ["b"]);
+        assert!(names(Trace::off()).is_empty());
     }
 }
