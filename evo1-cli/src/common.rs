@@ -19,9 +19,9 @@ pub(crate) struct Common {
     #[arg(long, global = true, env = "EVO1_DEVICE", default_value = "auto", value_parser = parse_device)]
     pub(crate) device: DeviceName,
 
-    /// Number type of weights and activations
-    #[arg(long, global = true, default_value = "f32")]
-    pub(crate) dtype: Dtype,
+    /// Number type of weights and activations: f32 by default
+    #[arg(long, global = true)]
+    pub(crate) dtype: Option<Dtype>,
 
     /// Reference whose semantics are used: paper, official, official-flash or lerobot; taken from the policy by default
     #[arg(long, global = true, value_parser = parse_profile)]
@@ -62,15 +62,25 @@ impl Common {
         Ok(self.device.open()?)
     }
 
+    /// The number types to compute in.
+    pub(crate) fn precision(&self) -> Precision {
+        self.dtype.map(Dtype::precision).unwrap_or_default()
+    }
+
+    /// The name of the number types to compute in.
+    pub(crate) fn dtype_name(&self) -> String {
+        format!("{:?}", self.dtype.unwrap_or(Dtype::F32)).to_lowercase()
+    }
+
     /// Loads a policy directory and logs what is worth knowing about it.
     pub(crate) fn load(&self, directory: &Path, device: &Device) -> Result<Policy> {
-        let options = LoadOptions { device: device.clone(), profile: self.profile, precision: self.dtype.precision() };
+        let options = LoadOptions { device: device.clone(), profile: self.profile, precision: self.precision() };
         let (policy, report) = Policy::load(directory, &options)?;
         for key in &report.unknown_keys {
             warn!("unknown key, ignored: {key}");
         }
         if policy.statistics.is_none() {
-            warn!("no norm_stats.json: states and actions are in normalised units");
+            warn!("no statistics: states and actions are in normalised units");
         }
         info!("profile {} from {}", policy.config.profile, report.profile_source);
         info!("{} tensors read, {} without use skipped", report.weights.read.len(), report.weights.skipped.len());

@@ -149,6 +149,30 @@ fn trace_reproduces_training() {
 }
 
 #[test]
+fn convert_writes_a_policy_that_traces_the_same() {
+    let directory = tempfile::tempdir().expect("directory");
+    let policy = fixture("tiny-lerobot");
+    let inputs = policy.join("inference.safetensors");
+    for format in ["authors", "burnpack", "lerobot"] {
+        let to = directory.path().join(format);
+        let arguments = ["convert", "--from", text(&policy), "--to", text(&to), "--format", format];
+        let output = evo1(&arguments);
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert!(stdout(&output).contains("written to"));
+        let output = evo1(&["trace", "--policy", text(&to), "--inputs", text(&inputs), "--against", text(&inputs)]);
+        assert!(output.status.success(), "{format}: {}", stderr(&output));
+        refused(&arguments, 1, "holds a policy already");
+    }
+    let half = directory.path().join("half");
+    let output =
+        evo1(&["convert", "--from", text(&policy), "--to", text(&half), "--format", "lerobot", "--dtype", "mixed"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let size = |path: &Path| path.join("model.safetensors").metadata().expect("weights").len();
+    assert!(size(&half) < size(&policy) * 9 / 10 && size(&half) > size(&policy) / 2);
+    refused(&["convert", "--from", "no/such", "--to", "no/where", "--format", "lerobot"], 1, "no such directory");
+}
+
+#[test]
 fn devices_lists_every_kind() {
     let output = evo1(&["devices", "--json"]);
     assert!(output.status.success(), "{}", stderr(&output));

@@ -88,6 +88,40 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
+    /// A file is not a PyTorch checkpoint, or holds more than tensors and plain values.
+    #[error("{}: not a usable PyTorch checkpoint: {message}", path.display())]
+    PyTorch {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A file is not burn's, or cannot be written as such.
+    #[error("{}: not a usable burnpack: {message}", path.display())]
+    Burnpack {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// The names of a checkpoint's tensors are of no known kind.
+    #[error("{}: its tensors are named like no Evo-1 or InternVL3 checkpoint: {}", path.display(), listed(names))]
+    UnknownNaming {
+        /// The file.
+        path: PathBuf,
+        /// The names.
+        names: Vec<String>,
+    },
+    /// A tensor's bytes cannot be read.
+    #[error("{}: tensor `{tensor}` cannot be read: {message}", path.display())]
+    TensorUnreadable {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// Why.
+        message: String,
+    },
     /// Tensors that the model needs are not in the file.
     #[error("{}: {} of the model's tensors are missing: {}", path.display(), names.len(), listed(names))]
     MissingTensors {

@@ -9,7 +9,15 @@ use crate::{Error, Result};
 /// # Errors
 /// When the folder does not exist or the file cannot be written; `path` is then as it was.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let failed = |source| Error::io("write", path, source);
+    write_atomically_with(path, |file| file.write_all(bytes).map_err(|reason| Error::io("write", path, reason)))
+}
+
+/// [`write_atomically`] for contents that are written piece by piece.
+pub fn write_atomically_with(
+    path: &Path,
+    write: impl FnOnce(&mut io::BufWriter<fs::File>) -> Result<()>,
+) -> Result<()> {
+    let failed = |reason| Error::io("write", path, reason);
     let name = path.file_name().ok_or_else(|| failed(io::Error::other("the path names no file")))?;
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) {
         return Err(failed(io::Error::other(format!("there is no folder {}", folder.display()))));
@@ -17,14 +25,19 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut temporary = name.to_owned();
     temporary.push(format!(".{}.tmp", std::process::id()));
     let temporary = path.with_file_name(temporary);
-    let written = fs::File::create(&temporary)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .and_then(|()| fs::rename(&temporary, path));
+    let mut file = io::BufWriter::new(fs::File::create(&temporary).map_err(failed)?);
+    let written = write(&mut file).and_then(|()| {
+        file.into_inner()
+            .map_err(io::IntoInnerError::into_error)
+            .and_then(|file| file.sync_all())
+            .and_then(|()| fs::rename(&temporary, path))
+            .map_err(failed)
+    });
     if written.is_err() {
-        // The error that matters is the one above; a temporary file that was never created cannot be removed.
+        // The error that matters is the one above; what is left of the file is of no use.
         let _ = fs::remove_file(&temporary);
     }
-    written.map_err(failed)
+    written
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@ const IMAGE_END: &str = "</img>";
 const IMAGE_CONTEXT: &str = "<IMG_CONTEXT>";
 const PADDING: &str = "<|endoftext|>";
 
+const INTERNVL3: &[u8] = include_bytes!("../assets/internvl3/tokenizer.json");
+
 /// A tokenizer that knows InternVL's image tokens.
 #[derive(Debug, Clone)]
 pub struct PromptTokenizer {
@@ -51,6 +53,11 @@ impl PromptTokenizer {
         let bytes = std::fs::read(path)
             .map_err(|error| Error::Tokenizer { path: path.to_owned(), message: error.to_string() })?;
         Self::from_bytes(path, &bytes, max_length)
+    }
+
+    /// InternVL3-1B's own tokenizer, which published policies do not bring along.
+    pub fn internvl3(max_length: usize) -> Result<Self> {
+        Self::from_bytes(Path::new("InternVL3-1B's tokenizer.json"), INTERNVL3, max_length)
     }
 
     /// A tokenizer from the bytes of a `tokenizer.json`; `path` stands for it in messages.

@@ -1,12 +1,9 @@
 //! InternVL3's real tokenizer gives the ids of the class that Evo-1 loads in Python.
 
-use std::path::Path;
-
 use evo1_vlm::{PromptTokenizer, prompt::prompt_text};
 
 fn tokenizer() -> PromptTokenizer {
-    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/internvl3/tokenizer.json"));
-    PromptTokenizer::open(path, 1024).expect("the tokenizer")
+    PromptTokenizer::internvl3(1024).expect("the tokenizer")
 }
 
 #[test]

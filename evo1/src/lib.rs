@@ -6,6 +6,7 @@
 //! [`evo1_action`] (as [`action`]) and [`evo1_core`], whose modules are re-exported here.
 #![forbid(unsafe_code)]
 
+pub mod convert;
 mod error;
 mod load;
 mod network;

@@ -1,12 +1,12 @@
 //! Loading a policy directory.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use evo1_core::{
     config::{PolicyConfig, Precision, Profile, upstream},
     normalize::Statistics,
-    weights::{self, Naming, WeightFile},
+    weights::{self, WeightFile},
 };
 use evo1_vlm::PromptTokenizer;
 
@@ -42,33 +42,69 @@ impl LoadOptions {
 }
 
 impl Policy {
-    /// Loads a LeRobot `evo1` policy directory: `config.json`, `model.safetensors`, `tokenizer.json`, and, where they
-    /// are there, `vlm_config.json` and `norm_stats.json`.
+    /// Loads a policy directory: a LeRobot `evo1` policy, or a checkpoint of the authors' code.
+    ///
+    /// Both hold `config.json` and weights, and may hold `vlm_config.json` and `tokenizer.json` (without the former
+    /// InternVL3-1B is meant, whose tokenizer is built in) and statistics, in `norm_stats.json` or in LeRobot's processor files. Weights are taken from the
+    /// first that is there of `model.safetensors`, `model.safetensors.index.json`, `model.bpk`,
+    /// `mp_rank_00_model_states.pt` and `checkpoint.pt`.
     pub fn load(directory: &Path, options: &LoadOptions) -> Result<(Self, LoadReport)> {
         let not_a_policy = |message: String| Error::NotAPolicy { path: directory.to_owned(), message };
-        if !directory.is_dir() {
-            return Err(not_a_policy("there is no such directory".into()));
-        }
-        for file in ["config.json", "model.safetensors", "tokenizer.json"] {
-            if !directory.join(file).is_file() {
-                return Err(not_a_policy(format!("`{file}` is missing")));
-            }
-        }
+        let weights = weight_file(directory)?;
         options.precision.require(&options.device)?;
         let (config, unknown_keys, profile_source) = read_config(directory, options.profile)?;
-        let tokenizer = PromptTokenizer::open(&directory.join("tokenizer.json"), config.max_text_length)?;
-        let statistics_path = directory.join("norm_stats.json");
-        let statistics = statistics_path.exists().then(|| Statistics::read(&statistics_path)).transpose()?;
-        let file = WeightFile::open(&directory.join("model.safetensors"))?;
+        let tokenizer = read_tokenizer(directory, &config)?;
+        let statistics = read_statistics(directory, &config)?;
+        let file = WeightFile::open(&weights)?;
         let load_options = weights::LoadOptions {
-            naming: Naming::LeRobot,
             language_layers: config.vlm.language.num_layers,
             dtype: |path: &str| options.precision.of(path),
         };
         let (network, weights) = weights::load(Evo1::init(&config, &options.device), &file, &load_options)?;
+        if !weights.naming.has_action_expert() {
+            return Err(not_a_policy("its weights are a base model without an action expert".into()));
+        }
         let policy = Self::new(config, network, tokenizer, statistics, &options.device);
         Ok((policy, LoadReport { unknown_keys, weights, profile_source }))
     }
+}
+
+/// Names under which the weights of a policy are looked for.
+const WEIGHT_FILES: [&str; 5] =
+    ["model.safetensors", "model.safetensors.index.json", "model.bpk", "mp_rank_00_model_states.pt", "checkpoint.pt"];
+
+/// The weights of a policy directory, which must have a `config.json` too.
+pub(crate) fn weight_file(directory: &Path) -> Result<PathBuf> {
+    let not_a_policy = |message: String| Error::NotAPolicy { path: directory.to_owned(), message };
+    if !directory.is_dir() {
+        return Err(not_a_policy("there is no such directory".into()));
+    }
+    if !directory.join("config.json").is_file() {
+        return Err(not_a_policy("`config.json` is missing".into()));
+    }
+    WEIGHT_FILES
+        .into_iter()
+        .map(|name| directory.join(name))
+        .find(|path| path.is_file())
+        .ok_or_else(|| not_a_policy(format!("none of `{}` is there", WEIGHT_FILES.join("`, `"))))
+}
+
+/// The policy's tokenizer; InternVL3-1B's where it brings none and is built on that model.
+fn read_tokenizer(directory: &Path, config: &PolicyConfig) -> Result<PromptTokenizer> {
+    let path = directory.join("tokenizer.json");
+    if !path.is_file() && !directory.join("vlm_config.json").is_file() {
+        return Ok(PromptTokenizer::internvl3(config.max_text_length)?);
+    }
+    Ok(PromptTokenizer::open(&path, config.max_text_length)?)
+}
+
+/// Statistics in the authors' file, else in LeRobot's.
+fn read_statistics(directory: &Path, config: &PolicyConfig) -> Result<Option<Statistics>> {
+    let path = directory.join("norm_stats.json");
+    if path.exists() {
+        return Ok(Some(Statistics::read(&path)?));
+    }
+    Ok(Statistics::read_lerobot(directory, config.state_dim, config.action_dim)?)
 }
 
 /// The configuration of a policy directory, its unknown keys, and why its profile is what it is.
@@ -76,11 +112,14 @@ pub(crate) fn read_config(
     directory: &Path,
     profile: Option<Profile>,
 ) -> Result<(PolicyConfig, Vec<String>, &'static str)> {
-    let upstream::Upstream { config, unknown_keys } = upstream::read_lerobot(directory)?;
+    let is_lerobot = upstream::is_lerobot(directory)?;
+    let upstream::Upstream { config, unknown_keys } =
+        if is_lerobot { upstream::read_lerobot(directory)? } else { upstream::read_authors(directory)? };
     let (profile, source) = match (profile, fixture_profile(directory)) {
         (Some(profile), _) => (profile, "chosen"),
         (None, Some(profile)) => (profile, "the flavour in meta.json"),
-        (None, None) => (config.profile, "the naming of a LeRobot policy"),
+        (None, None) if is_lerobot => (config.profile, "a LeRobot policy"),
+        (None, None) => (config.profile, "a checkpoint of the authors' code, trained with FlashAttention"),
     };
     Ok((config.with_profile(profile), unknown_keys, source))
 }

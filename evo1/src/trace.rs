@@ -128,7 +128,7 @@ pub fn training(policy: &Policy, file: &WeightFile, stage: Stage) -> Result<Tens
         ("step0.mse_unscaled".into(), scalar(loss(LossKind::MeanOfMaskedPair) * entries / numel)),
     ]);
     let gradients = GradientsOf(out.loss.backward());
-    let gradients = checkpoint_tensors(&network, Naming::LeRobot, &gradients);
+    let gradients = checkpoint_tensors(&network, Naming::LEROBOT, &gradients);
     let squares: f64 = gradients.values().flat_map(floats).map(|value| f64::from(value).powi(2)).sum();
     tensors.insert("step0.grad_norm".into(), TensorData::new(vec![squares.sqrt() as f32], Vec::<usize>::new()));
     tensors.extend(gradients.into_iter().map(|(name, gradient)| (format!("grad.{name}"), gradient)));

@@ -5,13 +5,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use burn::tensor::{DType, Device, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use evo1::{
     LoadOptions, Policy, Result,
-    config::Precision,
+    config::{Precision, Profile},
     device::test_devices,
     trace,
-    weights::{WeightFile, floats, write_safetensors},
+    weights::{Naming, Reader, WeightFile, checkpoint_tensors, floats, write_safetensors},
 };
 use tempfile::TempDir;
 
@@ -107,6 +107,61 @@ fn half_precision_files_load_and_compute_in_single_precision() {
             assert!(action.relative < tolerance && action.relative > 1e-5, "{dtype:?}: {action:?}");
         }
     }
+}
+
+fn fixtures() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures"))
+}
+
+#[test]
+fn a_checkpoint_of_the_authors_computes_what_pytorch_does() {
+    let inputs = WeightFile::open(&fixtures().join("tiny-official/inference.safetensors")).expect("fixture");
+    for device in test_devices() {
+        for (profile, name) in [(None, "flash.out.action"), (Some(Profile::Official), "paper.out.action")] {
+            let options = LoadOptions { profile, ..LoadOptions::new(&device) };
+            let (policy, report) = Policy::load(&fixtures().join("tiny-authors"), &options).expect("a checkpoint");
+            assert_eq!(report.unknown_keys, Vec::<String>::new());
+            assert_eq!(report.weights.naming, Naming::AUTHORS);
+            assert_eq!(policy.config.profile, profile.unwrap_or(Profile::OfficialFlash));
+            let tensors = trace::inference(&policy, &inputs, None).expect("a trace");
+            let comparison = trace::compare(&tensors, &inputs, policy.config.profile).expect("comparable");
+            assert!(comparison.is_within(1e-4), "{comparison:?}");
+            assert!(comparison.differences.iter().any(|found| found.name == name));
+        }
+    }
+}
+
+#[test]
+fn both_namings_hold_the_same_weights() {
+    let device = test_devices().remove(0);
+    let load = |name| Policy::load(&fixtures().join(name), &LoadOptions::new(&device)).expect(name).0;
+    let all = |policy: Policy| checkpoint_tensors(&policy.network, Naming::LEROBOT, &Values);
+    assert_eq!(all(load("tiny-authors")), all(load("tiny-official")));
+}
+
+/// Reads the parameters themselves.
+struct Values;
+
+impl Reader for &Values {
+    fn read<const D: usize>(&self, param: &Tensor<D>) -> Option<Tensor<D>> {
+        Some(param.clone())
+    }
+}
+
+#[test]
+fn a_base_model_without_an_action_expert_is_no_policy() {
+    let (prefix, base) = ("model.embedder.model.", "model.");
+    let tensors = weights()
+        .into_iter()
+        .filter_map(|(name, data)| Some((format!("{base}{}", name.strip_prefix(prefix)?), data)))
+        .collect();
+    assert!(refused(&tensors).contains("a base model without an action expert"));
+}
+
+#[test]
+fn names_of_no_known_kind_are_shown() {
+    let tensors = BTreeMap::from([("encoder.weight".into(), TensorData::from([1.0_f32]))]);
+    assert!(refused(&tensors).contains("named like no Evo-1 or InternVL3 checkpoint: `encoder.weight`"));
 }
 
 #[test]

@@ -58,7 +58,7 @@ impl Bench {
         let config = config.with_profile(common.profile.unwrap_or(Profile::LeRobot));
         let (size, profile) = (config.vlm.image_size, config.profile);
         let device = common.open_device()?;
-        let policy = Policy::random_in(config, self.seed, &device, common.dtype.precision())?;
+        let policy = Policy::random_in(config, self.seed, &device, common.precision())?;
         let observation = Observation {
             views: (0..self.views).map(|_| View::Present(Frame::black(size, size))).collect(),
             state: vec![0.0; 8],
@@ -84,7 +84,7 @@ impl Bench {
                 "preset": format!("{:?}", self.preset).to_lowercase(),
                 "profile": profile,
                 "device": format!("{device:?}"),
-                "dtype": format!("{:?}", common.dtype).to_lowercase(),
+                "dtype": common.dtype_name(),
                 "views": self.views,
                 "steps": self.steps,
                 "repeat": self.repeat,
@@ -94,7 +94,7 @@ impl Bench {
             println!("{}", serde_json::to_string_pretty(&document)?);
             return Ok(());
         }
-        println!("{:?} on {device:?}, {:?}, profile {profile}", self.preset, common.dtype);
+        println!("{:?} on {device:?}, {}, profile {profile}", self.preset, common.dtype_name());
         println!("{} views, {} steps, {} runs\n", self.views, self.steps, self.repeat);
         println!("{:10} {:>10} {:>10}", "stage", "min ms", "median ms");
         for (name, min, median) in rows {

@@ -78,7 +78,7 @@ impl Infer {
         let policy = match &self.policy {
             Some(directory) => common.load(directory, &device)?,
             None => {
-                let mut policy = Policy::tiny_in(EMBEDDED_SEED, &device, common.dtype.precision())?;
+                let mut policy = Policy::tiny_in(EMBEDDED_SEED, &device, common.precision())?;
                 if let Some(profile) = common.profile {
                     policy.config = policy.config.with_profile(profile);
                 }
@@ -143,7 +143,7 @@ impl Shown<'_> {
         let Self { infer, policy, observation, chunk, times } = self;
         let views = observation.views.len();
         let mut text = format!("policy       {}\n", infer.policy_name());
-        text += &format!("device       {:?}, {:?}\n", policy.device(), common.dtype);
+        text += &format!("device       {:?}, {}\n", policy.device(), common.dtype_name());
         text += &format!("profile      {}, {} Euler steps, seed {}\n", policy.config.profile, self.steps(), infer.seed);
         text += &format!("instruction  {}\n", observation.instruction);
         text += &format!("observation  {views} views, state of {} values\n\n", observation.state.len());

@@ -1,6 +1,7 @@
 //! The subcommands, one a file.
 
 pub(crate) mod bench;
+pub(crate) mod convert;
 pub(crate) mod devices;
 pub(crate) mod infer;
 pub(crate) mod trace;

@@ -25,6 +25,8 @@ pub struct PolicyConfig {
     pub max_text_length: usize,
     /// Euler steps of a prediction.
     pub num_inference_steps: usize,
+    /// Width of the robot's state; [`ActionConfig::max_state_dim`] when nothing is known.
+    pub state_dim: usize,
     /// Width of the robot's action; [`ActionConfig::max_action_dim`] when nothing is known.
     pub action_dim: usize,
     /// Which statistics normalise state and action.
@@ -132,6 +134,7 @@ impl PolicyConfig {
     fn of(vlm: VlmConfig, action: ActionConfig, profile: Profile) -> Self {
         let semantics = profile.semantics();
         Self {
+            state_dim: action.max_state_dim,
             action_dim: action.max_action_dim,
             num_inference_steps: semantics.default_steps,
             vlm,
@@ -157,6 +160,7 @@ impl PolicyConfig {
         self.vlm.validate(origin)?;
         self.action.validate(origin)?;
         let (embed, hidden) = (self.action.embed_dim, self.vlm.language.hidden_size);
+        let (state, max_state) = (self.state_dim, self.action.max_state_dim);
         let (width, padded) = (self.action_dim, self.action.max_action_dim);
         let TilingConfig { min_tiles, max_tiles, .. } = self.tiling;
         let positive = "a whole number of at least 1";
@@ -167,6 +171,14 @@ impl PolicyConfig {
                 (
                     (1..=padded).contains(&width),
                     ("output_features.action.shape", "from 1 to max_action_dim", format!("{width} for {padded}")),
+                ),
+                (
+                    (1..=max_state).contains(&state),
+                    (
+                        "input_features.observation.state.shape",
+                        "from 1 to max_state_dim",
+                        format!("{state} for {max_state}"),
+                    ),
                 ),
                 (
                     (1..=max_tiles).contains(&min_tiles),

@@ -5,7 +5,7 @@
 
 use std::{cell::RefCell, collections::BTreeSet, path::Path};
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{ActionConfig, GripperRule, LanguageConfig, PolicyConfig, Profile, TilingConfig, VisionConfig, VlmConfig};
 use crate::{Error, Result, normalize::NormalizationType};
@@ -19,11 +19,12 @@ pub struct Upstream {
     pub unknown_keys: Vec<String>,
 }
 
-/// Keys of LeRobot's `config.json` that do not change what the network computes.
-const LEROBOT_KEYS_WITHOUT_EFFECT: [&str; 37] = [
+/// Keys of LeRobot's `config.json` that do not change what the network computes, or whose parts are free names.
+const LEROBOT_KEYS_WITHOUT_EFFECT: [&str; 38] = [
     "type",
     "n_obs_steps",
     "input_features",
+    "output_features",
     "device",
     "use_amp",
     "use_peft",
@@ -63,9 +64,14 @@ const LEROBOT_KEYS_WITHOUT_EFFECT: [&str; 37] = [
 /// Reads the LeRobot configuration in `directory`.
 pub fn read_lerobot(directory: &Path) -> Result<Upstream> {
     let policy = Document::read(&directory.join("config.json"))?;
-    let vlm_path = directory.join("vlm_config.json");
-    let vlm = if vlm_path.exists() { Some(Document::read(&vlm_path)?) } else { None };
+    let vlm = read_vlm_config(directory)?;
     lerobot(&policy, vlm.as_ref())
+}
+
+/// The InternVL configuration beside a policy's, where there is one.
+fn read_vlm_config(directory: &Path) -> Result<Option<Document>> {
+    let path = directory.join("vlm_config.json");
+    path.exists().then(|| Document::read(&path)).transpose()
 }
 
 /// Reads a LeRobot configuration from the text of its files; `origin` stands for the directory in messages.
@@ -108,6 +114,7 @@ fn lerobot(policy: &Document, vlm: Option<&Document>) -> Result<Upstream> {
         max_views: root.required_count("max_views")?,
         max_text_length: root.count("max_text_length")?.unwrap_or(1024),
         num_inference_steps: root.count("num_inference_timesteps")?.unwrap_or(profile.semantics().default_steps),
+        state_dim: feature_width(&root, "input_features", "observation.state")?.unwrap_or(action.max_state_dim),
         action_dim: action_width(&root)?.unwrap_or(action.max_action_dim),
         normalization: normalization(&root)?,
         gripper: gripper(&root)?,
@@ -125,17 +132,202 @@ fn lerobot(policy: &Document, vlm: Option<&Document>) -> Result<Upstream> {
     Ok(Upstream { config, unknown_keys })
 }
 
+/// Reads the `config.json` of a checkpoint of the authors' code. Its vision-language model is InternVL3-1B with 14
+/// language layers, unless a `vlm_config.json` beside it says otherwise.
+pub fn read_authors(directory: &Path) -> Result<Upstream> {
+    let policy = Document::read(&directory.join("config.json"))?;
+    let vlm = read_vlm_config(directory)?;
+    let root = policy.root();
+    let profile = Profile::OfficialFlash;
+    let mut model = match &vlm {
+        Some(document) => internvl(&document.root())?,
+        None => VlmConfig::internvl3_1b(),
+    };
+    model.image_size = root.square("image_size")?.unwrap_or(model.image_size);
+    model.language.num_layers =
+        root.count("vlm_num_layers")?.unwrap_or(AUTHORS_LANGUAGE_LAYERS.min(model.language.num_layers));
+    model.return_cls_only = root.flag("return_cls_only")?.unwrap_or(false);
+    // `action_horizon` is the newer name and wins where both are given.
+    let horizon = match root.count("action_horizon")? {
+        Some(horizon) => {
+            root.count("horizon")?;
+            horizon
+        }
+        None => root.required_count("horizon")?,
+    };
+    let action = ActionConfig {
+        embed_dim: root.count("embed_dim")?.unwrap_or(model.language.hidden_size),
+        hidden_dim: root.count("hidden_dim")?.unwrap_or(1024),
+        state_hidden_dim: root.count("state_hidden_dim")?.unwrap_or(1024),
+        num_heads: root.count("num_heads")?.unwrap_or(8),
+        num_layers: root.count("num_layers")?.unwrap_or(8),
+        horizon,
+        max_action_dim: root.required_count("per_action_dim")?,
+        max_state_dim: root.required_count("state_dim")?,
+        num_categories: root.count("num_categories")?.unwrap_or(1),
+        dropout: root.number("dropout")?.unwrap_or(0.0),
+    };
+    let config = PolicyConfig {
+        tiling: TilingConfig::default(),
+        max_views: root.count("max_views")?.unwrap_or(3),
+        max_text_length: root.count("max_text_length")?.unwrap_or(1024),
+        num_inference_steps: root.count("num_inference_timesteps")?.unwrap_or(profile.semantics().default_steps),
+        state_dim: action.max_state_dim,
+        action_dim: action.max_action_dim,
+        normalization: NormalizationType::Bounds,
+        gripper: None,
+        default_embodiment: 0,
+        semantics: profile.semantics(),
+        profile,
+        vlm: model,
+        action,
+    };
+    config.validate(&policy.name())?;
+    Ok(Upstream { config, unknown_keys: policy.unread_keys(&AUTHORS_KEYS_WITHOUT_EFFECT) })
+}
+
+/// Whether a `config.json` is LeRobot's: it names the type of its policy, the authors' does not.
+pub fn is_lerobot(directory: &Path) -> Result<bool> {
+    Ok(Document::read(&directory.join("config.json"))?.root().value("type").is_some())
+}
+
+/// A LeRobot `config.json` that says what `config` does.
+pub fn lerobot_document(config: &PolicyConfig) -> Value {
+    let (action, gripper) = (&config.action, config.gripper);
+    let size = config.vlm.image_size;
+    let views: Map<String, Value> = (0..config.max_views)
+        .map(|view| {
+            let name = format!("observation.images.view{view}");
+            (name, json!({ "type": "VISUAL", "shape": [3, size, size] }))
+        })
+        .chain([("observation.state".into(), json!({ "type": "STATE", "shape": [config.state_dim] }))])
+        .collect();
+    let mapping = match config.normalization {
+        NormalizationType::Bounds => "MIN_MAX",
+        NormalizationType::BoundsQ99 => "QUANTILES",
+        NormalizationType::Normal => "MEAN_STD",
+        NormalizationType::Identity => "IDENTITY",
+    };
+    let mut document = json!({
+        "type": "evo1",
+        "n_obs_steps": 1,
+        "input_features": views,
+        "output_features": { "action": { "type": "ACTION", "shape": [config.action_dim] } },
+        "chunk_size": action.horizon,
+        "n_action_steps": action.horizon,
+        "max_state_dim": action.max_state_dim,
+        "max_action_dim": action.max_action_dim,
+        "max_views": config.max_views,
+        "image_resolution": [size, size],
+        "normalization_mapping": { "VISUAL": "IDENTITY", "STATE": mapping, "ACTION": mapping },
+        "vlm_num_layers": config.vlm.language.num_layers,
+        "max_text_length": config.max_text_length,
+        "embed_dim": action.embed_dim,
+        "hidden_dim": action.hidden_dim,
+        "state_hidden_dim": action.state_hidden_dim,
+        "num_heads": action.num_heads,
+        "num_layers": action.num_layers,
+        "dropout": action.dropout,
+        "num_inference_timesteps": config.num_inference_steps,
+        "num_categories": action.num_categories,
+        "default_embodiment_id": config.default_embodiment,
+        "return_cls_only": config.vlm.return_cls_only,
+        "binarize_gripper": gripper.is_some(),
+    });
+    if let Some(GripperRule { index, threshold, above, below }) = gripper {
+        document["gripper_index"] = index.into();
+        document["gripper_threshold"] = threshold.into();
+        document["gripper_above_threshold_value"] = above.into();
+        document["gripper_below_threshold_value"] = below.into();
+    }
+    document
+}
+
+/// A `config.json` of the authors' code that says what `config` does, as far as that code can.
+pub fn authors_document(config: &PolicyConfig) -> Value {
+    let action = &config.action;
+    json!({
+        "vlm_name": "OpenGVLab/InternVL3-1B",
+        "action_head": "flowmatching",
+        "return_cls_only": config.vlm.return_cls_only,
+        "image_size": config.vlm.image_size,
+        "horizon": action.horizon,
+        "per_action_dim": action.max_action_dim,
+        "state_dim": action.max_state_dim,
+        "embed_dim": action.embed_dim,
+        "hidden_dim": action.hidden_dim,
+        "state_hidden_dim": action.state_hidden_dim,
+        "num_heads": action.num_heads,
+        "num_layers": action.num_layers,
+        "dropout": action.dropout,
+        "num_categories": action.num_categories,
+        "num_inference_timesteps": config.num_inference_steps,
+        "vlm_num_layers": config.vlm.language.num_layers,
+        "max_text_length": config.max_text_length,
+        "max_views": config.max_views,
+    })
+}
+
+/// Language layers that the authors' code keeps.
+const AUTHORS_LANGUAGE_LAYERS: usize = 14;
+
+/// Keys of the authors' `config.json` that say how to train, not what the network computes.
+const AUTHORS_KEYS_WITHOUT_EFFECT: [&str; 42] = [
+    "device",
+    "run_name",
+    "vlm_name",
+    "action_head",
+    "action_dim",
+    "disable_wandb",
+    "wandb_project",
+    "debug",
+    "dataset_type",
+    "data_paths",
+    "dataset_config_path",
+    "binarize_gripper",
+    "use_augmentation",
+    "vision_masked",
+    "max_samples_per_file",
+    "video_backend",
+    "cache_dir",
+    "lr",
+    "batch_size",
+    "num_workers",
+    "prefetch_factor",
+    "pin_memory",
+    "persistent_workers",
+    "max_steps",
+    "warmup_steps",
+    "grad_clip_norm",
+    "weight_decay",
+    "fused_adamw",
+    "non_finite_max_streak",
+    "log_interval",
+    "ckpt_interval",
+    "save_dir",
+    "enable_gradient_checkpointing",
+    "gradient_checkpointing_use_reentrant",
+    "resume",
+    "resume_path",
+    "resume_pretrain",
+    "finetune_vlm",
+    "finetune_language_model",
+    "finetune_vision_model",
+    "finetune_action_head",
+    "horizon",
+];
+
 /// The robot's action width: `output_features.action.shape`, or `postprocess_action_dim` when that is smaller.
 fn action_width(root: &Fields<'_>) -> Result<Option<usize>> {
     let cropped = root.count("postprocess_action_dim")?;
-    let declared = match root.object("output_features")? {
-        Some(features) => match features.object("action")? {
-            Some(action) => action.counts("shape")?.and_then(|shape| shape.first().copied()),
-            None => None,
-        },
-        None => None,
-    };
-    Ok(cropped.or(declared))
+    Ok(cropped.or(feature_width(root, "output_features", "action")?))
+}
+
+/// First dimension of the shape of a feature.
+fn feature_width(root: &Fields<'_>, features: &str, feature: &str) -> Result<Option<usize>> {
+    let Some(features) = root.object(features)? else { return Ok(None) };
+    let Some(feature) = features.object(feature)? else { return Ok(None) };
+    Ok(feature.counts("shape")?.and_then(|shape| shape.first().copied()))
 }
 
 fn normalization(root: &Fields<'_>) -> Result<NormalizationType> {
@@ -274,7 +466,7 @@ struct Document {
 
 impl Document {
     fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::io("read", path, source))?;
+        let text = std::fs::read_to_string(path).map_err(|reason| Error::io("read", path, reason))?;
         Self::parse(path, &text)
     }
 

@@ -13,8 +13,6 @@ use crate::{Error, Result};
 /// How a checkpoint is loaded.
 #[derive(Debug, Clone, Copy)]
 pub struct LoadOptions<F> {
-    /// How the file names its tensors.
-    pub naming: Naming,
     /// Language layers that the model keeps; those above are neither read nor complained about.
     pub language_layers: usize,
     /// The number type of each parameter once loaded.
@@ -22,32 +20,47 @@ pub struct LoadOptions<F> {
 }
 
 /// What loading found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded {
     /// Names of the tensors that were read.
     pub read: Vec<String>,
     /// Names of tensors that are known to have no use, such as layers above those kept.
     pub skipped: Vec<String>,
+    /// How the file names its tensors.
+    pub naming: Naming,
 }
 
 /// Loads `module` from `file`, or says which tensors are missing, unused, of a wrong shape or not finite.
 ///
-/// Names and shapes are compared before anything is read.
+/// Names and shapes are compared before anything is read. The action expert keeps its values when the file is a base
+/// model without one.
 pub fn load<M, F>(module: M, file: &WeightFile, options: &LoadOptions<F>) -> Result<(M, Loaded)>
 where
     M: Module,
     F: Fn(&str) -> DType,
 {
     let specs = params(&module);
-    let places: Vec<Place> = specs.iter().map(|spec| options.naming.place(spec)).collect();
-    let missing: BTreeSet<&str> =
-        places.iter().map(|place| place.name.as_str()).filter(|name| !file.contains(name)).collect();
-    if !missing.is_empty() {
-        let names = missing.into_iter().map(str::to_owned).collect();
-        return Err(Error::MissingTensors { path: file.path().to_owned(), names });
+    let loaded = check(&specs, file, options.language_layers)?;
+    let mut loader = Loader { file, naming: loaded.naming, options, position: Position::default(), failed: None };
+    let module = module.map(&mut loader);
+    match loader.failed {
+        Some(error) => Err(error),
+        None => Ok((module, loaded)),
     }
-    for (spec, place) in specs.iter().zip(&places) {
-        let expected = place.whole_shape(spec.torch_shape());
+}
+
+/// Compares the parameters of a module with the tensors of a file, by name and shape, without reading any: what would be
+/// read and what has no use, or which are missing, unused or of a wrong shape.
+pub fn check(specs: &[ParamSpec], file: &WeightFile, language_layers: usize) -> Result<Loaded> {
+    let naming = Naming::detect(file)?;
+    let places: Vec<(&ParamSpec, Place)> = specs.iter().filter_map(|spec| Some((spec, naming.place(spec)?))).collect();
+    let used: BTreeSet<&str> = places.iter().map(|(_, place)| place.name.as_str()).collect();
+    let missing: Vec<String> = used.iter().filter(|name| !file.contains(name)).map(|&name| name.to_owned()).collect();
+    if !missing.is_empty() {
+        return Err(Error::MissingTensors { path: file.path().to_owned(), names: missing });
+    }
+    for (spec, place) in &places {
+        let expected = place.whole_shape(naming.shape_of(spec));
         let got = file.shape(&place.name)?;
         if got != expected {
             return Err(Error::TensorShape {
@@ -58,34 +71,30 @@ where
             });
         }
     }
-    let used: BTreeSet<&str> = places.iter().map(|place| place.name.as_str()).collect();
     let (skipped, unused): (Vec<String>, Vec<String>) = file
         .names()
         .filter(|name| !used.contains(name))
         .map(str::to_owned)
-        .partition(|name| options.naming.is_expected_extra(name, options.language_layers));
+        .partition(|name| naming.is_expected_extra(name, language_layers));
     if !unused.is_empty() {
         return Err(Error::UnusedTensors { path: file.path().to_owned(), names: unused });
     }
     let read = used.into_iter().map(str::to_owned).collect();
-    let mut loader = Loader { file, options, position: Position::default(), failed: None };
-    let module = module.map(&mut loader);
-    match loader.failed {
-        Some(error) => Err(error),
-        None => Ok((module, Loaded { read, skipped })),
-    }
+    Ok(Loaded { read, skipped, naming })
 }
 
 struct Loader<'a, F> {
     file: &'a WeightFile,
+    naming: Naming,
     options: &'a LoadOptions<F>,
     position: Position,
     failed: Option<Error>,
 }
 
 impl<F: Fn(&str) -> DType> Loader<'_, F> {
-    fn read(&self, spec: &ParamSpec) -> Result<TensorData> {
-        let place = self.options.naming.place(spec);
+    /// The values of a parameter; nothing when the file has no place for it.
+    fn read(&self, spec: &ParamSpec) -> Result<Option<TensorData>> {
+        let Some(place) = self.naming.place(spec) else { return Ok(None) };
         let whole = self.file.read(&place.name)?;
         if !whole.dtype().is_float() {
             return Err(Error::TensorDtype {
@@ -95,14 +104,15 @@ impl<F: Fn(&str) -> DType> Loader<'_, F> {
                 got: dtype_name(whole.dtype()).to_owned(),
             });
         }
-        let part = part_of(whole, &place, &spec.torch_shape());
+        let part = part_of(whole, &place, &self.naming.shape_of(spec));
         let data = part.convert_dtype((self.options.dtype)(&spec.path));
         let count = non_finite(&data);
         if count > 0 {
             let (path, tensor) = (self.file.path().to_owned(), place.name);
             return Err(Error::NonFiniteTensor { path, tensor, count });
         }
-        Ok(if spec.is_transposed() { transposed(data) } else { data })
+        let is_transposed = self.naming.is_torch_layout() && spec.is_transposed();
+        Ok(Some(if is_transposed { transposed(data) } else { data }))
     }
 }
 
@@ -120,7 +130,8 @@ impl<F: Fn(&str) -> DType> ModuleMapper for Loader<'_, F> {
             return param;
         }
         match self.read(&self.position.spec(&param.lazy_shape())) {
-            Ok(data) => place_in(param, data),
+            Ok(Some(data)) => place_in(param, data),
+            Ok(None) => param,
             Err(error) => {
                 self.failed = Some(error);
                 param
@@ -136,7 +147,7 @@ pub(super) fn place_in<const D: usize>(param: Param<Tensor<D>>, data: TensorData
 }
 
 /// The rows of a tensor that are a parameter's.
-fn part_of(whole: TensorData, place: &Place, shape: &[usize]) -> TensorData {
+pub(super) fn part_of(whole: TensorData, place: &Place, shape: &[usize]) -> TensorData {
     if place.of == 1 {
         return whole;
     }

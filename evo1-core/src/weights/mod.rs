@@ -1,16 +1,22 @@
 //! Checkpoint files, the names of their tensors, strict loading and seeded initialisation.
 
+mod burnpack;
+mod convert;
 mod file;
 mod init;
 mod load;
 mod names;
+mod pytorch;
+mod safetensors;
 mod write;
 
+pub use burnpack::write_burnpack_lazily;
+pub use convert::converted;
 pub use file::WeightFile;
 pub use init::initialize;
-pub use load::{LoadOptions, Loaded, load};
-pub use names::{Naming, Place};
-pub use write::{Reader, checkpoint_tensors, write_safetensors};
+pub use load::{LoadOptions, Loaded, check, load};
+pub use names::{Naming, Place, TABLES};
+pub use write::{LazyTensor, Reader, checkpoint_tensors, write_safetensors, write_safetensors_lazily};
 
 use burn::{
     module::{Module, ModuleVisitor, Param},

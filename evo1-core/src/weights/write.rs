@@ -1,15 +1,18 @@
-//! Tensors under the names of a checkpoint, and files of them.
+//! Tensors under the names of a checkpoint, and safetensors files of them.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, io::Write, path::Path};
 
 use burn::{
     module::{Module, ModuleVisitor, Param},
-    tensor::{DType, Tensor, TensorData},
+    tensor::{BoolStore, DType, Tensor, TensorData},
 };
-use safetensors::{Dtype, tensor::TensorView};
+use safetensors::{
+    Dtype,
+    tensor::{Metadata, TensorInfo},
+};
 
 use super::{Naming, Place, Position, transposed};
-use crate::{Error, Result, files::write_atomically};
+use crate::{Error, Result, files::write_atomically_with};
 
 /// What `read` gives for each parameter of `module`, under the checkpoint's names, in PyTorch's layout, with parts put
 /// together: the parameters themselves, or their gradients. Parameters for which it gives nothing are left out.
@@ -44,8 +47,9 @@ impl<R: Reader> ModuleVisitor for Collector<R> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let Some(tensor) = self.read.read(&param.val()) else { return };
         let spec = self.position.spec(&param.lazy_shape());
-        let data = if spec.is_transposed() { transposed(tensor.into_data()) } else { tensor.into_data() };
-        let place = self.naming.place(&spec);
+        let Some(place) = self.naming.place(&spec) else { return };
+        let is_transposed = self.naming.is_torch_layout() && spec.is_transposed();
+        let data = if is_transposed { transposed(tensor.into_data()) } else { tensor.into_data() };
         self.parts.entry(place.name.clone()).or_default().push((place, data));
     }
 }
@@ -63,17 +67,61 @@ fn joined(mut parts: Vec<(Place, TensorData)>) -> Option<TensorData> {
     TensorData::try_from_bytes_vec(bytes, shape, dtype).ok()
 }
 
+/// A tensor that is made when it is written, so that a file may be larger than the memory.
+pub struct LazyTensor {
+    /// Its name in the file.
+    pub name: String,
+    /// Its number type.
+    pub dtype: DType,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Makes its values, of the number type and shape said above.
+    pub read: Box<dyn Fn() -> Result<TensorData> + Send + Sync>,
+}
+
 /// Writes tensors as a safetensors file: under a temporary name beside `path`, which is renamed once it is complete.
 pub fn write_safetensors(path: &Path, tensors: &BTreeMap<String, TensorData>) -> Result<()> {
-    let invalid =
-        |error: safetensors::SafeTensorError| Error::Safetensors { path: path.to_owned(), message: error.to_string() };
-    let mut views = Vec::with_capacity(tensors.len());
-    for (name, data) in tensors {
-        let dtype = stored_dtype(path, name, data.dtype())?;
-        views.push((name, TensorView::new(dtype, data.shape().to_vec(), data.as_bytes()).map_err(invalid)?));
+    let lazy: Vec<LazyTensor> = tensors
+        .iter()
+        .map(|(name, data)| {
+            let (name, dtype, shape, data) = (name.clone(), data.dtype(), data.shape().to_vec(), data.clone());
+            LazyTensor { name, dtype, shape, read: Box::new(move || Ok(data.clone())) }
+        })
+        .collect();
+    write_safetensors_lazily(path, &lazy, |_| {})
+}
+
+/// [`write_safetensors`] for tensors that are made one by one; `written` hears of the bytes of each.
+pub fn write_safetensors_lazily(path: &Path, tensors: &[LazyTensor], written: impl Fn(usize)) -> Result<()> {
+    let invalid = |message: String| Error::Safetensors { path: path.to_owned(), message };
+    let mut end = 0;
+    let mut infos = Vec::with_capacity(tensors.len());
+    for LazyTensor { name, dtype, shape, .. } in tensors {
+        let start = end;
+        end += shape.iter().product::<usize>() * dtype.size();
+        let dtype = stored_dtype(path, name, *dtype)?;
+        infos.push((name.clone(), TensorInfo { dtype, shape: shape.clone(), data_offsets: (start, end) }));
     }
-    let bytes = safetensors::serialize(views, None).map_err(invalid)?;
-    write_atomically(path, &bytes)
+    // `format` tells transformers and LeRobot that the layout is PyTorch's.
+    let about = [("format".to_owned(), "pt".to_owned())].into();
+    let metadata = Metadata::new(Some(about), infos).map_err(|error| invalid(error.to_string()))?;
+    let mut header = serde_json::to_vec(&metadata).map_err(|error| invalid(error.to_string()))?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    write_atomically_with(path, |file| {
+        let failed = |reason| Error::io("write", path, reason);
+        file.write_all(&(header.len() as u64).to_le_bytes()).map_err(failed)?;
+        file.write_all(&header).map_err(failed)?;
+        for LazyTensor { name, dtype, shape, read } in tensors {
+            let data = read()?;
+            if data.dtype() != *dtype || data.shape().as_slice() != shape.as_slice() {
+                let (got, shape_got) = (data.dtype(), data.shape());
+                return Err(invalid(format!("tensor `{name}` became {got:?} {shape_got:?}, not {dtype:?} {shape:?}")));
+            }
+            file.write_all(data.as_bytes()).map_err(failed)?;
+            written(data.as_bytes().len());
+        }
+        Ok(())
+    })
 }
 
 fn stored_dtype(path: &Path, name: &str, dtype: DType) -> Result<Dtype> {
@@ -85,11 +133,12 @@ fn stored_dtype(path: &Path, name: &str, dtype: DType) -> Result<Dtype> {
         DType::I64 => Dtype::I64,
         DType::I32 => Dtype::I32,
         DType::U8 => Dtype::U8,
+        DType::Bool(BoolStore::Native) => Dtype::BOOL,
         other => {
             return Err(Error::TensorDtype {
                 path: path.to_owned(),
                 tensor: name.to_owned(),
-                expected: "f64, f32, f16, bf16, i64, i32 or u8",
+                expected: "f64, f32, f16, bf16, i64, i32, u8 or booleans",
                 got: other.name().to_owned(),
             });
         }

@@ -3,6 +3,8 @@
 //! Bounds: `x̂ = 2(x − lo)/(hi − lo) − 1`, and back `x = (x̂ + 1)/2 · (hi − lo) + lo`, with the references' ways of
 //! keeping a range of zero from dividing ([`RangeEpsilon`]).
 
+mod lerobot;
+
 use std::{collections::BTreeMap, path::Path};
 
 use serde::{Deserialize, Serialize};
@@ -80,7 +82,7 @@ enum Arm {
 impl Statistics {
     /// Reads a `norm_stats.json`, in the layout with or without data sets.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::io("read", path, source))?;
+        let text = std::fs::read_to_string(path).map_err(|reason| Error::io("read", path, reason))?;
         Self::parse(path, &text)
     }
 

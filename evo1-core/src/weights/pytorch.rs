@@ -1,0 +1,104 @@
+//! PyTorch checkpoints (`torch.save`), read by an unpickler that builds tensors and executes nothing.
+
+use std::{collections::BTreeMap, path::Path};
+
+use burn::tensor::{BoolStore, DType};
+use pytorch_reader::{PytorchError, PytorchReader};
+
+use super::file::Stored;
+use crate::{Error, Result};
+
+/// Where training programs put the weights among what else they save: DeepSpeed under `module`, the authors' own saving
+/// under `model_state_dict`, most others under `state_dict`.
+const WEIGHT_KEYS: [&str; 3] = ["module", "model_state_dict", "state_dict"];
+
+/// The tensors of a file.
+pub(super) fn open(path: &Path) -> Result<BTreeMap<String, Stored>> {
+    let invalid = |message: String| Error::PyTorch { path: path.to_owned(), message };
+    let exists = std::fs::metadata(path).map_err(|reason| Error::io("read", path, reason))?;
+    if !exists.is_file() {
+        return Err(invalid("it is not a regular file".into()));
+    }
+    let reader = WEIGHT_KEYS
+        .iter()
+        .find_map(|key| match PytorchReader::with_top_level_key(path, key) {
+            Err(PytorchError::KeyNotFound(_)) => None,
+            found => Some(found),
+        })
+        .unwrap_or_else(|| PytorchReader::new(path))
+        .map_err(|error| invalid(error.to_string()))?;
+    Ok(reader
+        .into_tensors()
+        .into_iter()
+        .map(|(name, tensor)| {
+            let (_, dtype, shape, read) = tensor.into_parts();
+            (name, Stored { dtype: Ok(burn_dtype(dtype)), shape, read: Box::new(read) })
+        })
+        .collect())
+}
+
+fn burn_dtype(dtype: pytorch_reader::DType) -> DType {
+    use pytorch_reader::DType as Torch;
+    match dtype {
+        Torch::F64 => DType::F64,
+        Torch::F32 => DType::F32,
+        Torch::F16 => DType::F16,
+        Torch::BF16 => DType::BF16,
+        Torch::I64 => DType::I64,
+        Torch::I32 => DType::I32,
+        Torch::I16 => DType::I16,
+        Torch::I8 => DType::I8,
+        Torch::U64 => DType::U64,
+        Torch::U32 => DType::U32,
+        Torch::U16 => DType::U16,
+        Torch::U8 => DType::U8,
+        Torch::Bool => DType::Bool(BoolStore::Native),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::{WeightFile, floats};
+
+    const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/pytorch");
+
+    fn open(name: &str) -> Result<WeightFile> {
+        WeightFile::open(&Path::new(FIXTURE).join(name))
+    }
+
+    #[test]
+    fn weights_are_found_wherever_training_programs_put_them() {
+        for name in ["module.pt", "model_state_dict.pt", "bare.pt"] {
+            let file = open(name).expect(name);
+            assert_eq!(file.names().collect::<Vec<_>>(), ["half", "matrix", "view"], "{name}");
+            assert_eq!(file.shape("matrix").expect("matrix"), [2, 3]);
+            assert_eq!(floats(&file.read("matrix").expect("matrix")), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+            assert_eq!(file.dtype("half").expect("half"), DType::BF16);
+            assert_eq!(floats(&file.read("half").expect("half")), [0.5, -2.0]);
+            // A transposed view of the matrix: strides are followed.
+            assert_eq!(floats(&file.read("view").expect("view")), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
+        }
+    }
+
+    #[test]
+    fn a_pickle_that_would_run_a_command_is_refused_and_runs_nothing() {
+        let error = open("os_system.pt").expect_err("it calls os.system");
+        assert!(matches!(error, Error::PyTorch { .. }), "{error}");
+        assert!(!std::env::temp_dir().join("evo1-pickle-was-executed").exists());
+    }
+
+    #[test]
+    fn files_that_are_none_are_refused() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("model.pt");
+        for bytes in [&b""[..], b"PK\x03\x04", b"\x80\x02}q\x00.", b"not a pickle at all"] {
+            std::fs::write(&path, bytes).expect("write");
+            match WeightFile::open(&path) {
+                Ok(file) => assert_eq!(file.names().count(), 0, "{bytes:?}"),
+                Err(error) => assert!(matches!(error, Error::PyTorch { .. }), "{error}"),
+            }
+        }
+        assert!(matches!(open("no_such.pt"), Err(Error::Io { .. })));
+    }
+}
