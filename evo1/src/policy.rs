@@ -269,16 +269,15 @@ impl Policy {
         samples.prompts.push(prompt);
         samples.present.push(present);
         let padded = config.action.max_state_dim;
-        match self.statistics_of(observation)? {
-            Some(robot) => {
-                samples.state.extend(self.normalizer().normalize_state(&observation.state, robot, padded)?)
-            }
+        let state = match self.statistics_of(observation)? {
+            Some(robot) => self.normalizer().normalize_state(&observation.state, robot, padded)?,
             None => {
-                samples.state.extend(&observation.state);
-                let value = self.normalizer().padded_state_value();
-                samples.state.extend(std::iter::repeat_n(value, padded - observation.state.len()));
+                let mut state = observation.state.clone();
+                state.resize(padded, self.normalizer().padded_state_value());
+                state
             }
-        }
+        };
+        samples.state.extend(state);
         samples.embodiment.push(self.embodiment_of(observation));
         let is_real = |column: usize| match &observation.action_mask {
             Some(mask) => mask.get(column).copied().unwrap_or(false),

@@ -75,7 +75,7 @@ pub struct Statistics {
 #[serde(untagged)]
 enum Arm {
     /// The older layout: the statistics stand directly under the arm.
-    Alone(RobotStatistics),
+    Alone(Box<RobotStatistics>),
     Datasets(BTreeMap<String, RobotStatistics>),
 }
 
@@ -99,13 +99,13 @@ impl Statistics {
 
     /// The statistics of one robot alone.
     pub fn single(robot: RobotStatistics) -> Self {
-        Self { arms: BTreeMap::from([(String::from("default"), Arm::Alone(robot))]) }
+        Self { arms: BTreeMap::from([(String::from("default"), Arm::Alone(Box::new(robot)))]) }
     }
 
     /// Every arm and data set, as `arm` or `arm/dataset`, with its statistics.
     pub fn robots(&self) -> impl Iterator<Item = (String, &RobotStatistics)> {
         self.arms.iter().flat_map(|(arm, below)| match below {
-            Arm::Alone(robot) => vec![(arm.clone(), robot)],
+            Arm::Alone(robot) => vec![(arm.clone(), &**robot)],
             Arm::Datasets(sets) => sets.iter().map(|(set, robot)| (format!("{arm}/{set}"), robot)).collect(),
         })
     }

@@ -44,7 +44,7 @@ impl AttentionMask {
             return Self { hidden: causal, row_scale: None };
         }
         let masked = tokens.masked(device);
-        let keys = masked.clone().reshape([batch, 1, 1, length]).expand([batch, 1, length, length]);
+        let keys = masked.reshape([batch, 1, 1, length]).expand([batch, 1, length, length]);
         let row_scale = match masked_rows {
             MaskedRows::Attend => None,
             MaskedRows::ZeroAttention => {
