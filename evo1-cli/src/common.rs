@@ -28,7 +28,7 @@ pub(crate) struct Common {
     pub(crate) profile: Option<Profile>,
 
     /// What is logged to standard error: error, warn, info, debug, or a filter such as evo1=debug
-    #[arg(long, global = true, default_value = "warn")]
+    #[arg(long, global = true, default_value = "warn,wgpu_hal=off")]
     pub(crate) log: String,
 }
 
