@@ -7,7 +7,7 @@ use burn::{
     tensor::{DType, Tensor, TensorData},
 };
 
-use super::{Naming, ParamSpec, Place, Position, WeightFile, dtype_name, params, transposed};
+use super::{Naming, ParamSpec, Place, Position, WeightFile, params, transposed};
 use crate::{Error, Result};
 
 /// How a checkpoint is loaded.
@@ -101,7 +101,7 @@ impl<F: Fn(&str) -> DType> Loader<'_, F> {
                 path: self.file.path().to_owned(),
                 tensor: place.name,
                 expected: "floating-point numbers",
-                got: dtype_name(whole.dtype()).to_owned(),
+                got: whole.dtype().name().to_owned(),
             });
         }
         let part = part_of(whole, &place, &self.naming.shape_of(spec));

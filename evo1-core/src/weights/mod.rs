@@ -20,7 +20,7 @@ pub use write::{LazyTensor, Reader, checkpoint_tensors, write_safetensors, write
 
 use burn::{
     module::{Module, ModuleVisitor, Param},
-    tensor::{DType, Tensor, TensorData},
+    tensor::{Tensor, TensorData},
 };
 
 /// A parameter of a module.
@@ -167,11 +167,6 @@ fn transposed_elements<const SIZE: usize>(bytes: &[u8], rows: usize, columns: us
         }
     });
     out
-}
-
-/// The name of a number type in safetensors headers and messages.
-fn dtype_name(dtype: DType) -> &'static str {
-    dtype.name()
 }
 
 #[cfg(test)]
