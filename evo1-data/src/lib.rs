@@ -1,0 +1,1 @@
+//! LeRobot datasets in, training batches out.

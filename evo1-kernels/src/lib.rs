@@ -1,0 +1,1 @@
+//! Vectorised, threaded CPU kernels, as an extension of burn's backends.

@@ -1,0 +1,1 @@
+//! A policy server that existing robot clients talk to unchanged.
