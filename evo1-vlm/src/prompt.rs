@@ -1,6 +1,6 @@
 //! The prompt: views and instruction as text, and as token ids.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use evo1_core::config::PromptLength;
 use tokenizers::Tokenizer;
@@ -14,10 +14,10 @@ const PADDING: &str = "<|endoftext|>";
 
 const INTERNVL3: &[u8] = include_bytes!("../assets/internvl3/tokenizer.json");
 
-/// A tokenizer that knows InternVL's image tokens.
+/// A tokenizer that knows InternVL's image tokens. Copies share its vocabulary.
 #[derive(Debug, Clone)]
 pub struct PromptTokenizer {
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
     image_context: u32,
     padding: u32,
     max_length: usize,
@@ -73,7 +73,7 @@ impl PromptTokenizer {
             id(token)?;
         }
         let (image_context, padding) = (id(IMAGE_CONTEXT)?, id(PADDING)?);
-        Ok(Self { tokenizer, image_context, padding, max_length })
+        Ok(Self { tokenizer: Arc::new(tokenizer), image_context, padding, max_length })
     }
 
     /// The id whose embeddings visual tokens replace.

@@ -37,7 +37,7 @@ pub enum Error {
     /// A vector is wider than the model's.
     #[error("the {what} has {got} values, but the model takes at most {max}")]
     TooWide {
-        /// `state` or `action mask`.
+        /// `state`, `action` or `action mask`.
         what: &'static str,
         /// The model's width.
         max: usize,

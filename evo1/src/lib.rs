@@ -11,6 +11,7 @@ mod error;
 mod load;
 mod network;
 mod policy;
+mod preparer;
 mod presets;
 pub mod trace;
 
@@ -23,4 +24,5 @@ pub use evo1_core::{
 pub use evo1_vlm as vlm;
 pub use load::{LoadOptions, LoadReport};
 pub use network::Evo1;
-pub use policy::{Inputs, Noise, Policy, PredictOptions};
+pub use policy::{Noise, Policy, PredictOptions};
+pub use preparer::{Inputs, Preparer};

@@ -1,0 +1,203 @@
+//! Observations to the network's inputs, without the network.
+//!
+//! Inference and training prepare their inputs with the same [`Preparer`], so that what a policy is trained on and what
+//! it is given later cannot differ.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use evo1_core::{
+    Observation, View,
+    config::{ContextScope, PolicyConfig},
+    normalize::{Normalizer, RobotStatistics, Statistics},
+};
+use evo1_vlm::{
+    PromptTokenizer, TokenBatch,
+    frame::{self, Arithmetic},
+};
+
+use crate::{Error, Result};
+
+/// What a policy is without its network: cheap to copy, and to send to a thread that prepares batches.
+#[derive(Debug, Clone)]
+pub struct Preparer {
+    /// What the policy computes.
+    pub config: PolicyConfig,
+    /// Makes token ids of prompts.
+    pub tokenizer: PromptTokenizer,
+    /// Statistics of states and actions; without them both are taken and given in normalised units.
+    pub statistics: Option<Statistics>,
+    /// The number type in which pixels are normalised: the vision tower's.
+    pub arithmetic: Arithmetic,
+    /// Where the inputs are put.
+    pub device: Device,
+}
+
+/// What the network computes on, made from a batch of observations.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    /// Normalised tiles of all frames, `[tiles, 3, size, size]`; nothing when no frame is looked at.
+    pub pixels: Option<Tensor<4>>,
+    /// The prompts.
+    pub tokens: TokenBatch,
+    /// Normalised and padded states, `[batch, max_state_dim]`.
+    pub state: Tensor<2>,
+    /// Embodiment ids.
+    pub embodiment: Vec<usize>,
+    /// 1 for real action dimensions, `[batch, horizon, max_action_dim]`.
+    pub action_mask: Tensor<3>,
+}
+
+impl Preparer {
+    /// Frames are scaled and normalised, prompts tokenised, states normalised and padded.
+    ///
+    /// With `skips_unseen`, what the profile lets nothing see is left out (see
+    /// [`PredictOptions::skips_unseen`](crate::PredictOptions)).
+    pub fn prepare(&self, observations: &[Observation], skips_unseen: bool) -> Result<Inputs> {
+        if observations.is_empty() {
+            return Err(Error::EmptyBatch);
+        }
+        let skips = skips_unseen && self.config.semantics.context_scope == ContextScope::ValidTokens;
+        let mut samples = Samples::default();
+        for observation in observations {
+            self.check(observation)?;
+            self.prepare_one(observation, skips, &mut samples)?;
+        }
+        let Samples { pixels, prompts, present, state, embodiment, action_mask } = samples;
+        let tokens = self.tokenizer.batch(&prompts, &present, self.config.semantics.prompt_length);
+        let tokens = if skips { tokens.without_masked(self.tokenizer.padding()) } else { tokens };
+        let (batch, size, action) = (observations.len(), self.config.vlm.image_size, &self.config.action);
+        let tiles = pixels.len() / (3 * size * size);
+        let mask = Tensor::<2>::from_data(TensorData::new(action_mask, [batch, action.max_action_dim]), &self.device);
+        Ok(Inputs {
+            pixels: (tiles > 0)
+                .then(|| Tensor::from_data(TensorData::new(pixels, [tiles, 3, size, size]), &self.device)),
+            tokens,
+            state: Tensor::from_data(TensorData::new(state, [batch, action.max_state_dim]), &self.device),
+            embodiment,
+            action_mask: mask.unsqueeze_dim::<3>(1).expand([batch, action.horizon, action.max_action_dim]),
+        })
+    }
+
+    /// An action in the robot's units as training wants it: normalised with the statistics that `observation` names, and
+    /// padded with zeros to `max_action_dim`.
+    pub fn normalize_action(&self, action: &[f32], observation: &Observation) -> Result<Vec<f32>> {
+        let (max, got) = (self.config.action.max_action_dim, action.len());
+        if got > max {
+            return Err(Error::TooWide { what: "action", max, got });
+        }
+        match self.statistics_of(observation)? {
+            Some(robot) => Ok(self.normalizer().normalize_action(action, robot, max)?),
+            None => {
+                let mut action = action.to_vec();
+                action.resize(max, 0.0);
+                Ok(action)
+            }
+        }
+    }
+
+    fn check(&self, observation: &Observation) -> Result<()> {
+        let (max, got) = (self.config.max_views, observation.views.len());
+        if got > max {
+            return Err(Error::TooManyViews { max, got });
+        }
+        if !observation.views.iter().any(View::is_present) {
+            return Err(Error::NoView);
+        }
+        let (max, got) = (self.config.action.max_state_dim, observation.state.len());
+        if got > max {
+            return Err(Error::TooWide { what: "state", max, got });
+        }
+        if let Some((index, &value)) = observation.state.iter().enumerate().find(|(_, value)| !value.is_finite()) {
+            return Err(Error::NonFiniteState { index, value });
+        }
+        let (max, got) = (self.config.action.max_action_dim, observation.action_mask.as_ref().map_or(0, Vec::len));
+        if got > max {
+            return Err(Error::TooWide { what: "action mask", max, got });
+        }
+        let (count, got) = (self.config.action.num_categories.max(1), self.embodiment_of(observation));
+        if got >= count {
+            return Err(Error::UnknownEmbodiment { got, count });
+        }
+        Ok(())
+    }
+
+    fn prepare_one(&self, observation: &Observation, skips: bool, samples: &mut Samples) -> Result<()> {
+        let config = &self.config;
+        let (size, semantics) = (config.vlm.image_size, &config.semantics);
+        let views = (0..config.max_views).map(|view| observation.views.get(view).unwrap_or(&View::Absent));
+        let (mut image_tokens, mut present) = (Vec::new(), Vec::new());
+        for view in views {
+            let tiles = match view.frame() {
+                // Nothing sees a masked view when unseen tokens are skipped, so that one tile stands for any number.
+                Some(_) if skips && !view.is_present() => 1,
+                Some(frame) => {
+                    let tiles = frame::tiles(frame, size, semantics.frames, &config.tiling, self.arithmetic);
+                    samples.pixels.extend(tiles.pixels);
+                    tiles.count
+                }
+                None => {
+                    if !skips {
+                        samples.pixels.extend(frame::normalized_black(size, self.arithmetic));
+                    }
+                    1
+                }
+            };
+            image_tokens.push(tiles * config.vlm.tokens_per_tile());
+            present.push(view.is_present());
+        }
+        let prompt = self.tokenizer.encode(&image_tokens, &observation.instruction)?;
+        if prompt.truncated > 0 {
+            ::tracing::warn!(
+                "the instruction is too long: its last {} tokens were cut to keep the prompt at {}",
+                prompt.truncated,
+                config.max_text_length
+            );
+        }
+        samples.prompts.push(prompt);
+        samples.present.push(present);
+        let padded = config.action.max_state_dim;
+        let state = match self.statistics_of(observation)? {
+            Some(robot) => self.normalizer().normalize_state(&observation.state, robot, padded)?,
+            None => {
+                let mut state = observation.state.clone();
+                state.resize(padded, self.normalizer().padded_state_value());
+                state
+            }
+        };
+        samples.state.extend(state);
+        samples.embodiment.push(self.embodiment_of(observation));
+        let is_real = |column: usize| match &observation.action_mask {
+            Some(mask) => mask.get(column).copied().unwrap_or(false),
+            None => column < config.action_dim,
+        };
+        samples
+            .action_mask
+            .extend((0..config.action.max_action_dim).map(|column| f32::from(u8::from(is_real(column)))));
+        Ok(())
+    }
+
+    pub(crate) fn normalizer(&self) -> Normalizer {
+        Normalizer::new(self.config.normalization, &self.config.semantics)
+    }
+
+    pub(crate) fn statistics_of(&self, observation: &Observation) -> Result<Option<&RobotStatistics>> {
+        match &self.statistics {
+            Some(statistics) => Ok(Some(statistics.select(&observation.statistics)?)),
+            None => Ok(None),
+        }
+    }
+
+    fn embodiment_of(&self, observation: &Observation) -> usize {
+        observation.embodiment.unwrap_or(self.config.default_embodiment)
+    }
+}
+
+/// Values of a batch while it is put together.
+#[derive(Default)]
+struct Samples {
+    pixels: Vec<f32>,
+    prompts: Vec<evo1_vlm::Prompt>,
+    present: Vec<Vec<bool>>,
+    state: Vec<f32>,
+    embodiment: Vec<usize>,
+    action_mask: Vec<f32>,
+}
