@@ -1,6 +1,6 @@
 //! What all subcommands share: device, number type, profile, log, and files.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device};
 use clap::{Args, ValueEnum};
@@ -10,6 +10,7 @@ use evo1::{
     device::DeviceName,
 };
 use eyre::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
 use tracing::{info, warn};
 
 /// Options of every subcommand.
@@ -27,8 +28,12 @@ pub(crate) struct Common {
     #[arg(long, global = true, value_parser = parse_profile)]
     pub(crate) profile: Option<Profile>,
 
+    /// Refuse a policy with unknown configuration keys or with values that no trained network has, instead of warning
+    #[arg(long, global = true)]
+    pub(crate) strict: bool,
+
     /// What is logged to standard error: error, warn, info, debug, or a filter such as evo1=debug
-    #[arg(long, global = true, default_value = "warn,wgpu_hal=off")]
+    #[arg(long, global = true, default_value = "warn,wgpu_hal=off,hf_hub=off")]
     pub(crate) log: String,
 }
 
@@ -72,12 +77,20 @@ impl Common {
         format!("{:?}", self.dtype.unwrap_or(Dtype::F32)).to_lowercase()
     }
 
-    /// Loads a policy directory and logs what is worth knowing about it.
-    pub(crate) fn load(&self, directory: &Path, device: &Device) -> Result<Policy> {
-        let options = LoadOptions { device: device.clone(), profile: self.profile, precision: self.precision() };
-        let (policy, report) = Policy::load(directory, &options)?;
+    /// Loads a policy directory, or a repository on the Hub, and logs what is worth knowing about it.
+    pub(crate) fn load(&self, policy: &Path, device: &Device) -> Result<Policy> {
+        let options = LoadOptions {
+            profile: self.profile,
+            precision: self.precision(),
+            is_strict: self.strict,
+            ..LoadOptions::new(device)
+        };
+        let (policy, report) = Policy::load(&local(policy)?, &options)?;
         for key in &report.unknown_keys {
             warn!("unknown key, ignored: {key}");
+        }
+        for finding in &report.weights.findings {
+            warn!("values that no trained network has: {finding}");
         }
         if policy.statistics.is_none() {
             warn!("no statistics: states and actions are in normalised units");
@@ -86,6 +99,39 @@ impl Common {
         info!("{} tensors read, {} without use skipped", report.weights.read.len(), report.weights.skipped.len());
         Ok(policy)
     }
+}
+
+/// The folder that is meant by a path: itself, or the download of `hf://owner/name`.
+#[cfg(feature = "hub")]
+pub(crate) fn local(path: &Path) -> Result<PathBuf> {
+    use evo1::hub::Repository;
+    if !Repository::is_named_by(path) {
+        return Ok(path.to_owned());
+    }
+    let repository: Repository = path.to_string_lossy().parse()?;
+    let bar = byte_bar()?;
+    let shown = bar.clone();
+    let folder = repository.fetch(move |done, total| {
+        shown.set_length(total);
+        shown.set_position(done);
+    });
+    bar.finish_and_clear();
+    Ok(folder?)
+}
+
+/// The folder that is meant by a path.
+#[cfg(not(feature = "hub"))]
+pub(crate) fn local(path: &Path) -> Result<PathBuf> {
+    if path.to_string_lossy().starts_with("hf://") {
+        eyre::bail!("{} cannot be downloaded by this build: build with `--features hub`", path.display());
+    }
+    Ok(path.to_owned())
+}
+
+/// A progress bar on standard error that counts bytes.
+pub(crate) fn byte_bar() -> Result<ProgressBar> {
+    let style = ProgressStyle::with_template("{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left")?;
+    Ok(ProgressBar::new(0).with_style(style))
 }
 
 /// Reads a PNG or JPEG file.

@@ -32,6 +32,7 @@ struct Arguments {
 enum Command {
     Infer(commands::infer::Infer),
     Trace(commands::trace::Trace),
+    Inspect(commands::inspect::Inspect),
     Convert(commands::convert::Convert),
     Bench(commands::bench::Bench),
     Devices(commands::devices::Devices),
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
     let done = match command {
         Command::Infer(infer) => infer.run(&common),
         Command::Trace(trace) => trace.run(&common),
+        Command::Inspect(inspect) => inspect.run(&common),
         Command::Convert(convert) => convert.run(&common),
         Command::Bench(bench) => bench.run(&common),
         Command::Devices(devices) => devices.run(),

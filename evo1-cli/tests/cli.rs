@@ -250,7 +250,9 @@ fn broken_policy_directories_end_with_1() {
     let end = broken.len();
     broken[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
     policy.write("model.safetensors", &broken);
-    policy.infer_is_refused(1, "values that are not finite");
+    policy.infer_is_refused(1, "the prediction is not finite");
+    let strict = ["infer", "--policy", text(policy.0.path()), "--state", "0,0,0,0", "--strict"];
+    refused(&strict, 1, "hold values that no trained network has");
 
     std::fs::copy(fixture("tiny-horizon1").join("model.safetensors"), policy.path("model.safetensors")).expect("copy");
     policy.infer_is_refused(1, "missing: `model.action_head.action_encoder.W1.linear.bias`");
@@ -289,4 +291,53 @@ fn broken_trace_inputs_end_with_1() {
     trace("no/such/file.safetensors", "no/such/file.safetensors");
     trace(text(&policy.join("model.safetensors")), "`in.input_ids`");
     trace(text(&other), "embodiment 2 does not exist");
+}
+
+#[test]
+fn inspect_shows_what_is_in_a_policy() {
+    let policy = fixture("tiny-lerobot");
+    let output = evo1(&["inspect", text(&policy), "--strict"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let shown = stdout(&output);
+    for line in ["a LeRobot policy, from config.json, vlm_config.json", "profile       lerobot", "unusual       none"] {
+        assert!(shown.contains(line), "{shown}");
+    }
+    let json = |path: &Path| -> serde_json::Value {
+        let output = evo1(&["inspect", text(path), "--json"]);
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", stderr(&output)))
+    };
+    let facts = json(&policy);
+    for component in facts["components"].as_array().expect("a list") {
+        assert_eq!(component["parameters"], component["expected"], "{component}");
+    }
+    assert_eq!(facts["components"].as_array().map(Vec::len), Some(4));
+    assert_eq!(facts["files"][0]["bytes"], policy.join("model.safetensors").metadata().expect("file").len());
+    assert_eq!(facts["misfit"], serde_json::Value::Null);
+    let authors = json(&fixture("tiny-authors"));
+    assert_eq!(authors["config"]["profile"], "official-flash");
+    let no_weights = json(&policy.join("inference.safetensors"));
+    assert!(no_weights["naming"].is_null() && no_weights["other"]["tensors"].as_u64() > Some(10));
+    refused(&["inspect", "no/such/file"], 1, "no/such/file");
+}
+
+#[test]
+fn inspect_names_what_is_unusual() {
+    let policy = Copy::of("tiny-lerobot");
+    let mut weights = std::fs::read(policy.path("model.safetensors")).expect("weights");
+    let end = weights.len();
+    weights[end - 4..].copy_from_slice(&1e37_f32.to_le_bytes());
+    policy.write("model.safetensors", &weights);
+    let config = std::fs::read_to_string(policy.path("config.json")).expect("config");
+    policy.write(
+        "config.json",
+        config.replacen('{', r#"{"new_option": 1,"#, 1).replace("\"hidden_dim\": 40", "\"hidden_dim\": 41").as_bytes(),
+    );
+    let output = evo1(&["inspect", text(policy.0.path())]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let shown = stdout(&output);
+    for expected in ["config.json: new_option", "(1 up to 1.0e37)", "must have shape [41", "fit "] {
+        assert!(shown.contains(expected), "`{expected}` is not in {shown}");
+    }
+    let strict = evo1(&["inspect", text(policy.0.path()), "--strict"]);
+    assert_eq!(strict.status.code(), Some(1));
 }

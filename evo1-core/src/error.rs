@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::weights::Finding;
+
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -162,15 +164,35 @@ pub enum Error {
         /// The file's number type.
         got: String,
     },
-    /// A tensor holds NaN or infinity.
-    #[error("{}: tensor `{tensor}` holds {count} values that are not finite; a network with them predicts nothing but NaN", path.display())]
-    NonFiniteTensor {
+    /// Values of a tensor are finite in the file and too large for the number type that is wanted.
+    #[error("{}: tensor `{tensor}` holds {count} values that are not finite in {dtype}; use f32", path.display())]
+    TensorOverflow {
         /// The file.
         path: PathBuf,
         /// The tensor's name.
         tensor: String,
-        /// How many of its values are NaN or infinite.
+        /// How many of its values overflow.
         count: usize,
+        /// The number type.
+        dtype: String,
+    },
+    /// Tensors hold values that no trained network has, and loading is strict.
+    #[error("{}: {} tensors hold values that no trained network has: {}", path.display(), findings.len(), listed_findings(findings))]
+    ImplausibleTensors {
+        /// The file.
+        path: PathBuf,
+        /// The tensors and what is wrong with them.
+        findings: Vec<Finding>,
+    },
+    /// A repository cannot be downloaded.
+    #[error("{repository}: cannot be downloaded: {message}; {remedy}")]
+    Hub {
+        /// The repository.
+        repository: String,
+        /// What went wrong.
+        message: String,
+        /// What to do about it.
+        remedy: &'static str,
     },
     /// A frame whose pixels do not fill its size.
     #[error("a frame of {width} × {height} RGB pixels has {expected} bytes, got {got}")]
@@ -225,10 +247,18 @@ impl Error {
 
 /// The first names of a list, and how many follow.
 fn listed(names: &[String]) -> String {
+    first_of(names, |name| format!("`{name}`"))
+}
+
+fn listed_findings(findings: &[Finding]) -> String {
+    first_of(findings, Finding::to_string)
+}
+
+fn first_of<T>(items: &[T], shown: impl Fn(&T) -> String) -> String {
     const SHOWN: usize = 5;
-    let shown = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(SHOWN) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
+    let text = items.iter().take(SHOWN).map(shown).collect::<Vec<_>>().join(", ");
+    match items.len().saturating_sub(SHOWN) {
+        0 => text,
+        more => format!("{text} and {more} more"),
     }
 }

@@ -1,8 +1,61 @@
-//! Files that are always either old or complete.
+//! Files that are always either old or complete, and texts that are never too long to read.
 
-use std::{fs, io, io::Write, path::Path};
+use std::{
+    fs, io,
+    io::{Read, Write},
+    path::Path,
+};
+
+use sha2::{Digest, Sha256};
 
 use crate::{Error, Result};
+
+/// More bytes than any configuration, statistics or tokenizer file has.
+const MAX_TEXT_BYTES: u64 = 100_000_000;
+
+/// Opens a regular file for reading and says how many bytes it has. Nothing else is opened: a pipe would be waited for.
+pub(crate) fn open_regular(path: &Path) -> Result<(fs::File, u64)> {
+    let failed = |reason| Error::io("read", path, reason);
+    if !fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(failed(io::Error::other("it is not a regular file")));
+    }
+    let file = fs::File::open(path).map_err(failed)?;
+    let size = file.metadata().map_err(failed)?.len();
+    Ok((file, size))
+}
+
+/// Reads a small text file whole.
+///
+/// # Errors
+/// When it is not a regular file, has more than 100 MB, or is not UTF-8.
+pub fn read_text(path: &Path) -> Result<String> {
+    let failed = |reason| Error::io("read", path, reason);
+    let (file, _) = open_regular(path)?;
+    let mut text = String::new();
+    file.take(MAX_TEXT_BYTES + 1).read_to_string(&mut text).map_err(failed)?;
+    if text.len() as u64 > MAX_TEXT_BYTES {
+        return Err(failed(io::Error::other(format!("it has more than {MAX_TEXT_BYTES} bytes"))));
+    }
+    Ok(text)
+}
+
+/// The SHA-256 sum of a file as hexadecimal digits; `read` hears of the bytes of each block.
+pub fn sha256(path: &Path, read: impl Fn(usize)) -> Result<String> {
+    const BLOCK: usize = 1 << 20;
+    let failed = |reason| Error::io("read", path, reason);
+    let (mut file, _) = open_regular(path)?;
+    let (mut sum, mut block) = (Sha256::new(), vec![0; BLOCK]);
+    loop {
+        match file.read(&mut block).map_err(failed)? {
+            0 => break,
+            count => {
+                sum.update(&block[..count]);
+                read(count);
+            }
+        }
+    }
+    Ok(sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
 
 /// Writes a file under a temporary name beside `path` and renames it once it is complete and on the disk.
 ///
@@ -43,6 +96,31 @@ pub fn write_atomically_with(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sums_are_the_published_ones() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("file");
+        write_atomically(&path, b"abc").expect("write");
+        let sum = sha256(&path, |count| assert_eq!(count, 3)).expect("sum");
+        assert_eq!(sum, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    }
+
+    #[test]
+    fn texts_are_regular_files_of_bounded_size() {
+        let directory = tempfile::tempdir().expect("directory");
+        assert!(read_text(directory.path()).is_err());
+        let path = directory.path().join("text");
+        fs::File::create(&path).and_then(|file| file.set_len(1 << 40)).expect("a sparse file");
+        let message = read_text(&path).expect_err("too long").to_string();
+        assert!(message.contains("more than 100000000 bytes"), "{message}");
+        #[cfg(unix)]
+        {
+            let link = directory.path().join("link");
+            std::os::unix::fs::symlink(&link, &link).expect("a loop");
+            assert!(read_text(&link).is_err());
+        }
+    }
 
     #[test]
     fn a_file_is_replaced_whole_and_a_failure_leaves_the_old_one() {

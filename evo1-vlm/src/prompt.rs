@@ -76,6 +76,11 @@ impl PromptTokenizer {
         Ok(Self { tokenizer: Arc::new(tokenizer), image_context, padding, max_length })
     }
 
+    /// The text of its `tokenizer.json`.
+    pub fn to_json(&self) -> Result<String> {
+        self.tokenizer.to_string(false).map_err(|error| Error::Tokenize(error.to_string()))
+    }
+
     /// The id whose embeddings visual tokens replace.
     pub fn image_context(&self) -> u32 {
         self.image_context

@@ -3,111 +3,112 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
-use burn::tensor::Device;
 use evo1_core::{
-    config::{PolicyConfig, Precision, upstream},
-    files::write_atomically,
-    weights::{LazyTensor, Naming, WeightFile, converted, params, write_burnpack_lazily, write_safetensors_lazily},
+    Error as CoreError,
+    config::{PolicyConfig, Precision, Profile, upstream::Origin},
+    files::{read_text, write_atomically},
+    normalize::Statistics,
+    weights::{WeightFile, converted, params},
 };
+use tracing::warn;
 
+pub use crate::save::Format;
 use crate::{
     Error, Evo1, Result,
-    load::{read_config, weight_file},
+    load::{FoundConfig, read_config, read_statistics, weight_file},
+    save::{ConfigFiles, create, keeps_keys, write_statistics, write_weights},
 };
 
-/// What a policy directory is written as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// As LeRobot writes it: `model.safetensors` under transformers' names.
-    LeRobot,
-    /// In the names of the authors' code, as `model.safetensors`.
-    Authors,
-    /// burn's own format, `model.bpk`.
-    Burnpack,
-}
-
-impl Format {
-    fn naming(self) -> Naming {
-        match self {
-            Self::LeRobot => Naming::LEROBOT,
-            Self::Authors => Naming::AUTHORS,
-            Self::Burnpack => Naming::BURN,
-        }
-    }
-
-    fn weight_file(self) -> &'static str {
-        match self {
-            Self::LeRobot | Self::Authors => "model.safetensors",
-            Self::Burnpack => "model.bpk",
-        }
-    }
+/// How a policy is converted.
+#[derive(Debug, Clone, Copy)]
+pub struct ConvertOptions {
+    /// What is written.
+    pub format: Format,
+    /// Number types of the weights; their own when `None`.
+    pub precision: Option<Precision>,
+    /// Refuse values that no trained network has, instead of warning of them.
+    pub is_strict: bool,
 }
 
 /// Files of a policy that mean the same in every format.
-const COMPANIONS: [&str; 6] = [
-    "vlm_config.json",
-    "tokenizer.json",
-    "norm_stats.json",
-    "meta.json",
-    "policy_preprocessor.json",
-    "policy_postprocessor.json",
-];
+const COMPANIONS: [&str; 3] = ["tokenizer.json", "policy_preprocessor.json", "policy_postprocessor.json"];
 
-/// Writes the policy in `from` to the folder `to` in another format, its floats in the number types of `precision` or as
-/// they are.
+/// Writes the policy in `from` to the folder `to` in another format, in which it computes the same.
 ///
 /// Tensors are read, converted and written one at a time. `config.json` is written last, so that a folder that was left
-/// incomplete is no policy. `progress` hears of the bytes written so far and of all there will be.
+/// incomplete is no policy. What the format's files cannot say is kept in `evo1.json` beside them. Statistics that were in
+/// one place only are written to the format's own. `progress` hears of the bytes written so far and of all there will be.
 ///
 /// # Errors
 /// When `from` is no policy, or `to` holds a policy already.
 pub fn convert(
     from: &Path,
     to: &Path,
-    format: Format,
-    precision: Option<Precision>,
-    device: &Device,
+    options: &ConvertOptions,
     progress: impl Fn(u64, u64) + Send + Sync + 'static,
 ) -> Result<()> {
-    let config_path = to.join("config.json");
-    if config_path.exists() {
+    let format = options.format;
+    if to.join("config.json").exists() {
         let message = "it holds a policy already, which is not overwritten".into();
         return Err(Error::NotAPolicy { path: to.to_owned(), message });
     }
     let weights = weight_file(from)?;
-    let (config, _, _) = read_config(from, None)?;
+    let FoundConfig { config, origin, .. } = read_config(from, None)?;
+    let statistics = read_statistics(from, &config)?;
+    let config = of_robot(config, origin, format, statistics.as_ref());
     let file = WeightFile::open(&weights)?;
-    let specs = params(&Evo1::init(&config, device));
-    let tensors = converted(&specs, file, config.vlm.language.num_layers, format.naming(), |path| {
-        precision.map(|precision| precision.of(path))
+    let specs = params(&Evo1::init(&config, &Default::default()));
+    let layers = config.vlm.language.num_layers;
+    let tensors = converted(&specs, file, layers, format.naming(), options.is_strict, |path| {
+        options.precision.map(|precision| precision.of(path))
     })?;
-    fs::create_dir_all(to).map_err(|reason| evo1_core::Error::io("create", to, reason))?;
+    create(to)?;
 
-    let bytes = |tensor: &LazyTensor| (tensor.shape.iter().product::<usize>() * tensor.dtype.size()) as u64;
-    let total = tensors.iter().map(bytes).sum();
-    let done = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let total = tensors.iter().map(|tensor| tensor.byte_len() as u64).sum();
+    let done = Arc::new(AtomicU64::new(0));
     let written = move |bytes: usize| {
-        let before = done.fetch_add(bytes as u64, std::sync::atomic::Ordering::Relaxed);
+        let before = done.fetch_add(bytes as u64, Ordering::Relaxed);
         progress(before + bytes as u64, total);
     };
-    let path = to.join(format.weight_file());
-    match format {
-        Format::Burnpack => write_burnpack_lazily(&path, tensors, written)?,
-        Format::LeRobot | Format::Authors => write_safetensors_lazily(&path, &tensors, written)?,
-    }
+    write_weights(to, format, tensors, written)?;
     for file in companions(from)? {
         copy(&from.join(&file), &to.join(&file))?;
     }
-    let text = config_text(from, &config, format)?;
-    Ok(write_atomically(&config_path, text.as_bytes())?)
+    let (own_statistics, pipelines) = (to.join("norm_stats.json"), to.join("policy_preprocessor.json"));
+    if from.join("norm_stats.json").is_file() {
+        copy(&from.join("norm_stats.json"), &own_statistics)?;
+    }
+    if let Some(statistics) = &statistics
+        && !(own_statistics.exists() && (format != Format::LeRobot || pipelines.exists()))
+    {
+        write_statistics(to, format, statistics, &config)?;
+    }
+    if format == Format::LeRobot && config.profile != Profile::LeRobot {
+        warn!("LeRobot computes with the semantics of its own profile; here the policy stays `{}`", config.profile);
+    }
+    config_files(from, &config, origin, format)?.write(to)
+}
+
+/// The configuration with the robot's own widths, where the authors' says the padded ones and LeRobot wants to know.
+fn of_robot(config: PolicyConfig, origin: Origin, format: Format, statistics: Option<&Statistics>) -> PolicyConfig {
+    let robot = statistics.and_then(Statistics::only);
+    let Some(robot) = robot.filter(|_| origin == Origin::Authors && format == Format::LeRobot) else { return config };
+    PolicyConfig {
+        state_dim: robot.state.width().min(config.action.max_state_dim),
+        action_dim: robot.action.width().min(config.action.max_action_dim),
+        ..config
+    }
 }
 
 /// The companion files that a policy has, with the tensors of its processors.
 fn companions(from: &Path) -> Result<Vec<PathBuf>> {
-    let failed = |reason| evo1_core::Error::io("read", from, reason);
+    let failed = |reason| CoreError::io("read", from, reason);
     let mut found: Vec<PathBuf> =
         COMPANIONS.iter().map(PathBuf::from).filter(|name| from.join(name).is_file()).collect();
     for entry in fs::read_dir(from).map_err(failed)? {
@@ -121,18 +122,17 @@ fn companions(from: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    let bytes = fs::read(from).map_err(|reason| evo1_core::Error::io("read", from, reason))?;
+    let bytes = fs::read(from).map_err(|reason| CoreError::io("read", from, reason))?;
     Ok(write_atomically(to, &bytes)?)
 }
 
-/// The policy's own `config.json` where the format understands it, else the same in the format's keys.
-fn config_text(from: &Path, config: &PolicyConfig, format: Format) -> Result<String> {
-    let path = from.join("config.json");
-    let is_lerobot = upstream::is_lerobot(from)?;
-    let document = match (format, is_lerobot) {
-        (Format::LeRobot, false) => upstream::lerobot_document(config),
-        (Format::Authors, true) => upstream::authors_document(config),
-        _ => return Ok(fs::read_to_string(&path).map_err(|reason| evo1_core::Error::io("read", &path, reason))?),
-    };
-    Ok(format!("{document:#}\n"))
+/// The policy's own configuration files where the format understands them, else the same in the format's keys.
+fn config_files(from: &Path, config: &PolicyConfig, origin: Origin, format: Format) -> Result<ConfigFiles> {
+    let vlm = from.join("vlm_config.json");
+    let vlm = vlm.exists().then(|| read_text(&vlm)).transpose()?;
+    if keeps_keys(format, origin) {
+        let text = read_text(&from.join("config.json"))?;
+        return Ok(ConfigFiles::completed(text, vlm, config));
+    }
+    Ok(ConfigFiles::completed(ConfigFiles::of(config, format).config, vlm, config))
 }

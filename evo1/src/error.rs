@@ -20,6 +20,20 @@ pub enum Error {
         /// What is missing.
         message: String,
     },
+    /// A base model is none.
+    #[error("{}: not a base model: {message}", path.display())]
+    NotABase {
+        /// The path.
+        path: std::path::PathBuf,
+        /// What is missing.
+        message: String,
+    },
+    /// Configuration files have keys that nothing reads, and loading is strict.
+    #[error("keys that nothing reads: {}", keys.join(", "))]
+    UnknownKeys {
+        /// The keys, as `file: key`.
+        keys: Vec<String>,
+    },
     /// There is nothing to predict.
     #[error("a batch needs at least one observation")]
     EmptyBatch,

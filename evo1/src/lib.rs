@@ -6,17 +6,22 @@
 //! [`evo1_action`] (as [`action`]) and [`evo1_core`], whose modules are re-exported here.
 #![forbid(unsafe_code)]
 
+mod base;
 pub mod convert;
 mod error;
+pub mod inspect;
 mod load;
 mod network;
 mod policy;
 mod preparer;
 mod presets;
+mod save;
 pub mod trace;
 
 pub use error::{Error, Result};
 pub use evo1_action as action;
+#[cfg(feature = "hub")]
+pub use evo1_core::hub;
 pub use evo1_core::{
     ActionChunk, Context, Error as CoreError, Frame, Observation, StatisticsKey, Trace, View, config, device, files,
     normalize, rng, weights,

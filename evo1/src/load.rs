@@ -4,7 +4,11 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use evo1_core::{
-    config::{PolicyConfig, Precision, Profile, upstream},
+    config::{
+        CONFIG_FILE, PolicyConfig, Precision, Profile,
+        upstream::{self, Origin},
+    },
+    files::read_text,
     normalize::Statistics,
     weights::{self, WeightFile},
 };
@@ -21,12 +25,14 @@ pub struct LoadOptions {
     pub profile: Option<Profile>,
     /// Number types of weights and activations.
     pub precision: Precision,
+    /// Refuse what is otherwise only reported: unknown keys, and values that no trained network has.
+    pub is_strict: bool,
 }
 
 /// What loading a policy directory found.
 #[derive(Debug, Clone)]
 pub struct LoadReport {
-    /// Keys of the configuration files that nothing read.
+    /// Keys of the configuration files that nothing read, as `file: key`.
     pub unknown_keys: Vec<String>,
     /// The tensors read and skipped.
     pub weights: weights::Loaded,
@@ -37,41 +43,62 @@ pub struct LoadReport {
 impl LoadOptions {
     /// Loading in f32 onto a device, with the profile of what is found.
     pub fn new(device: &Device) -> Self {
-        Self { device: device.clone(), profile: None, precision: Precision::default() }
+        Self { device: device.clone(), profile: None, precision: Precision::default(), is_strict: false }
     }
 }
 
 impl Policy {
-    /// Loads a policy directory: a LeRobot `evo1` policy, or a checkpoint of the authors' code.
+    /// Loads a policy directory: a LeRobot `evo1` policy, a checkpoint of the authors' code, or what [`Policy::save`] wrote.
     ///
-    /// Both hold `config.json` and weights, and may hold `vlm_config.json` and `tokenizer.json` (without the former
-    /// InternVL3-1B is meant, whose tokenizer is built in) and statistics, in `norm_stats.json` or in LeRobot's processor files. Weights are taken from the
-    /// first that is there of `model.safetensors`, `model.safetensors.index.json`, `model.bpk`,
-    /// `mp_rank_00_model_states.pt` and `checkpoint.pt`.
+    /// All hold `config.json` and weights, and may hold `vlm_config.json` and `tokenizer.json` (without the former
+    /// InternVL3-1B is meant, whose tokenizer is built in), `evo1.json`, which takes the place of the former two, and
+    /// statistics, in `norm_stats.json` or in LeRobot's processor files. Weights are taken from the first that is there
+    /// of `model.safetensors`, `model.safetensors.index.json`, `model.bpk`, `mp_rank_00_model_states.pt`,
+    /// `checkpoint.pt` and `pytorch_model.bin`.
     pub fn load(directory: &Path, options: &LoadOptions) -> Result<(Self, LoadReport)> {
-        let not_a_policy = |message: String| Error::NotAPolicy { path: directory.to_owned(), message };
         let weights = weight_file(directory)?;
         options.precision.require(&options.device)?;
-        let (config, unknown_keys, profile_source) = read_config(directory, options.profile)?;
+        let FoundConfig { config, unknown_keys, profile_source, .. } = read_config(directory, options.profile)?;
+        if options.is_strict && !unknown_keys.is_empty() {
+            return Err(Error::UnknownKeys { keys: unknown_keys });
+        }
         let tokenizer = read_tokenizer(directory, &config)?;
         let statistics = read_statistics(directory, &config)?;
         let file = WeightFile::open(&weights)?;
-        let load_options = weights::LoadOptions {
-            language_layers: config.vlm.language.num_layers,
-            dtype: |path: &str| options.precision.of(path),
-        };
-        let (network, weights) = weights::load(Evo1::init(&config, &options.device), &file, &load_options)?;
+        let (network, weights) = load_network(Evo1::init(&config, &options.device), &file, &config, options)?;
         if !weights.naming.has_action_expert() {
-            return Err(not_a_policy("its weights are a base model without an action expert".into()));
+            let message = "its weights are a base model without an action expert".into();
+            return Err(Error::NotAPolicy { path: directory.to_owned(), message });
         }
         let policy = Self::new(config, network, tokenizer, statistics, &options.device);
         Ok((policy, LoadReport { unknown_keys, weights, profile_source }))
     }
 }
 
+/// A network with the weights of a file.
+pub(crate) fn load_network(
+    network: Evo1,
+    file: &WeightFile,
+    config: &PolicyConfig,
+    options: &LoadOptions,
+) -> Result<(Evo1, weights::Loaded)> {
+    let options = weights::LoadOptions {
+        language_layers: config.vlm.language.num_layers,
+        dtype: |path: &str| options.precision.of(path),
+        is_strict: options.is_strict,
+    };
+    Ok(weights::load(network, file, &options)?)
+}
+
 /// Names under which the weights of a policy are looked for.
-const WEIGHT_FILES: [&str; 5] =
-    ["model.safetensors", "model.safetensors.index.json", "model.bpk", "mp_rank_00_model_states.pt", "checkpoint.pt"];
+pub(crate) const WEIGHT_FILES: [&str; 6] = [
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model.bpk",
+    "mp_rank_00_model_states.pt",
+    "checkpoint.pt",
+    "pytorch_model.bin",
+];
 
 /// The weights of a policy directory, which must have a `config.json` too.
 pub(crate) fn weight_file(directory: &Path) -> Result<PathBuf> {
@@ -82,11 +109,12 @@ pub(crate) fn weight_file(directory: &Path) -> Result<PathBuf> {
     if !directory.join("config.json").is_file() {
         return Err(not_a_policy("`config.json` is missing".into()));
     }
-    WEIGHT_FILES
-        .into_iter()
-        .map(|name| directory.join(name))
-        .find(|path| path.is_file())
-        .ok_or_else(|| not_a_policy(format!("none of `{}` is there", WEIGHT_FILES.join("`, `"))))
+    find_weights(directory).ok_or_else(|| not_a_policy(format!("none of `{}` is there", WEIGHT_FILES.join("`, `"))))
+}
+
+/// The first of the weight files that is in a directory.
+pub(crate) fn find_weights(directory: &Path) -> Option<PathBuf> {
+    WEIGHT_FILES.into_iter().map(|name| directory.join(name)).find(|path| path.is_file())
 }
 
 /// The policy's tokenizer; InternVL3-1B's where it brings none and is built on that model.
@@ -99,7 +127,7 @@ fn read_tokenizer(directory: &Path, config: &PolicyConfig) -> Result<PromptToken
 }
 
 /// Statistics in the authors' file, else in LeRobot's.
-fn read_statistics(directory: &Path, config: &PolicyConfig) -> Result<Option<Statistics>> {
+pub(crate) fn read_statistics(directory: &Path, config: &PolicyConfig) -> Result<Option<Statistics>> {
     let path = directory.join("norm_stats.json");
     if path.exists() {
         return Ok(Some(Statistics::read(&path)?));
@@ -107,26 +135,51 @@ fn read_statistics(directory: &Path, config: &PolicyConfig) -> Result<Option<Sta
     Ok(Statistics::read_lerobot(directory, config.state_dim, config.action_dim)?)
 }
 
-/// The configuration of a policy directory, its unknown keys, and why its profile is what it is.
-pub(crate) fn read_config(
-    directory: &Path,
-    profile: Option<Profile>,
-) -> Result<(PolicyConfig, Vec<String>, &'static str)> {
-    let is_lerobot = upstream::is_lerobot(directory)?;
-    let upstream::Upstream { config, unknown_keys } =
-        if is_lerobot { upstream::read_lerobot(directory)? } else { upstream::read_authors(directory)? };
-    let (profile, source) = match (profile, fixture_profile(directory)) {
-        (Some(profile), _) => (profile, "chosen"),
-        (None, Some(profile)) => (profile, "the flavour in meta.json"),
-        (None, None) if is_lerobot => (config.profile, "a LeRobot policy"),
-        (None, None) => (config.profile, "a checkpoint of the authors' code, trained with FlashAttention"),
+/// The configuration of a policy directory and where it comes from.
+pub(crate) struct FoundConfig {
+    pub(crate) config: PolicyConfig,
+    pub(crate) origin: Origin,
+    /// Files that were read.
+    pub(crate) files: Vec<&'static str>,
+    pub(crate) unknown_keys: Vec<String>,
+    /// Why the profile is what it is.
+    pub(crate) profile_source: &'static str,
+}
+
+/// Reads the configuration of a policy directory.
+pub(crate) fn read_config(directory: &Path, profile: Option<Profile>) -> Result<FoundConfig> {
+    let upstream::Upstream { origin, mut config, mut unknown_keys } = upstream::read(directory)?;
+    let mut files = vec!["config.json"];
+    if directory.join("vlm_config.json").exists() {
+        files.push("vlm_config.json");
+    }
+    let own = directory.join(CONFIG_FILE);
+    let is_own = own.exists();
+    if is_own {
+        let (stored, unknown) = PolicyConfig::read(&own)?;
+        config = stored;
+        unknown_keys.extend(unknown);
+        files.insert(0, CONFIG_FILE);
+    }
+    let (profile, profile_source) = match (profile, fixture_profile(directory)) {
+        (Some(profile), _) => (Some(profile), "chosen"),
+        (None, Some(profile)) => (Some(profile), "the flavour in meta.json"),
+        (None, None) if is_own => (None, CONFIG_FILE),
+        (None, None) => match origin {
+            Origin::LeRobot => (None, "a LeRobot policy"),
+            Origin::Authors => (None, "a checkpoint of the authors' code, trained with FlashAttention"),
+        },
     };
-    Ok((config.with_profile(profile), unknown_keys, source))
+    let config = match profile {
+        Some(profile) => config.with_profile(profile),
+        None => config,
+    };
+    Ok(FoundConfig { config, origin, files, unknown_keys, profile_source })
 }
 
 /// The profile of a fixture directory, whose `meta.json` says which reference computed it.
 fn fixture_profile(directory: &Path) -> Option<Profile> {
-    let text = std::fs::read_to_string(directory.join("meta.json")).ok()?;
+    let text = read_text(&directory.join("meta.json")).ok()?;
     let meta: serde_json::Value = serde_json::from_str(&text).ok()?;
     meta.get("flavour")?.as_str()?.parse().ok()
 }

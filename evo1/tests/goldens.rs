@@ -28,7 +28,7 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn load(name: &str, device: &Device, profile: Option<Profile>, precision: Precision) -> Policy {
-    let options = LoadOptions { device: device.clone(), profile, precision };
+    let options = LoadOptions { profile, precision, ..LoadOptions::new(device) };
     Policy::load(&fixture(name), &options).unwrap_or_else(|error| panic!("{name}: {error}")).0
 }
 

@@ -78,8 +78,43 @@ fn missing_misshapen_and_mistyped_tensors_are_named() {
     assert!(refused(&tensors).contains(&format!("tensor `{NORM}` must have shape [48], got [48, 1]")));
     tensors.insert(NORM.into(), TensorData::new(vec![1_i64; 48], [48]));
     assert!(refused(&tensors).contains(&format!("tensor `{NORM}` must hold floating-point numbers, got i64")));
-    tensors.insert(NORM.into(), TensorData::new(vec![f32::INFINITY; 48], [48]));
-    assert!(refused(&tensors).contains(&format!("tensor `{NORM}` holds 48 values that are not finite")));
+}
+
+#[test]
+fn values_that_no_trained_network_has_are_reported_and_refused_when_strict() {
+    let device = test_devices().remove(0);
+    let mut tensors = weights();
+    let mut norm = vec![1.0_f32; 48];
+    norm[0] = f32::INFINITY;
+    norm[1] = f32::NAN;
+    norm[2] = 1e37;
+    tensors.insert(NORM.into(), TensorData::new(norm, [48]));
+    let directory = policy_with(&tensors);
+    let (_, report) = load(directory.path(), &device).expect("reported only");
+    let findings: Vec<String> = report.weights.findings.iter().map(ToString::to_string).collect();
+    assert_eq!(findings, [format!("`{NORM}` (1 NaN, 1 infinite, 1 up to 1.0e37)")]);
+    let strict = LoadOptions { is_strict: true, ..LoadOptions::new(&device) };
+    let message = Policy::load(directory.path(), &strict).expect_err("strict").to_string();
+    assert!(
+        message.contains("1 tensors hold values that no trained network has: `model.action_head.norm_out"),
+        "{message}"
+    );
+    let (_, report) = Policy::load(&fixture(), &strict).expect("nothing is wrong");
+    assert_eq!(report.weights.findings, []);
+}
+
+#[test]
+fn unknown_keys_are_reported_and_refused_when_strict() {
+    let device = test_devices().remove(0);
+    let directory = policy_with(&weights());
+    let path = directory.path().join("config.json");
+    let text = std::fs::read_to_string(&path).expect("config").replacen('{', r#"{"new_option": 1,"#, 1);
+    std::fs::write(&path, text).expect("write");
+    let (_, report) = load(directory.path(), &device).expect("reported only");
+    assert_eq!(report.unknown_keys, [format!("{}: new_option", path.display())]);
+    let strict = LoadOptions { is_strict: true, ..LoadOptions::new(&device) };
+    let message = Policy::load(directory.path(), &strict).expect_err("strict").to_string();
+    assert!(message.contains("keys that nothing reads") && message.contains("new_option"), "{message}");
 }
 
 #[test]

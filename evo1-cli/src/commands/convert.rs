@@ -3,18 +3,17 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use evo1::convert::{Format, convert};
+use evo1::convert::{ConvertOptions, Format, convert};
 use eyre::Result;
-use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::common::{Common, Dtype};
+use crate::common::{Common, Dtype, byte_bar, local};
 
 /// Write a policy in another format, tensor by tensor: it need not fit into memory. Weights keep their number types
 /// unless --dtype is given.
 #[derive(Args)]
 #[command(after_help = "Example:\n  evo1 convert --from CHECKPOINT --to POLICY --format lerobot --dtype bf16")]
 pub(crate) struct Convert {
-    /// Policy directory: LeRobot's, a checkpoint of the authors' code, or one with burn's file
+    /// Policy directory: LeRobot's, a checkpoint of the authors' code, or one with burn's file; or hf://owner/name
     #[arg(long, value_name = "PATH")]
     from: PathBuf,
 
@@ -44,9 +43,10 @@ impl Convert {
             Target::Authors => Format::Authors,
             Target::Burnpack => Format::Burnpack,
         };
-        let precision = common.dtype.map(Dtype::precision);
-        let bar = ProgressBar::new(0);
-        bar.set_style(ProgressStyle::with_template("{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left")?);
+        let options =
+            ConvertOptions { format, precision: common.dtype.map(Dtype::precision), is_strict: common.strict };
+        let from = local(&self.from)?;
+        let bar = byte_bar()?;
         let progress = {
             let bar = bar.clone();
             move |done, total| {
@@ -54,7 +54,7 @@ impl Convert {
                 bar.set_position(done);
             }
         };
-        convert(&self.from, &self.to, format, precision, &common.open_device()?, progress)?;
+        convert(&from, &self.to, &options, progress)?;
         bar.finish_and_clear();
         println!("{} written to {}", indicatif::HumanBytes(bar.position()), self.to.display());
         Ok(())

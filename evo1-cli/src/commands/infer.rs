@@ -26,7 +26,7 @@ const EMBEDDED_SEED: u64 = 0;
     after_help = "Example:\n  evo1 infer --policy DIR --image front.png --image wrist.png \\\n    --state 0.1,0.2,0.3 --prompt \"pick up the red block\" --plot chunk.png"
 )]
 pub(crate) struct Infer {
-    /// Policy directory; the embedded tiny policy when left out
+    /// Policy directory, or hf://owner/name[@revision]; the embedded tiny policy when left out
     #[arg(long, value_name = "DIR")]
     policy: Option<PathBuf>,
 

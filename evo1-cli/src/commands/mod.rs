@@ -4,4 +4,5 @@ pub(crate) mod bench;
 pub(crate) mod convert;
 pub(crate) mod devices;
 pub(crate) mod infer;
+pub(crate) mod inspect;
 pub(crate) mod trace;

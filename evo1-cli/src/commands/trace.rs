@@ -19,7 +19,7 @@ use crate::common::Common;
 )]
 #[command(group(clap::ArgGroup::new("result").required(true).multiple(true).args(["out", "against"])))]
 pub(crate) struct Trace {
-    /// Policy directory
+    /// Policy directory, or hf://owner/name[@revision]
     #[arg(long, value_name = "DIR")]
     policy: PathBuf,
 

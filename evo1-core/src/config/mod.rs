@@ -1,11 +1,12 @@
 //! Dimensions and choices of every component, presets, and upstream configuration files.
 //!
 //! [`PolicyConfig`] describes a whole policy. [`PolicyConfig::evo1`] has the published dimensions,
-//! [`PolicyConfig::tiny`] small ones for tests, and [`upstream`] reads the `config.json` of a LeRobot policy.
+//! [`PolicyConfig::tiny`] small ones for tests, and [`upstream`] reads the configuration files of the references.
 
 mod action;
 mod policy;
 mod profile;
+mod stored;
 pub mod upstream;
 mod vlm;
 
@@ -15,6 +16,7 @@ pub use profile::{
     ContextScope, FramePreprocessing, LossKind, MaskedRows, PooledToken, Profile, PromptLength, RangeEpsilon,
     ResultMask, Semantics, StateClamp, StatePadding, TargetMask,
 };
+pub use stored::CONFIG_FILE;
 pub use vlm::{LanguageConfig, TilingConfig, VisionConfig, VlmConfig};
 
 /// What a field must be and what came, for the checks of the configuration structs.

@@ -131,7 +131,8 @@ impl PolicyConfig {
         Self { max_text_length: 256, ..Self::of(vlm, action, Profile::LeRobot) }
     }
 
-    fn of(vlm: VlmConfig, action: ActionConfig, profile: Profile) -> Self {
+    /// A policy of these parts, with the reference's choices and nothing known of the robot.
+    pub fn of(vlm: VlmConfig, action: ActionConfig, profile: Profile) -> Self {
         let semantics = profile.semantics();
         Self {
             state_dim: action.max_state_dim,

@@ -4,15 +4,28 @@
 //! normaliser steps name a safetensors file with `observation.state.min`, `action.max` and so on, padded to the model's
 //! widths in newer versions and not in older ones.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
+use burn::tensor::TensorData;
 use serde::Deserialize;
+use serde_json::json as value;
 
 use super::{RobotStatistics, Statistics, VectorStatistics};
 use crate::{
     Error, Result,
-    weights::{WeightFile, floats},
+    config::{PolicyConfig, upstream::lerobot_document},
+    files::write_atomically,
+    json,
+    weights::{WeightFile, floats, write_safetensors},
 };
+
+const PREPROCESSOR: &str = "policy_preprocessor";
+const POSTPROCESSOR: &str = "policy_postprocessor";
+const NORMALIZER: &str = "normalizer_processor";
+const UNNORMALIZER: &str = "unnormalizer_processor";
 
 #[derive(Deserialize)]
 struct Pipeline {
@@ -29,8 +42,8 @@ impl Statistics {
     /// The statistics of the LeRobot policy in `directory`, cut to the robot's widths; `None` when its pipelines keep
     /// none.
     pub fn read_lerobot(directory: &Path, state_dim: usize, action_dim: usize) -> Result<Option<Self>> {
-        let state = state_file(directory, "policy_preprocessor.json", "normalizer_processor")?;
-        let action = state_file(directory, "policy_postprocessor.json", "unnormalizer_processor")?;
+        let state = state_file(directory, PREPROCESSOR, NORMALIZER)?;
+        let action = state_file(directory, POSTPROCESSOR, UNNORMALIZER)?;
         let (Some(state), Some(action)) = (state.as_ref(), action.as_ref().or(state.as_ref())) else { return Ok(None) };
         let robot = RobotStatistics {
             state: vector(state, "observation.state", state_dim)?,
@@ -43,13 +56,11 @@ impl Statistics {
 
 /// The tensors of a pipeline's normaliser.
 fn state_file(directory: &Path, pipeline: &str, step: &str) -> Result<Option<WeightFile>> {
-    let path = directory.join(pipeline);
+    let path = directory.join(format!("{pipeline}.json"));
     if !path.exists() {
         return Ok(None);
     }
-    let text = std::fs::read_to_string(&path).map_err(|reason| Error::io("read", &path, reason))?;
-    let Pipeline { steps } =
-        serde_json::from_str(&text).map_err(|error| Error::Json { path: path.clone(), message: error.to_string() })?;
+    let Pipeline { steps } = json::read(&path)?;
     let file =
         steps.into_iter().find(|found| found.registry_name.as_deref() == Some(step)).and_then(|step| step.state_file);
     let Some(file) = file else { return Ok(None) };
@@ -62,6 +73,82 @@ fn state_file(directory: &Path, pipeline: &str, step: &str) -> Result<Option<Wei
         ));
     }
     WeightFile::open(&directory.join(file)).map(Some)
+}
+
+impl RobotStatistics {
+    /// Writes the pipelines of a LeRobot `evo1` policy and their tensors, as that library does: padded to the model's
+    /// widths with a range of −1 to 1.
+    pub fn write_lerobot(&self, directory: &Path, config: &PolicyConfig) -> Result<()> {
+        let (state, action) = (config.action.max_state_dim, config.action.max_action_dim);
+        let mut tensors = self.state.padded("observation.state", state);
+        tensors.extend(self.action.padded("action", action));
+        let policy = lerobot_document(config);
+        let (norm_map, action_feature) =
+            (&policy["normalization_mapping"], value!({ "type": "ACTION", "shape": [action] }));
+        let mut features = policy["input_features"].clone();
+        features["observation.state"] = value!({ "type": "STATE", "shape": [state] });
+        features["action"] = action_feature.clone();
+        let before = value!([
+            { "registry_name": "rename_observations_processor", "config": { "rename_map": {} } },
+            { "registry_name": "to_batch_processor", "config": {} },
+            { "registry_name": "evo1_pad_state_processor", "config": { "max_state_dim": state } },
+            { "registry_name": "evo1_pad_action_processor", "config": { "max_action_dim": action } },
+            {
+                "registry_name": NORMALIZER,
+                "config": { "eps": 1e-8, "features": features, "norm_map": norm_map },
+                "state_file": format!("{PREPROCESSOR}_step_4_{NORMALIZER}.safetensors"),
+            },
+            { "registry_name": "device_processor", "config": { "device": "cpu", "float_dtype": null } },
+        ]);
+        let after = value!([
+            {
+                "registry_name": UNNORMALIZER,
+                "config": { "eps": 1e-8, "features": { "action": action_feature }, "norm_map": norm_map },
+                "state_file": format!("{POSTPROCESSOR}_step_0_{UNNORMALIZER}.safetensors"),
+            },
+            {
+                "registry_name": "evo1_action_processor",
+                "config": {
+                    "action_dim": config.action_dim,
+                    "binarize_gripper": policy["binarize_gripper"],
+                    "gripper_index": policy["gripper_index"],
+                    "gripper_threshold": policy["gripper_threshold"],
+                    "gripper_below_threshold_value": policy["gripper_below_threshold_value"],
+                    "gripper_above_threshold_value": policy["gripper_above_threshold_value"],
+                },
+            },
+            { "registry_name": "device_processor", "config": { "device": "cpu", "float_dtype": "float32" } },
+        ]);
+        for (name, steps) in [(PREPROCESSOR, before), (POSTPROCESSOR, after)] {
+            let state_file = steps.as_array().into_iter().flatten().find_map(|step| step["state_file"].as_str());
+            if let Some(file) = state_file {
+                write_safetensors(&directory.join(file), &tensors)?;
+            }
+            let text = format!("{:#}\n", value!({ "name": name, "steps": steps }));
+            write_atomically(&directory.join(format!("{name}.json")), text.as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+impl VectorStatistics {
+    /// The lists as tensors of `width`, with what LeRobot pads them with: statistics that leave a padded zero at zero.
+    fn padded(&self, vector: &str, width: usize) -> BTreeMap<String, TensorData> {
+        self.lists()
+            .into_iter()
+            .map(|(name, list)| {
+                let padding = match name {
+                    "min" | "q01" => -1.0,
+                    "mean" => 0.0,
+                    _ => 1.0,
+                };
+                let mut list = list.to_vec();
+                list.resize(width.max(list.len()), padding);
+                let width = list.len();
+                (format!("{vector}.{name}"), TensorData::new(list, [width]))
+            })
+            .collect()
+    }
 }
 
 /// The statistics of one vector, of which the first `width` dimensions are the robot's.
@@ -87,8 +174,10 @@ fn vector(file: &WeightFile, name: &str, width: usize) -> Result<VectorStatistic
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
-    use crate::StatisticsKey;
+    use crate::{StatisticsKey, config::upstream};
 
     const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/lerobot-processors");
 
@@ -100,6 +189,41 @@ mod tests {
         assert_eq!(robot.action.max.as_deref(), Some(&[0.1, 0.2, 0.3, 0.4][..]));
         assert_eq!((robot.state.width(), robot.action.width()), (4, 4));
         assert!(robot.state.q01.is_none());
+    }
+
+    #[test]
+    fn what_is_written_is_what_lerobot_writes() {
+        let fixture = |name: &str| Path::new(FIXTURE).join(name);
+        let statistics = Statistics::read_lerobot(Path::new(FIXTURE), 4, 4).expect("readable").expect("there");
+        let config = include_str!("../../../fixtures/tiny-lerobot/config.json");
+        let vlm = include_str!("../../../fixtures/tiny-lerobot/vlm_config.json");
+        let config = upstream::parse(Path::new("policy"), config, Some(vlm)).expect("fixture").config;
+        let directory = tempfile::tempdir().expect("directory");
+        statistics.only().expect("one robot").write_lerobot(directory.path(), &config).expect("written");
+        let again = Statistics::read_lerobot(directory.path(), 4, 4).expect("readable").expect("there");
+        assert_eq!(again, statistics);
+        for pipeline in [PREPROCESSOR, POSTPROCESSOR] {
+            let json = |path: &Path| -> Value { json::read(path).expect("JSON") };
+            let file = format!("{pipeline}.json");
+            let (written, mut expected) = (json(&directory.path().join(&file)), json(&fixture(&file)));
+            // A configuration knows how many cameras there are, not what they are called.
+            if let Some(features) = expected["steps"][4]["config"]["features"].as_object_mut() {
+                for view in 0..2 {
+                    let camera = features.remove(&format!("observation.images.cam{view}")).expect("a camera");
+                    features.insert(format!("observation.images.view{view}"), camera);
+                }
+            }
+            assert_eq!(written, expected, "{pipeline}");
+        }
+        for file in std::fs::read_dir(FIXTURE).expect("fixture").map(|entry| entry.expect("entry").file_name()) {
+            if Path::new(&file).extension().is_some_and(|extension| extension == "safetensors") {
+                let tensors = |path: &Path| {
+                    let file = WeightFile::open(path).expect("tensors");
+                    file.names().map(|name| (name.to_owned(), file.read(name).expect(name))).collect::<Vec<_>>()
+                };
+                assert_eq!(tensors(&directory.path().join(&file)), tensors(&Path::new(FIXTURE).join(&file)));
+            }
+        }
     }
 
     #[test]

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Error, Result, StatisticsKey,
     config::{RangeEpsilon, Semantics, StateClamp, StatePadding},
+    files::{read_text, write_atomically},
+    json,
 };
 
 /// Keeps ranges and deviations from dividing by zero.
@@ -66,12 +68,13 @@ pub struct RobotStatistics {
 }
 
 /// Statistics by arm and data set.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[serde(transparent)]
 pub struct Statistics {
     arms: BTreeMap<String, Arm>,
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 enum Arm {
     /// The older layout: the statistics stand directly under the arm.
@@ -82,19 +85,30 @@ enum Arm {
 impl Statistics {
     /// Reads a `norm_stats.json`, in the layout with or without data sets.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|reason| Error::io("read", path, reason))?;
+        let text = read_text(path)?;
         Self::parse(path, &text)
     }
 
     /// Statistics from the text of a `norm_stats.json`; `path` stands for it in messages.
     pub fn parse(path: &Path, text: &str) -> Result<Self> {
-        let json = |message: String| Error::Json { path: path.to_owned(), message };
-        let arms: BTreeMap<String, Arm> = serde_json::from_str(text).map_err(|error| json(error.to_string()))?;
-        let statistics = Self { arms };
+        let statistics = Self { arms: json::parse(path, text)? };
         for (name, robot) in statistics.robots() {
             robot.validate(path, &name)?;
         }
         Ok(statistics)
+    }
+
+    /// Writes a `norm_stats.json`.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self)
+            .map_err(|error| Error::Json { path: path.to_owned(), message: error.to_string() })?;
+        write_atomically(path, format!("{text}\n").as_bytes())
+    }
+
+    /// The only robot there is; nothing when there are several.
+    pub fn only(&self) -> Option<&RobotStatistics> {
+        let mut robots = self.robots().map(|(_, robot)| robot);
+        robots.next().filter(|_| robots.next().is_none())
     }
 
     /// The statistics of one robot alone.

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
+    ops::Range,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -11,21 +12,19 @@ use burn::tensor::{Bytes, Shape};
 use burn_pack::{Error as PackError, Reader, Tensor, Writer};
 
 use super::{LazyTensor, file::Stored};
-use crate::{Error, Result};
+use crate::{Error, Result, files::open_regular};
 
 /// The tensors of a file.
 pub(super) fn open(path: &Path) -> Result<BTreeMap<String, Stored>> {
-    let metadata = std::fs::metadata(path).map_err(|reason| Error::io("read", path, reason))?;
-    if !metadata.is_file() {
-        return Err(invalid(path, "it is not a regular file"));
-    }
+    let _ = open_regular(path)?;
     let tensors = Reader::from_file_exact(path).and_then(Reader::into_tensors).map_err(|error| invalid(path, error))?;
     Ok(tensors
         .into_iter()
         .map(|tensor| {
             let read = tensor.clone();
-            let read = move || {
-                read.to_bytes().map(|bytes| bytes.to_vec()).map_err(|error| io::Error::other(error.to_string()))
+            let read = move |range: Range<usize>| {
+                let bytes = read.to_bytes().map_err(|error| io::Error::other(error.to_string()))?;
+                bytes.get(range).map(<[u8]>::to_vec).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
             };
             (tensor.name, Stored { dtype: Ok(tensor.dtype), shape: tensor.shape.to_vec(), read: Box::new(read) })
         })

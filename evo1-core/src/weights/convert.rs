@@ -3,10 +3,11 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use burn::tensor::{DType, TensorData};
+use tracing::warn;
 
 use super::{
-    LazyTensor, Naming, ParamSpec, Place, WeightFile,
-    load::{check, part_of},
+    Audit, Finding, LazyTensor, Naming, ParamSpec, Place, WeightFile,
+    load::{cast, check},
     names::TABLES,
     transposed,
 };
@@ -15,13 +16,15 @@ use crate::{Error, Result};
 /// The tensors of `file` as a checkpoint of another naming, in the number type that `dtype` gives for a parameter's path,
 /// or in their own.
 ///
-/// The file is checked first, as for loading. Constant tables and nothing else are carried over beside the parameters:
+/// The file is checked first, as for loading; values that no trained network has are warned of when they are read, or
+/// refused when `is_strict`. Constant tables and nothing else are carried over beside the parameters:
 /// layers above those kept and the output head are left behind.
 pub fn converted(
     specs: &[ParamSpec],
     file: WeightFile,
     language_layers: usize,
     target: Naming,
+    is_strict: bool,
     dtype: impl Fn(&str) -> Option<DType>,
 ) -> Result<Vec<LazyTensor>> {
     let source = check(specs, &file, language_layers)?.naming;
@@ -51,7 +54,7 @@ pub fn converted(
         let read = move || {
             let mut bytes = Vec::with_capacity(whole.iter().product::<usize>() * dtype.size());
             for part in &parts {
-                bytes.extend_from_slice(part.read(&file, source, target)?.convert_dtype(dtype).as_bytes());
+                bytes.extend_from_slice(part.read(&file, source, target, dtype, is_strict)?.as_bytes());
             }
             Ok(TensorData::from_bytes_vec(bytes, whole.clone(), dtype))
         };
@@ -77,8 +80,24 @@ struct Part {
 }
 
 impl Part {
-    fn read(&self, file: &WeightFile, source: Naming, target: Naming) -> Result<TensorData> {
-        let part = part_of(file.read(&self.from.name)?, &self.from, &source.shape_of(&self.spec));
+    fn read(
+        &self,
+        file: &WeightFile,
+        source: Naming,
+        target: Naming,
+        dtype: DType,
+        is_strict: bool,
+    ) -> Result<TensorData> {
+        let part = file.read_part(&self.from, source.shape_of(&self.spec))?;
+        let audit = Audit::of(&part);
+        if !audit.is_plausible() {
+            let finding = Finding { tensor: self.from.name.clone(), audit };
+            if is_strict {
+                return Err(Error::ImplausibleTensors { path: file.path().to_owned(), findings: vec![finding] });
+            }
+            warn!("{}: values that no trained network has: {finding}", file.path().display());
+        }
+        let part = cast(part, dtype, &audit, file, &self.from.name)?;
         let is_turned = self.spec.is_transposed() && source.is_torch_layout() != target.is_torch_layout();
         Ok(if is_turned { transposed(part) } else { part })
     }

@@ -4,18 +4,20 @@ use std::{
     borrow::Cow,
     collections::BTreeMap,
     fmt, io,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
 use burn::tensor::{DType, TensorData};
 
-use super::{burnpack, pytorch, safetensors};
+use super::{Place, burnpack, pytorch, safetensors};
 use crate::{Error, Result};
 
 /// A checkpoint: a safetensors file, one split into shards, a PyTorch file, or a burnpack.
 #[derive(Debug)]
 pub struct WeightFile {
     path: PathBuf,
+    files: Vec<PathBuf>,
     tensors: BTreeMap<String, Stored>,
 }
 
@@ -24,9 +26,12 @@ pub(super) struct Stored {
     /// The number type, or the name of one that burn does not have.
     pub(super) dtype: Result<DType, String>,
     pub(super) shape: Vec<usize>,
-    /// Reads the tensor's bytes.
-    pub(super) read: Box<dyn Fn() -> io::Result<Vec<u8>> + Send + Sync>,
+    /// Reads some of the tensor's bytes.
+    pub(super) read: ReadRange,
 }
+
+/// Reads a range of a tensor's bytes.
+pub(super) type ReadRange = Box<dyn Fn(Range<usize>) -> io::Result<Vec<u8>> + Send + Sync>;
 
 impl fmt::Debug for Stored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -40,26 +45,34 @@ impl WeightFile {
     /// of a split safetensors file, everything else is safetensors. Nothing of the file is executed.
     pub fn open(path: &Path) -> Result<Self> {
         let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+        let mut files = vec![path.to_owned()];
         let tensors = if [".pt", ".pth", ".bin"].iter().any(|ending| name.ends_with(ending)) {
             pytorch::open(path)?
         } else if name.ends_with(".bpk") {
             burnpack::open(path)?
         } else if name.ends_with(".index.json") {
-            safetensors::open_shards(path)?
+            let (tensors, shards) = safetensors::open_shards(path)?;
+            files.extend(shards);
+            tensors
         } else {
             safetensors::open(path)?
         };
-        Ok(Self { path: path.to_owned(), tensors })
+        Ok(Self { path: path.to_owned(), files, tensors })
     }
 
     /// A safetensors file that is in memory, for example embedded in the program; `path` stands for it in messages.
     pub fn from_bytes(path: &Path, bytes: impl Into<Cow<'static, [u8]>>) -> Result<Self> {
-        Ok(Self { path: path.to_owned(), tensors: safetensors::from_bytes(path, bytes.into())? })
+        Ok(Self { path: path.to_owned(), files: Vec::new(), tensors: safetensors::from_bytes(path, bytes.into())? })
     }
 
     /// The file's path.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The files on the disk that it consists of: itself, and its shards.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
     }
 
     /// The names of its tensors, sorted.
@@ -87,14 +100,45 @@ impl WeightFile {
         })
     }
 
+    /// The name of a tensor's number type, also of one that burn does not have.
+    pub fn dtype_name(&self, name: &str) -> String {
+        match self.tensors.get(name).map(|stored| &stored.dtype) {
+            Some(Ok(dtype)) => dtype.name().to_owned(),
+            Some(Err(other)) => other.to_lowercase(),
+            None => "none".to_owned(),
+        }
+    }
+
     /// Reads a tensor.
     pub fn read(&self, name: &str) -> Result<TensorData> {
+        let shape = self.shape(name)?.to_vec();
+        self.read_bytes(name, 0, 1, 1, shape)
+    }
+
+    /// Reads the part of a tensor that is a parameter's, whose shape is `shape`.
+    pub(super) fn read_part(&self, place: &Place, shape: Vec<usize>) -> Result<TensorData> {
+        self.read_bytes(&place.name, place.first, place.count, place.of, shape)
+    }
+
+    /// Parts `first..first + count` of the `of` parts of a tensor, along its first dimension.
+    fn read_bytes(&self, name: &str, first: usize, count: usize, of: usize, shape: Vec<usize>) -> Result<TensorData> {
         let (stored, dtype) = (self.stored(name)?, self.dtype(name)?);
         let unreadable =
             |message: String| Error::TensorUnreadable { path: self.path.clone(), tensor: name.to_owned(), message };
-        let bytes = (stored.read)().map_err(|error| unreadable(error.to_string()))?;
-        TensorData::try_from_bytes_vec(bytes, stored.shape.clone(), dtype)
-            .map_err(|error| unreadable(error.to_string()))
+        let part = self.byte_len(name)? / of;
+        let range = first * part..(first + count) * part;
+        let bytes = (stored.read)(range).map_err(|error| unreadable(error.to_string()))?;
+        TensorData::try_from_bytes_vec(bytes, shape, dtype).map_err(|error| unreadable(error.to_string()))
+    }
+
+    /// A tensor's size in bytes.
+    pub fn byte_len(&self, name: &str) -> Result<usize> {
+        let elements = self.shape(name)?.iter().try_fold(self.dtype(name)?.size(), |all, size| all.checked_mul(*size));
+        elements.ok_or_else(|| Error::TensorUnreadable {
+            path: self.path.clone(),
+            tensor: name.to_owned(),
+            message: "its shape has more elements than can be counted".to_owned(),
+        })
     }
 
     fn stored(&self, name: &str) -> Result<&Stored> {

@@ -16,13 +16,19 @@ const EMBEDDING_STD: f32 = 0.02;
 const LAYER_SCALE: f32 = 0.1;
 
 /// Gives every parameter a value from `seed`, as PyTorch's defaults do: linear and convolution weights and biases
-/// uniform in ±1/√fan_in, norms one and zero, attention projections Xavier-uniform with zero bias, embeddings and
-/// positions with a deviation of 0.02, layer scales 0.1.
+/// uniform in ±1/√fan_in, norms one and zero, attention projections Xavier-uniform with zero bias, and so each
+/// embodiment's weights, which LeRobot draws one by one; embeddings and positions with a deviation of 0.02, layer scales
+/// 0.1.
 ///
 /// Every parameter has a stream of its own, named by its path, so that one parameter's shape does not change another's
 /// values and the order does not matter. `dtype` gives each parameter's number type.
 pub fn initialize<M: Module>(module: M, seed: u64, dtype: impl Fn(&str) -> DType) -> M {
     module.map(&mut Initializer { seed, dtype, position: Position::default(), fan_in: None })
+}
+
+/// [`initialize`] for the part `name` of a larger module, which gets the values that it would get within the whole.
+pub fn initialize_part<M: Module>(name: &str, module: M, seed: u64, dtype: impl Fn(&str) -> DType) -> M {
+    module.map(&mut Initializer { seed, dtype, position: Position::inside(name), fan_in: None })
 }
 
 struct Initializer<F> {
@@ -45,17 +51,19 @@ impl<F> Initializer<F> {
         let leaf = spec.path.rsplit('.').next().unwrap_or_default();
         let is_attention_input =
             spec.path.contains("cross_attention.q_proj") || spec.path.contains("cross_attention.kv_proj");
+        let is_per_category = spec.path.contains(".PerCategory.");
         match (spec.owner, leaf) {
             (Owner::Norm, "gamma") => Draw::Constant(1.0),
             (Owner::Norm, _) => Draw::Constant(0.0),
             (Owner::Embedding, _) | (_, "cls_token" | "position_embeddings") => uniform_of_std(EMBEDDING_STD),
             (_, "layer_scale_1" | "layer_scale_2") => Draw::Constant(LAYER_SCALE),
-            (_, "bias") if spec.path.contains("cross_attention.") => Draw::Constant(0.0),
+            (_, "bias") if spec.path.contains("cross_attention.") || is_per_category => Draw::Constant(0.0),
             (Owner::Linear, "weight") if is_attention_input => {
                 // PyTorch draws q, k and v as one matrix of three times as many outputs as inputs.
-                let inputs = spec.shape[0] as f32;
-                Draw::Uniform((6.0 / (4.0 * inputs)).sqrt())
+                let inputs = spec.shape[0];
+                xavier(inputs, 3 * inputs)
             }
+            (_, "weight") if is_per_category => xavier(spec.shape[1], spec.shape[2]),
             (_, "weight") => {
                 let fan_in = fan_in(spec);
                 self.fan_in = Some(fan_in);
@@ -67,14 +75,18 @@ impl<F> Initializer<F> {
     }
 }
 
-/// Inputs of one output: of a linear `[in, out]`, a per-category linear `[categories, in, out]` or a convolution
-/// `[out, in, height, width]`.
+/// Inputs of one output: of a linear `[in, out]` or a convolution `[out, in, height, width]`.
 fn fan_in(spec: &ParamSpec) -> usize {
     match spec.shape.as_slice() {
-        [inputs, _] | [_, inputs, _] => *inputs,
+        [inputs, _] => *inputs,
         [_, kernel @ ..] => kernel.iter().product(),
         [] => 1,
     }
+}
+
+/// Xavier's uniform distribution.
+fn xavier(inputs: usize, outputs: usize) -> Draw {
+    Draw::Uniform((6.0 / (inputs + outputs) as f32).sqrt())
 }
 
 /// A uniform distribution of a given standard deviation.

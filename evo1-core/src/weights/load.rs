@@ -1,13 +1,13 @@
 //! Strict loading: every parameter is found in its shape, and nothing in the file is left over.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use burn::{
     module::{Module, ModuleMapper, Param},
     tensor::{DType, Tensor, TensorData},
 };
 
-use super::{Naming, ParamSpec, Place, Position, WeightFile, params, transposed};
+use super::{Audit, Finding, Naming, ParamSpec, Place, Position, WeightFile, params, transposed};
 use crate::{Error, Result};
 
 /// How a checkpoint is loaded.
@@ -17,10 +17,12 @@ pub struct LoadOptions<F> {
     pub language_layers: usize,
     /// The number type of each parameter once loaded.
     pub dtype: F,
+    /// Refuse values that no trained network has, instead of reporting them.
+    pub is_strict: bool,
 }
 
 /// What loading found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Loaded {
     /// Names of the tensors that were read.
     pub read: Vec<String>,
@@ -28,11 +30,14 @@ pub struct Loaded {
     pub skipped: Vec<String>,
     /// How the file names its tensors.
     pub naming: Naming,
+    /// Tensors with values that no trained network has; nobody looked for any before reading.
+    pub findings: Vec<Finding>,
 }
 
-/// Loads `module` from `file`, or says which tensors are missing, unused, of a wrong shape or not finite.
+/// Loads `module` from `file`, or says which tensors are missing, unused, of a wrong shape, of integers, or too large for
+/// the number type that is wanted.
 ///
-/// Names and shapes are compared before anything is read. The action expert keeps its values when the file is a base
+/// Names, shapes and number types are compared before anything is read. The action expert keeps its values when the file is a base
 /// model without one.
 pub fn load<M, F>(module: M, file: &WeightFile, options: &LoadOptions<F>) -> Result<(M, Loaded)>
 where
@@ -41,12 +46,17 @@ where
 {
     let specs = params(&module);
     let loaded = check(&specs, file, options.language_layers)?;
-    let mut loader = Loader { file, naming: loaded.naming, options, position: Position::default(), failed: None };
+    let (position, findings) = (Position::default(), BTreeMap::new());
+    let mut loader = Loader { file, naming: loaded.naming, options, position, findings, failed: None };
     let module = module.map(&mut loader);
-    match loader.failed {
-        Some(error) => Err(error),
-        None => Ok((module, loaded)),
+    if let Some(error) = loader.failed {
+        return Err(error);
     }
+    let findings: Vec<Finding> = loader.findings.into_iter().map(|(tensor, audit)| Finding { tensor, audit }).collect();
+    if options.is_strict && !findings.is_empty() {
+        return Err(Error::ImplausibleTensors { path: file.path().to_owned(), findings });
+    }
+    Ok((module, Loaded { findings, ..loaded }))
 }
 
 /// Compares the parameters of a module with the tensors of a file, by name and shape, without reading any: what would be
@@ -70,6 +80,15 @@ pub fn check(specs: &[ParamSpec], file: &WeightFile, language_layers: usize) -> 
                 got: got.to_vec(),
             });
         }
+        let dtype = file.dtype(&place.name)?;
+        if !dtype.is_float() {
+            return Err(Error::TensorDtype {
+                path: file.path().to_owned(),
+                tensor: place.name.clone(),
+                expected: "floating-point numbers",
+                got: dtype.name().to_owned(),
+            });
+        }
     }
     let (skipped, unused): (Vec<String>, Vec<String>) = file
         .names()
@@ -80,7 +99,7 @@ pub fn check(specs: &[ParamSpec], file: &WeightFile, language_layers: usize) -> 
         return Err(Error::UnusedTensors { path: file.path().to_owned(), names: unused });
     }
     let read = used.into_iter().map(str::to_owned).collect();
-    Ok(Loaded { read, skipped, naming })
+    Ok(Loaded { read, skipped, naming, findings: Vec::new() })
 }
 
 struct Loader<'a, F> {
@@ -88,28 +107,20 @@ struct Loader<'a, F> {
     naming: Naming,
     options: &'a LoadOptions<F>,
     position: Position,
+    findings: BTreeMap<String, Audit>,
     failed: Option<Error>,
 }
 
 impl<F: Fn(&str) -> DType> Loader<'_, F> {
     /// The values of a parameter; nothing when the file has no place for it.
-    fn read(&self, spec: &ParamSpec) -> Result<Option<TensorData>> {
+    fn read(&mut self, spec: &ParamSpec) -> Result<Option<TensorData>> {
         let Some(place) = self.naming.place(spec) else { return Ok(None) };
-        let whole = self.file.read(&place.name)?;
-        if !whole.dtype().is_float() {
-            return Err(Error::TensorDtype {
-                path: self.file.path().to_owned(),
-                tensor: place.name,
-                expected: "floating-point numbers",
-                got: whole.dtype().name().to_owned(),
-            });
-        }
-        let part = part_of(whole, &place, &self.naming.shape_of(spec));
-        let data = part.convert_dtype((self.options.dtype)(&spec.path));
-        let count = non_finite(&data);
-        if count > 0 {
-            let (path, tensor) = (self.file.path().to_owned(), place.name);
-            return Err(Error::NonFiniteTensor { path, tensor, count });
+        let part = self.file.read_part(&place, self.naming.shape_of(spec))?;
+        let audit = Audit::of(&part);
+        let data = cast(part, (self.options.dtype)(&spec.path), &audit, self.file, &place.name)?;
+        if !audit.is_plausible() {
+            let found = self.findings.entry(place.name).or_default();
+            *found = found.and(audit);
         }
         let is_transposed = self.naming.is_torch_layout() && spec.is_transposed();
         Ok(Some(if is_transposed { transposed(data) } else { data }))
@@ -140,28 +151,28 @@ impl<F: Fn(&str) -> DType> ModuleMapper for Loader<'_, F> {
     }
 }
 
+/// A tensor of `file` in another number type, unless that makes finite values infinite; `audit` is what was found in it.
+pub(super) fn cast(
+    data: TensorData,
+    dtype: DType,
+    audit: &Audit,
+    file: &WeightFile,
+    tensor: &str,
+) -> Result<TensorData> {
+    if data.dtype() == dtype {
+        return Ok(data);
+    }
+    let data = data.convert_dtype(dtype);
+    let count = Audit::of(&data).non_finite().saturating_sub(audit.non_finite());
+    if count > 0 {
+        let (path, tensor) = (file.path().to_owned(), tensor.to_owned());
+        return Err(Error::TensorOverflow { path, tensor, count, dtype: dtype.name().to_owned() });
+    }
+    Ok(data)
+}
+
 /// The parameter with `data` as its value, on its own device and as trainable as it was.
 pub(super) fn place_in<const D: usize>(param: Param<Tensor<D>>, data: TensorData) -> Param<Tensor<D>> {
     let (device, id, dtype) = (param.lazy_device(), param.id, data.dtype());
     param.transform_for_load(Tensor::from_data(data, (&device, dtype)), id)
-}
-
-/// The rows of a tensor that are a parameter's.
-pub(super) fn part_of(whole: TensorData, place: &Place, shape: &[usize]) -> TensorData {
-    if place.of == 1 {
-        return whole;
-    }
-    let dtype = whole.dtype();
-    let bytes = whole.as_bytes();
-    let part = bytes.len() / place.of;
-    let bytes = bytes[place.first * part..][..place.count * part].to_vec();
-    TensorData::from_bytes_vec(bytes, shape.to_vec(), dtype)
-}
-
-/// How many values are NaN or infinite.
-fn non_finite(data: &TensorData) -> usize {
-    match data.as_slice::<f32>() {
-        Ok(values) => values.iter().filter(|value| !value.is_finite()).count(),
-        Err(_) => data.iter::<f32>().filter(|value| !value.is_finite()).count(),
-    }
 }

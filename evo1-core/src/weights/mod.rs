@@ -1,5 +1,6 @@
 //! Checkpoint files, the names of their tensors, strict loading and seeded initialisation.
 
+mod audit;
 mod burnpack;
 mod convert;
 mod file;
@@ -10,13 +11,14 @@ mod pytorch;
 mod safetensors;
 mod write;
 
+pub use audit::{Audit, Finding, LARGEST_PLAUSIBLE};
 pub use burnpack::write_burnpack_lazily;
 pub use convert::converted;
 pub use file::WeightFile;
-pub use init::initialize;
+pub use init::{initialize, initialize_part};
 pub use load::{LoadOptions, Loaded, check, load};
-pub use names::{Naming, Place, TABLES};
-pub use write::{LazyTensor, Reader, checkpoint_tensors, write_safetensors, write_safetensors_lazily};
+pub use names::{Component, Naming, Place, TABLES};
+pub use write::{LazyTensor, Reader, checkpoint_tensors, module_tensors, write_safetensors, write_safetensors_lazily};
 
 use burn::{
     module::{Module, ModuleVisitor, Param},
@@ -89,6 +91,11 @@ struct Position {
 }
 
 impl Position {
+    /// Inside the part `name` of a larger module.
+    fn inside(name: &str) -> Self {
+        Self { names: vec![name.to_owned()], containers: vec![] }
+    }
+
     fn enter(&mut self, name: &str, container: &str) {
         self.names.push(name.to_owned());
         self.containers.push(container.to_owned());

@@ -98,6 +98,40 @@ const FUSED: [(&str, &str, [usize; 3]); 5] = [
     (".attention.v_proj.", ".attn.qkv.", [2, 1, 3]),
 ];
 
+/// A component of the model that checkpoints are divided into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Component {
+    /// InternViT.
+    VisionTower,
+    /// From visual to language channels.
+    Projector,
+    /// Qwen2.
+    LanguageModel,
+    /// The flow-matching head and its encoders.
+    ActionExpert,
+}
+
+impl Component {
+    /// Every component, in the order of the data.
+    pub const ALL: [Self; 4] = [Self::VisionTower, Self::Projector, Self::LanguageModel, Self::ActionExpert];
+
+    /// Its name in words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::VisionTower => "vision tower",
+            Self::Projector => "projector",
+            Self::LanguageModel => "language model",
+            Self::ActionExpert => "action expert",
+        }
+    }
+
+    /// The component of a parameter of our modules, by its path.
+    pub fn of(path: &str) -> Option<Self> {
+        Naming::BURN.component(path)
+    }
+}
+
 impl Naming {
     /// A LeRobot policy.
     pub const LEROBOT: Self = Self {
@@ -148,6 +182,37 @@ impl Naming {
             path: file.path().to_owned(),
             names: file.names().map(str::to_owned).collect(),
         })
+    }
+
+    /// Whose names these are.
+    pub fn description(self) -> &'static str {
+        match self {
+            Self::LEROBOT => "LeRobot's",
+            Self::AUTHORS => "the authors'",
+            Self::BASE_ORIGINAL => "InternVL3's original ones",
+            Self::BASE_CONVERTED => "InternVL3's as first converted for transformers",
+            Self::BASE_NATIVE => "InternVL3's in transformers",
+            _ => "burn's",
+        }
+    }
+
+    /// The component that a tensor belongs to, by its name; `None` for a name of another kind.
+    pub fn component(self, name: &str) -> Option<Component> {
+        if let Some(action) = self.action
+            && name.starts_with(action)
+        {
+            return Some(Component::ActionExpert);
+        }
+        let rest = name.strip_prefix(self.vlm)?;
+        let starts = [
+            (self.language, Component::LanguageModel),
+            ("vision_tower.", Component::VisionTower),
+            ("vision_model.", Component::VisionTower),
+            ("multi_modal_projector.", Component::Projector),
+            ("projector.", Component::Projector),
+            ("mlp1.", Component::Projector),
+        ];
+        starts.into_iter().find(|(start, _)| rest.starts_with(start)).map(|(_, component)| component)
     }
 
     /// Whether a checkpoint of this naming has an action expert.
@@ -276,6 +341,24 @@ mod tests {
         for (naming, name) in Naming::ALL.into_iter().zip(names) {
             assert!(naming.is_expected_extra(&name, 5) && !naming.is_expected_extra(&name, 6), "{name}");
         }
+    }
+
+    #[test]
+    fn every_name_has_the_component_of_its_parameter() {
+        for path in [
+            "vlm.vision_tower.embeddings.cls_token",
+            "vlm.vision_tower.layers.0.attention.q_proj.weight",
+            "vlm.projector.linear_1.weight",
+            "vlm.language_model.layers.0.mlp.up_proj.weight",
+            "action.seq_pool_proj.weight",
+        ] {
+            for naming in Naming::ALL {
+                let Some((name, _)) = place(naming, path, Owner::Linear) else { continue };
+                assert_eq!(naming.component(&name), Component::of(path), "{name}");
+                assert!(naming.component(&name).is_some(), "{name}");
+            }
+        }
+        assert_eq!(Naming::LEROBOT.component("optimizer.state"), None);
     }
 
     #[test]

@@ -1,24 +1,32 @@
 //! PyTorch checkpoints (`torch.save`), read by an unpickler that builds tensors and executes nothing.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, BufReader},
+    ops::Range,
+    path::Path,
+};
 
 use burn::tensor::{BoolStore, DType};
 use pytorch_reader::{PytorchError, PytorchReader};
+use zip::{CompressionMethod, ZipArchive};
 
 use super::file::Stored;
-use crate::{Error, Result};
+use crate::{Error, Result, files::open_regular};
 
 /// Where training programs put the weights among what else they save: DeepSpeed under `module`, the authors' own saving
 /// under `model_state_dict`, most others under `state_dict`.
 const WEIGHT_KEYS: [&str; 3] = ["module", "model_state_dict", "state_dict"];
 
+/// Longer pickles are refused: a full-size checkpoint's has about 300 kB.
+const MAX_PICKLE_BYTES: u64 = 8_000_000;
+
 /// The tensors of a file.
 pub(super) fn open(path: &Path) -> Result<BTreeMap<String, Stored>> {
     let invalid = |message: String| Error::PyTorch { path: path.to_owned(), message };
-    let exists = std::fs::metadata(path).map_err(|reason| Error::io("read", path, reason))?;
-    if !exists.is_file() {
-        return Err(invalid("it is not a regular file".into()));
-    }
+    let (file, size) = open_regular(path)?;
+    check_archive(file).map_err(invalid)?;
     let reader = WEIGHT_KEYS
         .iter()
         .find_map(|key| match PytorchReader::with_top_level_key(path, key) {
@@ -31,10 +39,48 @@ pub(super) fn open(path: &Path) -> Result<BTreeMap<String, Stored>> {
         .into_tensors()
         .into_iter()
         .map(|(name, tensor)| {
+            let bytes = tensor.byte_len();
             let (_, dtype, shape, read) = tensor.into_parts();
+            let read = move |range: Range<usize>| {
+                // A view may repeat its storage any number of times.
+                if bytes as u64 > size {
+                    return Err(io::Error::other(format!("it claims {bytes} bytes, and the file has {size}")));
+                }
+                let mut bytes = read()?;
+                if range.end > bytes.len() {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                bytes.truncate(range.end);
+                bytes.drain(..range.start);
+                Ok(bytes)
+            };
             (name, Stored { dtype: Ok(burn_dtype(dtype)), shape, read: Box::new(read) })
         })
         .collect())
+}
+
+/// Looks at a file before the unpickler does, which bounds what it reads but not what it makes of it: a byte of a pickle
+/// may become a hundred in memory, and a byte of a compressed one a hundred thousand.
+///
+/// `torch.save` has written archives since PyTorch 1.6, and never compresses.
+fn check_archive(file: File) -> Result<(), String> {
+    let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|error| {
+        format!(
+            "it is not an archive as `torch.save` has written since PyTorch 1.6: {error}; load it there and save it"
+        )
+    })?;
+    for index in 0..archive.len() {
+        let entry = archive.by_index_raw(index).map_err(|error| error.to_string())?;
+        let name = entry.name().map_err(|error| error.to_string())?.into_owned();
+        let size = entry.size();
+        if entry.compression() != CompressionMethod::Stored {
+            return Err(format!("`{name}` is compressed, which `torch.save` never does"));
+        }
+        if name.ends_with("data.pkl") && size > MAX_PICKLE_BYTES {
+            return Err(format!("`{name}` has {size} bytes, more than the {MAX_PICKLE_BYTES} that a checkpoint needs"));
+        }
+    }
+    Ok(())
 }
 
 fn burn_dtype(dtype: pytorch_reader::DType) -> DType {

@@ -6,7 +6,7 @@ use std::{
     fs::File,
     io::{self, Read, Seek, SeekFrom},
     ops::Range,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -14,8 +14,8 @@ use burn::tensor::{BoolStore, DType};
 use safetensors::{Dtype, tensor::Metadata};
 use serde::Deserialize;
 
-use super::file::Stored;
-use crate::{Error, Result};
+use super::file::{ReadRange, Stored};
+use crate::{Error, Result, files::open_regular, json};
 
 /// Bytes of the header's length at the start of a safetensors file.
 const LENGTH_BYTES: usize = 8;
@@ -26,12 +26,8 @@ const MAX_HEADER_BYTES: usize = 100_000_000;
 /// The tensors of a file, whose header is checked against its size.
 pub(super) fn open(path: &Path) -> Result<BTreeMap<String, Stored>> {
     let failed = |reason| Error::io("read", path, reason);
-    let mut file = File::open(path).map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
-    if !metadata.is_file() {
-        return Err(failed(io::Error::other("it is not a regular file")));
-    }
-    let size = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
+    let (mut file, size) = open_regular(path)?;
+    let size = usize::try_from(size).unwrap_or(usize::MAX);
     let mut length = [0; LENGTH_BYTES];
     if size < LENGTH_BYTES {
         return Err(invalid(path, format!("{size} bytes are too few for a header")));
@@ -40,9 +36,9 @@ pub(super) fn open(path: &Path) -> Result<BTreeMap<String, Stored>> {
     let mut header = vec![0; header_length(path, length, size)?];
     file.read_exact(&mut header).map_err(failed)?;
     let file = Arc::new(Mutex::new(file));
-    listed(path, &header, size, |range| {
+    listed(path, &header, size, |tensor| {
         let file = Arc::clone(&file);
-        Box::new(move || read_range(&file, &range))
+        Box::new(move |range| read_range(&file, &within(&tensor, &range)))
     })
 }
 
@@ -53,23 +49,21 @@ pub(super) fn from_bytes(path: &Path, bytes: Cow<'static, [u8]>) -> Result<BTree
         return Err(invalid(path, format!("{} bytes are too few for a header", bytes.len())));
     };
     let header = &rest[..header_length(path, *length, bytes.len())?];
-    listed(path, header, bytes.len(), |range| {
+    listed(path, header, bytes.len(), |tensor| {
         let bytes = Arc::clone(&bytes);
-        Box::new(move || Ok(bytes[range.clone()].to_vec()))
+        Box::new(move |range| Ok(bytes[within(&tensor, &range)].to_vec()))
     })
 }
 
-/// The tensors of all shards that an index file names.
-pub(super) fn open_shards(path: &Path) -> Result<BTreeMap<String, Stored>> {
+/// The tensors of all shards that an index file names, and the shards.
+pub(super) fn open_shards(path: &Path) -> Result<(BTreeMap<String, Stored>, Vec<PathBuf>)> {
     #[derive(Deserialize)]
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
-    let text = std::fs::read_to_string(path).map_err(|reason| Error::io("read", path, reason))?;
-    let Index { weight_map } = serde_json::from_str(&text)
-        .map_err(|error| Error::Json { path: path.to_owned(), message: error.to_string() })?;
+    let Index { weight_map } = json::read(path)?;
     let shards: BTreeSet<&String> = weight_map.values().collect();
-    let mut tensors = BTreeMap::new();
+    let (mut tensors, mut files) = (BTreeMap::new(), Vec::new());
     for shard in shards {
         let mut components = Path::new(shard).components();
         let is_sibling =
@@ -77,18 +71,25 @@ pub(super) fn open_shards(path: &Path) -> Result<BTreeMap<String, Stored>> {
         if !is_sibling {
             return Err(Error::invalid(path.display(), "weight_map", "names of files in the same folder", shard));
         }
-        for (name, stored) in open(&path.with_file_name(shard))? {
+        let file = path.with_file_name(shard);
+        for (name, stored) in open(&file)? {
             // The index says where a tensor is; a shard may hold others that no index speaks of.
             if weight_map.get(&name) == Some(shard) {
                 tensors.insert(name, stored);
             }
         }
+        files.push(file);
     }
     let names: Vec<String> = weight_map.into_keys().filter(|name| !tensors.contains_key(name)).collect();
     if !names.is_empty() {
         return Err(Error::MissingTensors { path: path.to_owned(), names });
     }
-    Ok(tensors)
+    Ok((tensors, files))
+}
+
+/// A range of a tensor's bytes as one of the file's.
+fn within(tensor: &Range<usize>, range: &Range<usize>) -> Range<usize> {
+    tensor.start + range.start..tensor.start + range.end
 }
 
 fn read_range(file: &Mutex<File>, range: &Range<usize>) -> io::Result<Vec<u8>> {
@@ -117,9 +118,11 @@ fn listed(
     path: &Path,
     header: &[u8],
     size: usize,
-    reader: impl Fn(Range<usize>) -> Box<dyn Fn() -> io::Result<Vec<u8>> + Send + Sync>,
+    reader: impl Fn(Range<usize>) -> ReadRange,
 ) -> Result<BTreeMap<String, Stored>> {
-    let metadata: Metadata = serde_json::from_slice(header).map_err(|error| invalid(path, error.to_string()))?;
+    let failed = |error: serde_json::Error| invalid(path, error.to_string());
+    json::check_keys(header).map_err(failed)?;
+    let metadata: Metadata = serde_json::from_slice(header).map_err(failed)?;
     let start = LENGTH_BYTES + header.len();
     let (claimed, present) = (metadata.data_len(), size - start);
     if claimed != present {
@@ -201,6 +204,10 @@ mod tests {
             r#"{"x":{"dtype":"F32","shape":[4611686018427387905],"data_offsets":[0,8]}}"#,
             r#"{"x":{"dtype":"F99","shape":[2],"data_offsets":[0,8]}}"#,
             r#"{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"y":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}"#,
+            r#"{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#,
+            r#"{"x":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}"#,
+            r#"{"x":{"dtype":"F32","shape":[2],"data_offsets":[18446744073709551608,18446744073709551615]}}"#,
+            r#"{"x":{"dtype":"F32","shape":[0,4611686018427387904,4],"data_offsets":[0,8]}}"#,
         ] {
             assert!(message(file(header, &[0; 8])).starts_with("FILE: not a valid safetensors file: "), "{header}");
         }

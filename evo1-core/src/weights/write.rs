@@ -79,6 +79,74 @@ pub struct LazyTensor {
     pub read: Box<dyn Fn() -> Result<TensorData> + Send + Sync>,
 }
 
+/// The parameters of `module` under the checkpoint's names, in its layout, each read from its device when it is written.
+pub fn module_tensors<M: Module>(module: &M, naming: Naming) -> Vec<LazyTensor> {
+    let mut collector = LazyCollector { naming, position: Position::default(), parts: BTreeMap::new() };
+    module.visit(&mut collector);
+    collector.parts.into_iter().filter_map(|(name, parts)| whole(name, parts)).collect()
+}
+
+struct LazyCollector {
+    naming: Naming,
+    position: Position,
+    parts: BTreeMap<String, Vec<LazyPart>>,
+}
+
+/// A parameter on its way into a tensor of a checkpoint.
+struct LazyPart {
+    place: Place,
+    shape: Vec<usize>,
+    dtype: DType,
+    read: Box<dyn Fn() -> TensorData + Send + Sync>,
+}
+
+impl ModuleVisitor for LazyCollector {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.position.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.position.exit();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let spec = self.position.spec(&param.lazy_shape());
+        let Some(place) = self.naming.place(&spec) else { return };
+        let is_transposed = self.naming.is_torch_layout() && spec.is_transposed();
+        let (tensor, shape) = (param.val(), self.naming.shape_of(&spec));
+        let dtype = tensor.dtype();
+        let read = move || {
+            let data = tensor.to_data();
+            if is_transposed { transposed(data) } else { data }
+        };
+        let part = LazyPart { shape, dtype, read: Box::new(read), place };
+        self.parts.entry(part.place.name.clone()).or_default().push(part);
+    }
+}
+
+/// A whole tensor from all of its parts.
+fn whole(name: String, mut parts: Vec<LazyPart>) -> Option<LazyTensor> {
+    parts.sort_by_key(|part| part.place.first);
+    let first = parts.first()?;
+    let (shape, dtype) = (first.place.whole_shape(first.shape.clone()), first.dtype);
+    let target = shape.clone();
+    let read = move || match parts.as_slice() {
+        [only] if only.place.of == 1 => Ok((only.read)()),
+        parts => {
+            let bytes = parts.iter().flat_map(|part| (part.read)().as_bytes().to_vec()).collect();
+            Ok(TensorData::from_bytes_vec(bytes, target.clone(), dtype))
+        }
+    };
+    Some(LazyTensor { name, dtype, shape, read: Box::new(read) })
+}
+
+impl LazyTensor {
+    /// Its size in bytes.
+    pub fn byte_len(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.dtype.size()
+    }
+}
+
 /// Writes tensors as a safetensors file: under a temporary name beside `path`, which is renamed once it is complete.
 pub fn write_safetensors(path: &Path, tensors: &BTreeMap<String, TensorData>) -> Result<()> {
     let lazy: Vec<LazyTensor> = tensors
@@ -96,9 +164,10 @@ pub fn write_safetensors_lazily(path: &Path, tensors: &[LazyTensor], written: im
     let invalid = |message: String| Error::Safetensors { path: path.to_owned(), message };
     let mut end = 0;
     let mut infos = Vec::with_capacity(tensors.len());
-    for LazyTensor { name, dtype, shape, .. } in tensors {
+    for tensor in tensors {
+        let LazyTensor { name, dtype, shape, .. } = tensor;
         let start = end;
-        end += shape.iter().product::<usize>() * dtype.size();
+        end += tensor.byte_len();
         let dtype = stored_dtype(path, name, *dtype)?;
         infos.push((name.clone(), TensorInfo { dtype, shape: shape.clone(), data_offsets: (start, end) }));
     }

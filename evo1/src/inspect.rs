@@ -1,0 +1,272 @@
+//! What is in a policy, a base model or a weight file.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use burn::tensor::Device;
+use evo1_core::{
+    Error as CoreError,
+    config::{
+        PolicyConfig, Profile, VlmConfig,
+        upstream::{Origin, is_base, read_base},
+    },
+    files::sha256,
+    weights::{Audit, Component, Finding, Naming, WeightFile, check, params},
+};
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::{
+    Error, Evo1, Result,
+    load::{WEIGHT_FILES, find_weights, read_config},
+};
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Inspection {
+    /// What was looked at.
+    pub path: PathBuf,
+    /// The configuration; `None` for a weight file alone.
+    pub config: Option<ConfigFacts>,
+    /// Whose names the tensors have; `None` when they are of no known kind.
+    pub naming: Option<&'static str>,
+    /// The files of the weights.
+    pub files: Vec<FileFacts>,
+    /// The components of the model.
+    pub components: Vec<ComponentFacts>,
+    /// Tensors that loading skips: cut layers, output head, constant tables.
+    pub skipped: TensorFacts,
+    /// Tensors that belong to no component.
+    pub other: TensorFacts,
+    /// Why the weights do not fit the configuration; `None` when they do, or when there is no configuration.
+    pub misfit: Option<String>,
+    /// Tensors with values that no trained network has.
+    pub findings: Vec<Finding>,
+}
+
+/// A configuration and where it comes from.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ConfigFacts {
+    /// What the directory is.
+    pub kind: Kind,
+    /// The files that were read.
+    pub files: Vec<&'static str>,
+    /// The reference whose semantics are used; `None` for a base model.
+    pub profile: Option<Profile>,
+    /// Why the profile is what it is.
+    pub profile_source: Option<&'static str>,
+    /// Keys that nothing reads, as `file: key`.
+    pub unknown_keys: Vec<String>,
+    /// The configuration itself; of a base model only the vision-language model's.
+    pub vlm: VlmConfig,
+    /// The rest of a policy's configuration.
+    pub policy: Option<PolicyConfig>,
+}
+
+/// What a directory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A LeRobot policy.
+    LeRobot,
+    /// A checkpoint of the authors' code.
+    Authors,
+    /// An InternVL3 base model.
+    Base,
+}
+
+/// A file on the disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FileFacts {
+    /// Its path.
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+    /// Its SHA-256 sum.
+    pub sha256: String,
+}
+
+/// Some of the tensors of a file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct TensorFacts {
+    /// How many.
+    pub tensors: u64,
+    /// Their values, all together.
+    pub parameters: u64,
+    /// Values by number type.
+    pub dtypes: BTreeMap<String, u64>,
+}
+
+/// The tensors of a component.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ComponentFacts {
+    /// Which.
+    pub component: Component,
+    /// What the file has of it.
+    #[serde(flatten)]
+    pub found: TensorFacts,
+    /// Parameters that the configuration asks for.
+    pub expected: Option<u64>,
+}
+
+/// Looks into a policy directory, a base model's directory or a weight file, of which every value is read; `progress`
+/// hears of the bytes read so far and of all there are.
+///
+/// # Errors
+/// When there is nothing that can be read. What keeps a readable file from being loaded is reported instead.
+pub fn inspect(path: &Path, progress: impl Fn(u64, u64) + Sync) -> Result<Inspection> {
+    let (weights, config) = if path.is_dir() {
+        let nothing = || Error::NotAPolicy {
+            path: path.to_owned(),
+            message: format!("none of `{}` is there", WEIGHT_FILES.join("`, `")),
+        };
+        let weights = find_weights(path).ok_or_else(nothing)?;
+        (weights, path.join("config.json").is_file().then(|| config_facts(path)).transpose()?)
+    } else {
+        (path.to_owned(), None)
+    };
+    let file = WeightFile::open(&weights)?;
+    let sizes: Vec<u64> = file.files().iter().map(|path| size_of(path)).collect::<Result<_>>()?;
+    let tensors: Vec<&str> = file.names().filter(|name| file.dtype(name).is_ok()).collect();
+    let values: u64 = tensors.iter().map(|name| file.byte_len(name).unwrap_or(0) as u64).sum();
+    let (done, total) = (AtomicU64::new(0), values + sizes.iter().sum::<u64>());
+    let read = |bytes: usize| progress(done.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64, total);
+
+    let (sums, findings) = rayon::join(
+        || file.files().iter().map(|path| sha256(path, read)).collect::<Result<Vec<_>, _>>(),
+        || audited(&file, &tensors, read),
+    );
+    let files = file.files().iter().zip(sizes).zip(sums?);
+    let naming = Naming::detect(&file).ok();
+    let mut inspection = Inspection {
+        path: path.to_owned(),
+        naming: naming.map(Naming::description),
+        files: files.map(|((path, bytes), sha256)| FileFacts { path: path.clone(), bytes, sha256 }).collect(),
+        components: Vec::new(),
+        skipped: TensorFacts::default(),
+        other: TensorFacts::default(),
+        misfit: None,
+        findings: findings?,
+        config,
+    };
+    inspection.count(&file, naming);
+    Ok(inspection)
+}
+
+impl Inspection {
+    /// Whether nothing is wrong: the weights fit, no key is unknown, and every value is plausible.
+    pub fn is_clean(&self) -> bool {
+        let knows_all = self.config.as_ref().is_none_or(|config| config.unknown_keys.is_empty());
+        self.misfit.is_none() && knows_all && self.findings.is_empty()
+    }
+
+    /// Counts the tensors by component, beside what the configuration asks for.
+    fn count(&mut self, file: &WeightFile, naming: Option<Naming>) {
+        let network = self.config.as_ref().map(|config| {
+            let policy = config
+                .policy
+                .clone()
+                .unwrap_or_else(|| PolicyConfig { vlm: config.vlm.clone(), ..PolicyConfig::evo1() });
+            (params(&Evo1::init(&policy, &Device::default())), policy.vlm.language.num_layers)
+        });
+        let layers = network.as_ref().map_or(usize::MAX, |(_, layers)| *layers);
+        let mut found: BTreeMap<Component, TensorFacts> = BTreeMap::new();
+        for name in file.names() {
+            let component = naming.and_then(|naming| naming.component(name));
+            let is_skipped = naming.is_some_and(|naming| naming.is_expected_extra(name, layers));
+            match component {
+                _ if is_skipped => self.skipped.add(file, name),
+                Some(component) => found.entry(component).or_default().add(file, name),
+                None => self.other.add(file, name),
+            }
+        }
+        let expected = |component| {
+            let (specs, _) = network.as_ref()?;
+            let sizes = specs.iter().filter(|spec| Component::of(&spec.path) == Some(component));
+            Some(sizes.map(|spec| product(&spec.shape)).fold(0, u64::saturating_add))
+        };
+        // A base model is asked for no action expert, and one that is alone says for itself what it has.
+        let is_asked = |component: &Component| {
+            found.contains_key(component)
+                || self.config.as_ref().is_some_and(|config| match config.kind {
+                    Kind::Base => *component != Component::ActionExpert,
+                    _ => true,
+                })
+        };
+        self.components = Component::ALL
+            .into_iter()
+            .filter(is_asked)
+            .map(|component| ComponentFacts {
+                component,
+                found: found.get(&component).cloned().unwrap_or_default(),
+                expected: expected(component),
+            })
+            .collect();
+        self.misfit =
+            network.and_then(|(specs, layers)| check(&specs, file, layers).err().map(|error| error.to_string()));
+    }
+}
+
+impl TensorFacts {
+    fn add(&mut self, file: &WeightFile, name: &str) {
+        let parameters = file.shape(name).map_or(0, product);
+        let dtype = file.dtype_name(name);
+        self.tensors += 1;
+        self.parameters = self.parameters.saturating_add(parameters);
+        let of_dtype = self.dtypes.entry(dtype).or_default();
+        *of_dtype = of_dtype.saturating_add(parameters);
+    }
+}
+
+fn product(shape: &[usize]) -> u64 {
+    shape.iter().fold(1, |all: u64, size| all.saturating_mul(*size as u64))
+}
+
+fn size_of(path: &Path) -> Result<u64> {
+    Ok(std::fs::metadata(path).map_err(|reason| CoreError::io("read", path, reason))?.len())
+}
+
+/// The configuration of a directory.
+fn config_facts(directory: &Path) -> Result<ConfigFacts> {
+    if is_base(directory)? {
+        return Ok(ConfigFacts {
+            kind: Kind::Base,
+            files: vec!["config.json"],
+            profile: None,
+            profile_source: None,
+            unknown_keys: Vec::new(),
+            vlm: read_base(directory)?,
+            policy: None,
+        });
+    }
+    let found = read_config(directory, None)?;
+    Ok(ConfigFacts {
+        kind: match found.origin {
+            Origin::LeRobot => Kind::LeRobot,
+            Origin::Authors => Kind::Authors,
+        },
+        files: found.files,
+        profile: Some(found.config.profile),
+        profile_source: Some(found.profile_source),
+        unknown_keys: found.unknown_keys,
+        vlm: found.config.vlm.clone(),
+        policy: Some(found.config),
+    })
+}
+
+/// The tensors with values that no trained network has.
+fn audited(file: &WeightFile, tensors: &[&str], read: impl Fn(usize) + Sync) -> Result<Vec<Finding>> {
+    let found: Vec<Option<Finding>> = tensors
+        .par_iter()
+        .map(|name| {
+            let data = file.read(name)?;
+            read(data.as_bytes().len());
+            let audit = Audit::of(&data);
+            Ok((!audit.is_plausible()).then(|| Finding { tensor: (*name).to_owned(), audit }))
+        })
+        .collect::<Result<_, CoreError>>()?;
+    Ok(found.into_iter().flatten().collect())
+}
