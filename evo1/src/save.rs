@@ -100,10 +100,11 @@ pub(crate) fn write_weights(
     written: impl Fn(usize) + Send + Sync + 'static,
 ) -> Result<()> {
     let path = directory.join(format.weight_file());
-    Ok(match format {
+    match format {
         Format::Burnpack => write_burnpack_lazily(&path, tensors, written)?,
         Format::LeRobot | Format::Authors => write_safetensors_lazily(&path, &tensors, written)?,
-    })
+    }
+    Ok(())
 }
 
 /// Writes statistics: as `norm_stats.json`, and for LeRobot as the processors that it loads, which know one robot only.
