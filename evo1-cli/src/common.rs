@@ -8,6 +8,7 @@ use evo1::{
     Frame, LoadOptions, Policy,
     config::{Precision, Profile},
     device::DeviceName,
+    hub::Repository,
 };
 use eyre::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -102,13 +103,15 @@ impl Common {
 }
 
 /// The folder that is meant by a path: itself, or the download of `hf://owner/name`.
-#[cfg(feature = "hub")]
 pub(crate) fn local(path: &Path) -> Result<PathBuf> {
-    use evo1::hub::Repository;
     if !Repository::is_named_by(path) {
         return Ok(path.to_owned());
     }
-    let repository: Repository = path.to_string_lossy().parse()?;
+    download(&path.to_string_lossy().parse()?)
+}
+
+#[cfg(feature = "hub")]
+fn download(repository: &Repository) -> Result<PathBuf> {
     let bar = byte_bar()?;
     let shown = bar.clone();
     let folder = repository.fetch(move |done, total| {
@@ -119,13 +122,9 @@ pub(crate) fn local(path: &Path) -> Result<PathBuf> {
     Ok(folder?)
 }
 
-/// The folder that is meant by a path.
 #[cfg(not(feature = "hub"))]
-pub(crate) fn local(path: &Path) -> Result<PathBuf> {
-    if path.to_string_lossy().starts_with("hf://") {
-        eyre::bail!("{} cannot be downloaded by this build: build with `--features hub`", path.display());
-    }
-    Ok(path.to_owned())
+fn download(repository: &Repository) -> Result<PathBuf> {
+    eyre::bail!("{repository} cannot be downloaded by this build: build with `--features hub`")
 }
 
 /// A progress bar on standard error that counts bytes.

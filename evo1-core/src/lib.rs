@@ -9,7 +9,7 @@
 //! | [`context`] | what the vision-language model hands to the action expert |
 //! | [`ops`] | attention and activations as PyTorch computes them |
 //! | [`files`] | writing without a moment in which a file is half written |
-//! | `hub` | downloading from the Hugging Face Hub (feature `hub`) |
+//! | [`hub`] | repositories on the Hugging Face Hub, and their download (feature `hub`) |
 //! | [`weights`] | checkpoint files, names of their tensors, strict loading, seeded initialisation |
 //! | [`trace`] | a record of named intermediate tensors |
 //! | [`rng`] | the one seedable generator |
@@ -20,7 +20,6 @@ pub mod context;
 pub mod device;
 pub mod error;
 pub mod files;
-#[cfg(feature = "hub")]
 pub mod hub;
 mod json;
 pub mod normalize;

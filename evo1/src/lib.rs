@@ -20,11 +20,9 @@ pub mod trace;
 
 pub use error::{Error, Result};
 pub use evo1_action as action;
-#[cfg(feature = "hub")]
-pub use evo1_core::hub;
 pub use evo1_core::{
     ActionChunk, Context, Error as CoreError, Frame, Observation, StatisticsKey, Trace, View, config, device, files,
-    normalize, rng, weights,
+    hub, normalize, rng, weights,
 };
 pub use evo1_vlm as vlm;
 pub use load::{LoadOptions, LoadReport};

@@ -12,7 +12,7 @@ use evo1::{
     convert::{ConvertOptions, Format, convert},
     device::test_devices,
     trace,
-    weights::WeightFile,
+    weights::{WeightFile, write_safetensors},
 };
 
 const FIXTURES: [&str; 7] = [
@@ -115,4 +115,52 @@ fn what_is_there_is_not_overwritten() {
     assert!(error.expect_err("a policy is there").to_string().contains("holds a policy already"));
     let error = convert(folder.path(), &to.join("new"), &options(Format::LeRobot), |_, _| {});
     assert!(error.expect_err("no policy").to_string().contains("`config.json` is missing"));
+}
+
+#[test]
+fn a_conversion_that_fails_leaves_no_policy_and_the_old_files_whole() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+    converted(&fixture("tiny-lerobot"), &from, Format::LeRobot, None);
+    let mut weights = tensors(&from.join("model.safetensors"));
+    let last = weights.values_mut().next_back().expect("weights");
+    *last = TensorData::new(vec![f32::NAN; last.num_elements()], last.shape().clone());
+    write_safetensors(&from.join("model.safetensors"), &weights).expect("written");
+    std::fs::create_dir(&to).expect("folder");
+    std::fs::write(to.join("model.safetensors"), b"old").expect("written");
+    let message = convert(&from, &to, &options(Format::LeRobot), |_, _| {}).expect_err("strict").to_string();
+    assert!(message.contains("no trained network has"), "{message}");
+    let files: Vec<_> = std::fs::read_dir(&to).expect("folder").map(|file| file.expect("file").file_name()).collect();
+    assert_eq!(files, ["model.safetensors"], "no `config.json`, no temporary file");
+    assert_eq!(std::fs::read(to.join("model.safetensors")).expect("file"), b"old");
+    convert(&from, &to, &ConvertOptions { is_strict: false, ..options(Format::LeRobot) }, |_, _| {})
+        .expect("warned of");
+}
+
+/// A checkpoint of the authors' code with statistics gets the processors that LeRobot loads, and back.
+#[test]
+fn statistics_follow_into_every_format() {
+    let folder = tempfile::tempdir().expect("folder");
+    let authors = folder.path().join("authors");
+    converted(&fixture("tiny-authors"), &authors, Format::Authors, None);
+    let text = r#"{"arm":{"set":{"observation.state":{"min":[0,1,2,3],"max":[4,5,6,7]},"action":{"min":[0,0,0],"max":[1,2,3]}}}}"#;
+    std::fs::write(authors.join("norm_stats.json"), text).expect("written");
+    let load = |path: &Path| {
+        let device = test_devices().remove(0);
+        Policy::load(path, &LoadOptions::new(&device)).unwrap_or_else(|error| panic!("{error}")).0
+    };
+    let expected = load(&authors).statistics.expect("statistics");
+    let lerobot = folder.path().join("lerobot");
+    converted(&authors, &lerobot, Format::LeRobot, None);
+    let policy = load(&lerobot);
+    assert_eq!((policy.config.state_dim, policy.config.action_dim), (4, 3), "the robot's own widths");
+    assert_eq!(policy.statistics.as_ref(), Some(&expected));
+    // The processors alone say the same, whether padded or not.
+    std::fs::remove_file(lerobot.join("norm_stats.json")).expect("removed");
+    assert_eq!(load(&lerobot).statistics.expect("from the processors").only(), expected.only());
+    for format in [Format::Authors, Format::Burnpack] {
+        let to = folder.path().join(format!("{format:?}"));
+        converted(&lerobot, &to, format, None);
+        assert_eq!(load(&to).statistics.expect("statistics").only(), expected.only(), "{format:?}");
+    }
 }

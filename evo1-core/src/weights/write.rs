@@ -213,3 +213,48 @@ fn stored_dtype(path: &Path, name: &str, dtype: DType) -> Result<Dtype> {
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::{WeightFile, write_burnpack_lazily};
+
+    fn tensor(name: &str, read: impl Fn() -> Result<TensorData> + Send + Sync + 'static) -> LazyTensor {
+        LazyTensor { name: name.into(), dtype: DType::F32, shape: vec![2], read: Box::new(read) }
+    }
+
+    /// A good tensor and one that cannot be read once half of the file is written.
+    fn half() -> Vec<LazyTensor> {
+        let broken = || Err(Error::io("read", "elsewhere", std::io::Error::other("the disk is gone")));
+        vec![tensor("a", || Ok(TensorData::from([3.0_f32, 4.0]))), tensor("b", broken)]
+    }
+
+    #[test]
+    fn a_write_that_fails_midway_leaves_the_old_file_whole() {
+        let directory = tempfile::tempdir().expect("directory");
+        let old = || vec![tensor("a", || Ok(TensorData::from([1.0_f32, 2.0])))];
+        let (safetensors, burnpack) = (directory.path().join("model.safetensors"), directory.path().join("model.bpk"));
+        write_safetensors_lazily(&safetensors, &old(), |_| {}).expect("written");
+        write_burnpack_lazily(&burnpack, old(), |_| {}).expect("written");
+        let failures =
+            [write_safetensors_lazily(&safetensors, &half(), |_| {}), write_burnpack_lazily(&burnpack, half(), |_| {})];
+        for failed in failures {
+            assert!(failed.expect_err("half a file").to_string().contains("the disk is gone"));
+        }
+        for path in [safetensors, burnpack] {
+            let file = WeightFile::open(&path).expect("the old file");
+            assert_eq!(file.names().collect::<Vec<_>>(), ["a"]);
+            assert_eq!(file.read("a").expect("a"), TensorData::from([1.0_f32, 2.0]));
+        }
+        assert_eq!(std::fs::read_dir(directory.path()).expect("directory").count(), 2, "no temporary file is left");
+    }
+
+    #[test]
+    fn a_tensor_that_is_not_what_was_said_is_an_error() {
+        let directory = tempfile::tempdir().expect("directory");
+        let other = [tensor("a", || Ok(TensorData::from([1.0_f32])))];
+        let message =
+            write_safetensors_lazily(&directory.path().join("file"), &other, |_| {}).expect_err("another shape");
+        assert!(message.to_string().contains("tensor `a` became F32"), "{message}");
+    }
+}

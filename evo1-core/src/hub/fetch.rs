@@ -1,13 +1,8 @@
-//! Policies and base models on the Hugging Face Hub, downloaded into the cache that its other clients use too.
-//!
-//! `HF_HOME` or `HF_HUB_CACHE` say where the cache is, `HF_ENDPOINT` which server is asked, `HF_TOKEN` who asks; with
-//! `HF_HUB_OFFLINE=1` nothing is asked, and only what is in the cache is found.
+//! Download through the Hub's own client.
 
 use std::{
     collections::BTreeMap,
-    fmt,
-    path::{Path, PathBuf},
-    str::FromStr,
+    path::PathBuf,
     sync::{Mutex, PoisonError},
 };
 
@@ -17,10 +12,8 @@ use hf_hub::{
 };
 use tracing::warn;
 
+use super::Repository;
 use crate::{Error, Result};
-
-/// What a name of a repository starts with.
-const SCHEME: &str = "hf://";
 
 /// The files of a policy or base model.
 const FILES: [&str; 12] = [
@@ -44,20 +37,7 @@ const IN_FOLDERS: &str = "*/*";
 /// How often a request that failed is tried again.
 const RETRIES: usize = 3;
 
-/// A repository on the Hub, written `hf://owner/name` or `hf://owner/name@revision`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Repository {
-    owner: String,
-    name: String,
-    revision: Option<String>,
-}
-
 impl Repository {
-    /// Whether a path is meant as the name of a repository.
-    pub fn is_named_by(path: &Path) -> bool {
-        path.to_str().is_some_and(|path| path.starts_with(SCHEME))
-    }
-
     /// The folder with the repository's files, which are downloaded unless they are in the cache; `progress` hears of the
     /// bytes downloaded so far and of all there are. Where the Hub cannot be reached, what is in the cache is used with a
     /// warning.
@@ -105,41 +85,6 @@ impl Repository {
             _ => "give the directory of a copy of the files",
         };
         Error::Hub { repository: self.to_string(), message: causes(error), remedy }
-    }
-}
-
-impl fmt::Display for Repository {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{SCHEME}{}/{}", self.owner, self.name)?;
-        match &self.revision {
-            Some(revision) => write!(f, "@{revision}"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl FromStr for Repository {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let parse = || {
-            let (repository, revision) = match text.strip_prefix(SCHEME)?.split_once('@') {
-                Some((repository, revision)) => (repository, Some(revision)),
-                None => (text.strip_prefix(SCHEME)?, None),
-            };
-            let (owner, name) = repository.split_once('/')?;
-            let is_name = |name: &str| {
-                let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-                !name.is_empty() && name.chars().all(is_allowed) && !name.starts_with('.') && !name.contains("..")
-            };
-            let is_revision = |revision: &str| revision.split('/').all(is_name);
-            (is_name(owner) && is_name(name) && revision.is_none_or(is_revision)).then(|| Self {
-                owner: owner.to_owned(),
-                name: name.to_owned(),
-                revision: revision.map(str::to_owned),
-            })
-        };
-        parse().ok_or_else(|| Error::invalid("repository", "name", "hf://owner/name or hf://owner/name@revision", text))
     }
 }
 
@@ -191,24 +136,5 @@ impl<F: Fn(u64, u64) + Send + Sync> ProgressHandler for Reporter<F> {
         }
         let done = state.files.values().sum::<u64>() + state.batch;
         (self.progress)(done.min(state.total), state.total);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_read_and_written() {
-        for name in ["hf://owner/name", "hf://o-1/n_2.x@main", "hf://o/n@refs/pr/1"] {
-            assert_eq!(name.parse::<Repository>().expect(name).to_string(), name);
-        }
-        for name in
-            ["hf://owner", "hf:///name", "hf://o/n@", "hf://o/n/m", "hf://../n", "hf://o/n@../x", "o/n", "hf://o/a b"]
-        {
-            let message = name.parse::<Repository>().expect_err(name).to_string();
-            assert!(message.contains("hf://owner/name"), "{message}");
-        }
-        assert!(Repository::is_named_by(Path::new("hf://owner/name")) && !Repository::is_named_by(Path::new("owner")));
     }
 }
