@@ -106,6 +106,11 @@ impl CrossAttentionBlock {
         }
     }
 
+    /// Switches dropout off for good.
+    pub(crate) fn remove_dropout(&mut self) {
+        self.cross_attention.dropout.prob = 0.0;
+    }
+
     /// This block's keys and values of the context, `[batch, context_len, embed]`.
     pub fn keys_values(&self, context: Tensor<3>) -> KeyValues {
         self.cross_attention.keys_values(context)

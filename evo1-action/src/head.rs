@@ -59,6 +59,13 @@ impl ActionExpert {
         self.seq_pool_proj.weight.val().dtype()
     }
 
+    /// The expert as it is in use, also where it is differentiated.
+    pub fn without_dropout(&self) -> Self {
+        let mut expert = self.clone();
+        expert.blocks.iter_mut().for_each(CrossAttentionBlock::remove_dropout);
+        expert
+    }
+
     /// Channels of a token.
     pub fn embed_dim(&self) -> usize {
         self.seq_pool_proj.weight.lazy_shape()[1]

@@ -14,6 +14,9 @@ use eyre::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use tracing::{info, warn};
 
+/// The seed of the embedded policy's weights.
+const EMBEDDED_SEED: u64 = 0;
+
 /// Options of every subcommand.
 #[derive(Args)]
 pub(crate) struct Common {
@@ -76,6 +79,23 @@ impl Common {
     /// The name of the number types to compute in.
     pub(crate) fn dtype_name(&self) -> String {
         format!("{:?}", self.dtype.unwrap_or(Dtype::F32)).to_lowercase()
+    }
+
+    /// The policy of a directory, or the embedded one.
+    pub(crate) fn policy(&self, directory: Option<&Path>, device: &Device) -> Result<Policy> {
+        let Some(directory) = directory else {
+            let mut policy = Policy::tiny_in(EMBEDDED_SEED, device, self.precision())?;
+            if let Some(profile) = self.profile {
+                policy.config = policy.config.with_profile(profile);
+            }
+            return Ok(policy);
+        };
+        self.load(directory, device)
+    }
+
+    /// What the policy of a directory, or the embedded one, is called.
+    pub(crate) fn policy_name(directory: Option<&Path>) -> String {
+        directory.map_or_else(|| "embedded tiny".into(), |directory| directory.display().to_string())
     }
 
     /// Loads a policy directory, or a repository on the Hub, and logs what is worth knowing about it.

@@ -34,6 +34,7 @@ enum Command {
     Trace(commands::trace::Trace),
     Inspect(commands::inspect::Inspect),
     Convert(commands::convert::Convert),
+    Serve(Box<commands::serve::Serve>),
     Bench(commands::bench::Bench),
     Devices(commands::devices::Devices),
 }
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         Command::Trace(trace) => trace.run(&common),
         Command::Inspect(inspect) => inspect.run(&common),
         Command::Convert(convert) => convert.run(&common),
+        Command::Serve(serve) => serve.run(&common),
         Command::Bench(bench) => bench.run(&common),
         Command::Devices(devices) => devices.run(),
     };

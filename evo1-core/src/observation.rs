@@ -87,13 +87,18 @@ pub struct Observation {
     pub views: Vec<View>,
     /// The robot's state in its own units, unpadded.
     pub state: Vec<f32>,
+    /// The sender has padded the state: what follows the statistics' dimensions is normalised with padded statistics,
+    /// as the profile's reference pads them ([`Normalizer::normalize_padded_state`](crate::normalize::Normalizer::normalize_padded_state)).
+    /// Otherwise such a state is refused.
+    pub state_is_padded: bool,
     /// What the robot shall do.
     pub instruction: String,
     /// The robot's embodiment id; the policy's default when `None`.
     pub embodiment: Option<usize>,
     /// Which statistics to use; may stay empty where a policy has one set.
     pub statistics: StatisticsKey,
-    /// Which of the padded action dimensions are real; those of the policy's configuration when `None`.
+    /// Which of the padded action dimensions are real, once or for every step of the chunk; those of the policy's
+    /// configuration when `None`.
     pub action_mask: Option<Vec<bool>>,
 }
 

@@ -1,1 +1,36 @@
-//! A policy server that existing robot clients talk to unchanged.
+//! A policy server that robots can trust: existing Evo-1 clients connect to it unchanged.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`protocol`] | messages: Evo-1's websocket JSON and openpi's msgpack |
+//! | [`scale`] | OpenCV's bilinear scaling |
+//! | [`Model`] | what is served: a [`PolicyModel`], or anything else that predicts |
+//! | [`Server`] | connections, the queue and the one thread that computes |
+//! | [`client`] | a client for robots that run Rust |
+//!
+//! The way of a request: its connection reads the message, parses it and puts it into the queue; the worker takes it out,
+//! computes and hands the answer back; the connection sends it. Connections never compute and the worker never waits for
+//! one, so that pings are answered during an inference of any length.
+#![forbid(unsafe_code)]
+
+mod budget;
+pub mod client;
+mod connection;
+mod error;
+mod http;
+mod metrics;
+mod model;
+mod options;
+pub mod protocol;
+mod queue;
+mod request;
+pub mod scale;
+mod server;
+mod tls;
+mod worker;
+
+pub use error::{Error, Result};
+pub use model::{Description, Model, PolicyModel, Robot};
+pub use options::{DEFAULT_PORT, MAX_MESSAGE, ServerOptions};
+pub use request::{Answer, ErrorKind, Request, RequestError, RequestId, Rtc};
+pub use server::{Server, Stop};

@@ -89,6 +89,22 @@ pub enum Error {
         /// Values given.
         got: usize,
     },
+    /// A prediction cannot be guided to the chunk given.
+    #[error("guidance is for one observation and actions of {width} values, got {batch} and {got}")]
+    Guidance {
+        /// Observations.
+        batch: usize,
+        /// Padded width of an action.
+        width: usize,
+        /// Width of the chunk's actions.
+        got: usize,
+    },
+    /// A smoothing of no width.
+    #[error("smoothing must be a number of steps above 0, got {got}")]
+    Smoothing {
+        /// The number given.
+        got: f32,
+    },
     /// The network computed NaN or infinity.
     #[error(
         "the prediction is not finite: the weights or the observation are broken, or {dtype} is too narrow for them"

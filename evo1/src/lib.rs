@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod base;
+pub mod chunk;
 pub mod convert;
 mod error;
 pub mod inspect;
@@ -16,6 +17,7 @@ mod policy;
 mod preparer;
 mod presets;
 mod save;
+mod timing;
 pub mod trace;
 
 pub use error::{Error, Result};
@@ -27,5 +29,6 @@ pub use evo1_core::{
 pub use evo1_vlm as vlm;
 pub use load::{LoadOptions, LoadReport};
 pub use network::Evo1;
-pub use policy::{Noise, Policy, PredictOptions};
+pub use policy::{ActionWidth, FinishOptions, Noise, Policy, PredictOptions, Prediction};
 pub use preparer::{Inputs, Preparer};
+pub use timing::StageTimes;

@@ -5,11 +5,18 @@
 //! expert) and [`Policy::finish`] (back to the robot's units). [`Policy::predict`] runs them all.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use evo1_action::{Sampler, flow::uniform_noise};
+use evo1_action::{
+    Sampler,
+    flow::{Guidance, uniform_noise},
+};
 use evo1_core::{ActionChunk, Context, Observation, Trace, config::PolicyConfig, normalize::Statistics, rng};
 use evo1_vlm::{PromptTokenizer, frame::Arithmetic};
 
-use crate::{Error, Evo1, Inputs, Preparer, Result};
+use crate::{
+    Error, Evo1, Inputs, Preparer, Result,
+    chunk::{ChunkGuidance, smoothed},
+    timing::{StageTimes, timed},
+};
 
 /// A network with everything that turns observations into its inputs and its outputs into actions.
 #[derive(Debug, Clone)]
@@ -35,6 +42,28 @@ pub struct PredictOptions {
     /// Leave out what the profile lets nothing see: frames and tokens of views that are not present, and padding. The
     /// result is the same, to rounding.
     pub skips_unseen: bool,
+    /// The chunk that the prediction is guided to; for a single observation.
+    pub guidance: Option<ChunkGuidance>,
+    /// What is made of the predicted actions.
+    pub finish: FinishOptions,
+}
+
+/// What is made of the predicted actions.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct FinishOptions {
+    /// How wide they are.
+    pub width: ActionWidth,
+    /// Steps of the Gaussian that smooths them along time; not at all when `None`.
+    pub smoothing: Option<f32>,
+}
+
+/// A predicted chunk, in the robot's units and as the flow ended in it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prediction {
+    /// In the robot's units.
+    pub chunk: ActionChunk,
+    /// Normalised, as wide as the model's actions.
+    pub normalized: ActionChunk,
 }
 
 /// Where the flow starts.
@@ -42,14 +71,28 @@ pub struct PredictOptions {
 pub enum Noise {
     /// Drawn from a seed: sample `i` of a batch from the seed plus `i`, so that a batch equals its samples one by one.
     Seed(u64),
+    /// Drawn from one seed for each sample.
+    Seeds(Vec<u64>),
     /// Given, `[batch, horizon, max_action_dim]`, row-major.
     Given(Vec<f32>),
 }
 
 impl Default for PredictOptions {
     fn default() -> Self {
-        Self { steps: None, noise: Noise::Seed(0), skips_unseen: true }
+        let (noise, finish) = (Noise::Seed(0), FinishOptions::default());
+        Self { steps: None, noise, skips_unseen: true, guidance: None, finish }
     }
+}
+
+/// How wide the actions of a chunk are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ActionWidth {
+    /// The robot's.
+    #[default]
+    Robot,
+    /// The model's: columns past the statistics' are denormalised with a range of zero at zero, as the authors' server
+    /// does.
+    Padded,
 }
 
 impl Policy {
@@ -80,8 +123,31 @@ impl Policy {
         let inputs = self.prepare(observations, options.skips_unseen)?;
         let noise = self.noise(observations.len(), &options.noise)?;
         let context = self.fuse(self.see(&inputs), &inputs)?;
-        let actions = self.act(context, &inputs, noise, options.steps)?;
-        self.finish(actions, observations)
+        let actions = self.act_guided(context, &inputs, noise, options)?;
+        self.chunks(&self.normalized(actions)?, observations, options.finish)
+    }
+
+    /// [`Self::predict_batch`] with the time of each stage, and the normalised actions as well.
+    pub fn predict_batch_timed(
+        &self,
+        observations: &[Observation],
+        options: &PredictOptions,
+    ) -> Result<(Vec<Prediction>, StageTimes)> {
+        let (device, mut times) = (&self.device, StageTimes::default());
+        let inputs = timed(device, &mut times.prepare, || self.prepare(observations, options.skips_unseen))?;
+        let visual = timed(device, &mut times.vision, || self.see(&inputs));
+        let context = timed(device, &mut times.language, || self.fuse(visual, &inputs))?;
+        let actions = timed(device, &mut times.action, || {
+            let noise = self.noise(observations.len(), &options.noise)?;
+            self.act_guided(context, &inputs, noise, options)
+        })?;
+        let predictions = timed(device, &mut times.finish, || {
+            let normalized = self.normalized(actions)?;
+            let chunks = self.chunks(&normalized, observations, options.finish)?;
+            let pairs = chunks.into_iter().zip(normalized);
+            Ok::<_, Error>(pairs.map(|(chunk, normalized)| Prediction { chunk, normalized }).collect())
+        })?;
+        Ok((predictions, times))
     }
 
     /// What the policy is without its network: cheap to copy, and to send to a thread that prepares batches.
@@ -118,48 +184,98 @@ impl Policy {
 
     /// Stage 4: normalised actions, `[batch, horizon, max_action_dim]`.
     pub fn act(&self, context: Context, inputs: &Inputs, noise: Tensor<3>, steps: Option<usize>) -> Result<Tensor<3>> {
-        let steps = steps.unwrap_or(self.config.num_inference_steps);
+        self.act_guided(context, inputs, noise, &PredictOptions { steps, ..PredictOptions::default() })
+    }
+
+    /// [`Self::act`] with the steps and the guidance of the options.
+    pub fn act_guided(
+        &self,
+        context: Context,
+        inputs: &Inputs,
+        noise: Tensor<3>,
+        options: &PredictOptions,
+    ) -> Result<Tensor<3>> {
+        let steps = options.steps.unwrap_or(self.config.num_inference_steps);
         if steps == 0 {
             return Err(Error::NoSteps);
         }
         let (expert, mut trace) = (&self.network.action, Trace::off());
         let conditioning = expert.condition(context, inputs.state.clone(), &inputs.embodiment, &mut trace);
         let sampler = Sampler::new(steps, &self.config.semantics);
-        Ok(sampler.sample(expert, &conditioning, noise, inputs.action_mask.clone(), &mut trace))
+        let mask = inputs.action_mask.clone();
+        let guidance = options.guidance.as_ref().map(|guidance| self.guidance(guidance, &mask)).transpose()?;
+        Ok(sampler.sample_guided(expert, &conditioning, noise, mask, guidance.as_ref(), &mut trace))
+    }
+
+    fn guidance(&self, guidance: &ChunkGuidance, mask: &Tensor<3>) -> Result<Guidance> {
+        let ChunkGuidance { config, left_over, delay } = guidance;
+        let ([batch, _, width], got) = (mask.dims(), left_over.width());
+        if batch != 1 || got != width {
+            return Err(Error::Guidance { batch, width, got });
+        }
+        let shape = [1, left_over.horizon(), width];
+        let previous = Tensor::from_data(TensorData::new(left_over.values().to_vec(), shape), &self.device);
+        Ok(Guidance::new(*config, previous, *delay, mask))
     }
 
     /// Stage 5: actions in the robot's units, cropped to its width.
     pub fn finish(&self, actions: Tensor<3>, observations: &[Observation]) -> Result<Vec<ActionChunk>> {
+        self.chunks(&self.normalized(actions)?, observations, FinishOptions::default())
+    }
+
+    /// Actions of a batch on the host, sample by sample; fails unless all are finite.
+    fn normalized(&self, actions: Tensor<3>) -> Result<Vec<ActionChunk>> {
         let [_, horizon, padded] = actions.dims();
         let data = actions.into_data();
         let values: Vec<f32> = data.iter().collect();
         if values.iter().any(|value| !value.is_finite()) {
             return Err(Error::NonFinitePrediction { dtype: self.network.action.dtype().name().to_owned() });
         }
+        Ok(values.chunks_exact(horizon * padded).map(|chunk| ActionChunk::new(padded, chunk.to_vec())).collect())
+    }
+
+    /// Normalised actions in the robot's units.
+    fn chunks(
+        &self,
+        normalized: &[ActionChunk],
+        observations: &[Observation],
+        options: FinishOptions,
+    ) -> Result<Vec<ActionChunk>> {
         let preparer = self.preparer();
         let normalizer = preparer.normalizer();
-        values
-            .chunks_exact(horizon * padded)
-            .zip(observations)
-            .map(|(chunk, observation)| {
-                let statistics = preparer.statistics_of(observation)?;
-                let width = statistics.map_or(self.config.action_dim, |robot| robot.action.width().min(padded));
-                let mut out = Vec::with_capacity(horizon * width);
-                for action in chunk.chunks_exact(padded) {
-                    let action = &action[..width];
-                    match statistics {
-                        Some(robot) => out.extend(normalizer.denormalize_action(action, robot)?),
-                        None => out.extend_from_slice(action),
-                    }
+        let chunk = |(chunk, observation): (&ActionChunk, &Observation)| {
+            let (statistics, padded) = (preparer.statistics_of(observation)?, chunk.width());
+            let width = match options.width {
+                ActionWidth::Robot => {
+                    statistics.map_or(self.config.action_dim, |robot| robot.action.width().min(padded))
                 }
-                if let Some(gripper) = self.config.gripper {
-                    for value in out.iter_mut().skip(gripper.index).step_by(width) {
-                        *value = if *value > gripper.threshold { gripper.above } else { gripper.below };
-                    }
+                ActionWidth::Padded => padded,
+            };
+            let mut out = Vec::with_capacity(chunk.horizon() * width);
+            for action in chunk.steps() {
+                let action = &action[..width];
+                match statistics {
+                    Some(robot) => out.extend(normalizer.denormalize_action(action, robot)?),
+                    None => out.extend_from_slice(action),
                 }
-                Ok(ActionChunk::new(width, out))
-            })
-            .collect()
+            }
+            if let Some(sigma) = options.smoothing {
+                if !(sigma > 0.0 && sigma.is_finite()) {
+                    return Err(Error::Smoothing { got: sigma });
+                }
+                out = smoothed(&ActionChunk::new(width, out), sigma).values().to_vec();
+            }
+            if let Some(gripper) = self.config.gripper {
+                for value in out.iter_mut().skip(gripper.index).step_by(width) {
+                    *value = if *value > gripper.threshold { gripper.above } else { gripper.below };
+                }
+            }
+            if out.iter().any(|value| !value.is_finite()) {
+                return Err(Error::NonFinitePrediction { dtype: self.network.action.dtype().name().to_owned() });
+            }
+            Ok(ActionChunk::new(width, out))
+        };
+        normalized.iter().zip(observations).map(chunk).collect()
     }
 
     /// The noise that a prediction starts from, `[batch, horizon, max_action_dim]`.
@@ -167,14 +283,15 @@ impl Policy {
         let (horizon, width) = (self.config.action.horizon, self.config.action.max_action_dim);
         match noise {
             Noise::Seed(seed) => {
-                let samples = (0..batch as u64)
-                    .map(|sample| {
-                        let mut rng = rng::stream(seed.wrapping_add(sample), "noise");
-                        uniform_noise([1, horizon, width], &mut rng, &self.device)
-                    })
-                    .collect();
-                Ok(Tensor::cat(samples, 0))
+                let seeds = (0..batch as u64).map(|sample| seed.wrapping_add(sample)).collect();
+                self.noise(batch, &Noise::Seeds(seeds))
             }
+            Noise::Seeds(seeds) if seeds.len() == batch => {
+                let sample =
+                    |&seed: &u64| uniform_noise([1, horizon, width], &mut rng::stream(seed, "noise"), &self.device);
+                Ok(Tensor::cat(seeds.iter().map(sample).collect(), 0))
+            }
+            Noise::Seeds(seeds) => Err(Error::NoiseSize { batch, horizon, width, got: seeds.len() * horizon * width }),
             Noise::Given(values) if values.len() == batch * horizon * width => {
                 Ok(Tensor::from_data(TensorData::new(values.clone(), [batch, horizon, width]), &self.device))
             }

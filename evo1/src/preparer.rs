@@ -66,14 +66,16 @@ impl Preparer {
         let tokens = if skips { tokens.without_masked(self.tokenizer.padding()) } else { tokens };
         let (batch, size, action) = (observations.len(), self.config.vlm.image_size, &self.config.action);
         let tiles = pixels.len() / (3 * size * size);
-        let mask = Tensor::<2>::from_data(TensorData::new(action_mask, [batch, action.max_action_dim]), &self.device);
         Ok(Inputs {
             pixels: (tiles > 0)
                 .then(|| Tensor::from_data(TensorData::new(pixels, [tiles, 3, size, size]), &self.device)),
             tokens,
             state: Tensor::from_data(TensorData::new(state, [batch, action.max_state_dim]), &self.device),
             embodiment,
-            action_mask: mask.unsqueeze_dim::<3>(1).expand([batch, action.horizon, action.max_action_dim]),
+            action_mask: Tensor::from_data(
+                TensorData::new(action_mask, [batch, action.horizon, action.max_action_dim]),
+                &self.device,
+            ),
         })
     }
 
@@ -94,7 +96,9 @@ impl Preparer {
         }
     }
 
-    fn check(&self, observation: &Observation) -> Result<()> {
+    /// Fails when the observation is not one that the policy can look at, without computing anything. Too long a
+    /// prompt shows only in [`Self::prepare`].
+    pub fn check(&self, observation: &Observation) -> Result<()> {
         let (max, got) = (self.config.max_views, observation.views.len());
         if got > max {
             return Err(Error::TooManyViews { max, got });
@@ -110,14 +114,31 @@ impl Preparer {
             return Err(Error::NonFiniteState { index, value });
         }
         let (max, got) = (self.config.action.max_action_dim, observation.action_mask.as_ref().map_or(0, Vec::len));
-        if got > max {
+        if got > max && got != max * self.config.action.horizon {
             return Err(Error::TooWide { what: "action mask", max, got });
         }
         let (count, got) = (self.config.action.num_categories.max(1), self.embodiment_of(observation));
         if got >= count {
             return Err(Error::UnknownEmbodiment { got, count });
         }
+        self.state_of(observation)?;
         Ok(())
+    }
+
+    /// The observation's state, normalised and padded.
+    fn state_of(&self, observation: &Observation) -> Result<Vec<f32>> {
+        let (normalizer, padded) = (self.normalizer(), self.config.action.max_state_dim);
+        Ok(match self.statistics_of(observation)? {
+            Some(robot) if observation.state_is_padded => {
+                normalizer.normalize_padded_state(&observation.state, robot, padded)?
+            }
+            Some(robot) => normalizer.normalize_state(&observation.state, robot, padded)?,
+            None => {
+                let mut state = observation.state.clone();
+                state.resize(padded, normalizer.padded_state_value());
+                state
+            }
+        })
     }
 
     fn prepare_one(&self, observation: &Observation, skips: bool, samples: &mut Samples) -> Result<()> {
@@ -154,24 +175,16 @@ impl Preparer {
         }
         samples.prompts.push(prompt);
         samples.present.push(present);
-        let padded = config.action.max_state_dim;
-        let state = match self.statistics_of(observation)? {
-            Some(robot) => self.normalizer().normalize_state(&observation.state, robot, padded)?,
-            None => {
-                let mut state = observation.state.clone();
-                state.resize(padded, self.normalizer().padded_state_value());
-                state
-            }
-        };
-        samples.state.extend(state);
+        samples.state.extend(self.state_of(observation)?);
         samples.embodiment.push(self.embodiment_of(observation));
-        let is_real = |column: usize| match &observation.action_mask {
+        let (horizon, width) = (config.action.horizon, config.action.max_action_dim);
+        let is_real = |step: usize, column: usize| match &observation.action_mask {
+            Some(mask) if mask.len() > width => mask[step * width + column],
             Some(mask) => mask.get(column).copied().unwrap_or(false),
             None => column < config.action_dim,
         };
-        samples
-            .action_mask
-            .extend((0..config.action.max_action_dim).map(|column| f32::from(u8::from(is_real(column)))));
+        let entries = (0..horizon).flat_map(|step| (0..width).map(move |column| (step, column)));
+        samples.action_mask.extend(entries.map(|(step, column)| f32::from(u8::from(is_real(step, column)))));
         Ok(())
     }
 

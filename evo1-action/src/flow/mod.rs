@@ -1,8 +1,10 @@
-//! Flow matching: the training objective and the sampler.
+//! Flow matching: the training objective, the sampler, and its guidance to a previous chunk.
 
+mod guidance;
 mod objective;
 mod sampler;
 
+pub use guidance::{Guidance, GuidanceConfig, GuidanceMethod, PrefixSchedule};
 pub use objective::{FlowLoss, FlowSample, draw_times, flow_matching_loss, masked_loss};
 pub use sampler::Sampler;
 

@@ -6,6 +6,7 @@ use evo1_core::{
     config::{ResultMask, Semantics},
 };
 
+use super::Guidance;
 use crate::{
     head::{ActionExpert, Conditioning},
     time::{sinusoid, step_index},
@@ -46,6 +47,19 @@ impl Sampler {
         mask: Tensor<3>,
         trace: &mut Trace,
     ) -> Tensor<3> {
+        self.sample_guided(expert, conditioning, noise, mask, None, trace)
+    }
+
+    /// [`Self::sample`], guided to a previous chunk.
+    pub fn sample_guided(
+        &self,
+        expert: &ActionExpert,
+        conditioning: &Conditioning,
+        noise: Tensor<3>,
+        mask: Tensor<3>,
+        guidance: Option<&Guidance>,
+        trace: &mut Trace,
+    ) -> Tensor<3> {
         let (device, dtype) = (noise.device(), noise.dtype());
         let indices: Vec<usize> = (0..self.steps).map(|step| step_index(step, self.steps, self.time_scale)).collect();
         if trace.is_on() {
@@ -54,15 +68,24 @@ impl Sampler {
         }
         let times = sinusoid(&indices, expert.embed_dim(), &device);
         let mut x = noise;
+        // Dropout belongs to training, but follows the device, and the Jacobian's is one that differentiates.
+        let evaluated = guidance.map(|_| expert.without_dropout());
+        let expert = evaluated.as_ref().unwrap_or(expert);
         for step in 0..self.steps {
-            let seen = x.clone() * mask.clone();
-            let velocity = trace.scope(format_args!("step.{step:02}"), |trace| {
-                trace.record("action_in", &seen);
-                let velocity = expert.velocity(seen, times.clone().narrow(0, step, 1), conditioning, trace);
-                trace.record("velocity", &velocity);
-                velocity
-            });
-            x = x + velocity.cast(dtype) / self.steps as f64;
+            let mut network = |x: Tensor<3>| {
+                let seen = x * mask.clone();
+                trace.scope(format_args!("step.{step:02}"), |trace| {
+                    trace.record("action_in", &seen);
+                    let velocity = expert.velocity(seen, times.clone().narrow(0, step, 1), conditioning, trace);
+                    trace.record("velocity", &velocity);
+                    velocity.cast(dtype)
+                })
+            };
+            let velocity = match guidance {
+                None => network(x.clone()),
+                Some(guidance) => guidance.velocity(&x, step as f64 / self.steps as f64, network),
+            };
+            x = x + velocity / self.steps as f64;
         }
         match self.result_mask {
             ResultMask::Masked => x * mask,

@@ -17,9 +17,6 @@ use crate::{
 /// Said wherever the embedded policy's actions are shown.
 const RANDOM_WEIGHTS: &str = "The embedded policy has random weights: these actions mean nothing.";
 
-/// The seed of the embedded policy's weights.
-const EMBEDDED_SEED: u64 = 0;
-
 /// Predict an action chunk. With nothing given, the embedded tiny policy looks at the embedded sample observation.
 #[derive(Args)]
 #[command(
@@ -75,16 +72,7 @@ impl Infer {
     pub(crate) fn run(self, common: &Common) -> Result<()> {
         let observation = self.observation()?;
         let device = common.open_device()?;
-        let policy = match &self.policy {
-            Some(directory) => common.load(directory, &device)?,
-            None => {
-                let mut policy = Policy::tiny_in(EMBEDDED_SEED, &device, common.precision())?;
-                if let Some(profile) = common.profile {
-                    policy.config = policy.config.with_profile(profile);
-                }
-                policy
-            }
-        };
+        let policy = common.policy(self.policy.as_deref(), &device)?;
         let options = PredictOptions {
             steps: self.steps.map(|steps| steps as usize),
             noise: Noise::Seed(self.seed),
@@ -116,12 +104,8 @@ impl Infer {
             instruction: self.prompt.clone().unwrap_or(sample.instruction),
             embodiment: self.embodiment,
             statistics: StatisticsKey { arm: self.arm_key.clone(), dataset: self.dataset_key.clone() },
-            action_mask: None,
+            ..Observation::default()
         })
-    }
-
-    fn policy_name(&self) -> String {
-        self.policy.as_ref().map_or_else(|| "embedded tiny".into(), |directory| directory.display().to_string())
     }
 }
 
@@ -142,7 +126,7 @@ impl Shown<'_> {
     fn table(&self, common: &Common) -> String {
         let Self { infer, policy, observation, chunk, times } = self;
         let views = observation.views.len();
-        let mut text = format!("policy       {}\n", infer.policy_name());
+        let mut text = format!("policy       {}\n", Common::policy_name(infer.policy.as_deref()));
         text += &format!("device       {:?}, {}\n", policy.device(), common.dtype_name());
         text += &format!("profile      {}, {} Euler steps, seed {}\n", policy.config.profile, self.steps(), infer.seed);
         text += &format!("instruction  {}\n", observation.instruction);
@@ -171,7 +155,7 @@ impl Shown<'_> {
         let milliseconds: serde_json::Map<String, serde_json::Value> =
             times.stages().into_iter().map(|(name, time)| (name.into(), json!(time.as_secs_f64() * 1e3))).collect();
         let document = json!({
-            "policy": infer.policy_name(),
+            "policy": Common::policy_name(infer.policy.as_deref()),
             "random_weights": infer.policy.is_none(),
             "profile": policy.config.profile,
             "steps": self.steps(),

@@ -5,4 +5,5 @@ pub(crate) mod convert;
 pub(crate) mod devices;
 pub(crate) mod infer;
 pub(crate) mod inspect;
+pub(crate) mod serve;
 pub(crate) mod trace;

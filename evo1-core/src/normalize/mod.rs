@@ -232,6 +232,23 @@ impl Normalizer {
     /// A robot's state, normalised and padded to `padded` dimensions.
     pub fn normalize_state(&self, state: &[f32], statistics: &RobotStatistics, padded: usize) -> Result<Vec<f32>> {
         self.check_width("state", state, &statistics.state)?;
+        self.normalize_padded_state(state, statistics, padded)
+    }
+
+    /// [`Self::normalize_state`] of a state that its sender has padded.
+    ///
+    /// The dimensions that follow those of the statistics have statistics too, padded as the reference pads them: with
+    /// zeros by the authors' servers, which makes −1 of a padding of 0 where an unpadded state has 0, and with bounds of
+    /// −1 and 1 by LeRobot, which keeps it 0.
+    pub fn normalize_padded_state(
+        &self,
+        state: &[f32],
+        statistics: &RobotStatistics,
+        padded: usize,
+    ) -> Result<Vec<f32>> {
+        if state.len() < statistics.state.width() {
+            self.check_width("state", state, &statistics.state)?;
+        }
         let mut out = self.normalized(state, &statistics.state, "observation.state")?;
         if self.clamp == StateClamp::Unit && self.is_bounded() {
             out.iter_mut().for_each(|value| *value = value.clamp(-1.0, 1.0));
@@ -287,11 +304,16 @@ impl Normalizer {
             return Ok(values.to_vec());
         }
         let (low, high) = statistics.map(self.kind, what)?;
-        let bounds = low.iter().zip(high);
+        let padding = match (self.epsilon, self.kind) {
+            (RangeEpsilon::Added, _) => (0.0, 0.0),
+            (RangeEpsilon::WhenConstant, NormalizationType::Normal) => (0.0, 1.0),
+            (RangeEpsilon::WhenConstant, _) => (-1.0, 1.0),
+        };
+        let bounds = low.iter().copied().zip(high.iter().copied()).chain(std::iter::repeat(padding));
         Ok(values
             .iter()
             .zip(bounds)
-            .map(|(value, (&low, &high))| match self.kind {
+            .map(|(value, (low, high))| match self.kind {
                 NormalizationType::Normal => (value - low) / (high + EPSILON),
                 _ => 2.0 * (value - low) / self.range(low, high) - 1.0,
             })
@@ -410,6 +432,18 @@ mod tests {
         let state = |profile| normalizer(profile).normalize_state(&[2.0], &robot, 3).expect("state");
         assert_eq!(state(Profile::Paper), [1.0, -1.0, -1.0]);
         assert_eq!(state(Profile::Official), [1.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn a_state_padded_by_its_sender_is_normalized_with_padded_statistics() {
+        let bounds = VectorStatistics { min: Some(vec![0.0]), max: Some(vec![2.0]), ..VectorStatistics::default() };
+        let robot = RobotStatistics { state: bounds.clone(), action: bounds };
+        let state = |profile, state: &[f32]| normalizer(profile).normalize_padded_state(state, &robot, 4);
+        assert_eq!(state(Profile::Official, &[2.0, 0.0, 0.5]).expect("official"), [1.0, -1.0, 1.0, 0.0]);
+        assert_eq!(state(Profile::Paper, &[2.0, 0.0]).expect("paper"), [1.0, -1.0, -1.0, -1.0]);
+        assert_eq!(state(Profile::LeRobot, &[2.0, 0.0, 0.5]).expect("lerobot"), [1.0, 0.0, 0.5, 0.0]);
+        assert!(state(Profile::Official, &[]).is_err(), "a state that is too short is none that was padded");
+        assert!(normalizer(Profile::Official).normalize_state(&[2.0, 0.0], &robot, 4).is_err());
     }
 
     #[test]

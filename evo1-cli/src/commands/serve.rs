@@ -1,0 +1,257 @@
+//! `evo1 serve`: the policy server.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use clap::{Args, ValueEnum};
+use evo1::config::{GripperRule, Profile};
+use evo1_serve::{DEFAULT_PORT, MAX_MESSAGE, PolicyModel, Server, ServerOptions, Stop, protocol};
+use eyre::{Result, WrapErr};
+use tracing::info;
+
+use crate::common::Common;
+
+/// Threads that talk to clients: they only move bytes, the device has the others.
+const CONNECTION_THREADS: usize = 4;
+
+/// File descriptors that are not connections.
+const OTHER_FILES: u64 = 256;
+
+/// Serve a policy to robots: Evo-1's websocket JSON protocol at any path, openpi's at /openpi, a page for people at /.
+///
+/// Answers are those of `evo1 infer` for the same observation and seed. Every request starts from --seed unless it brings
+/// a `seed` of its own, so that equal observations get equal answers. SIGTERM ends the server when the requests under way
+/// have their answers.
+#[derive(Args)]
+#[command(
+    after_help = "Example:\n  evo1 serve --policy DIR\n  evo1 serve --policy DIR --bind 0.0.0.0:9000 --token SECRET --tls-cert cert.pem --tls-key key.pem"
+)]
+pub(crate) struct Serve {
+    /// Policy directory; the embedded tiny policy when left out
+    #[arg(long, value_name = "DIR")]
+    policy: Option<PathBuf>,
+
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, value_name = "ADDR:PORT", default_value_t = SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT)))]
+    bind: SocketAddr,
+
+    /// Token that clients must bring, as `Authorization: Bearer TOKEN` or `?token=TOKEN`
+    #[arg(long, value_name = "TOKEN", env = "EVO1_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+
+    /// Certificate chain for TLS, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+
+    /// Private key for TLS, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+
+    /// Listen outside loopback without a token
+    #[arg(long)]
+    insecure: bool,
+
+    /// Take JSON images as RGB; the authors' server swaps the first and third channel, and their clients send BGR
+    #[arg(long)]
+    no_channel_swap: bool,
+
+    /// Who scales JSON images of other sizes than the model's; by default the server, but the policy for lerobot policies
+    #[arg(long, value_name = "WHO")]
+    scaling: Option<Scaling>,
+
+    /// Cameras of openpi's observations, in the order of the policy's views; as they come when left out
+    #[arg(long, value_name = "NAME")]
+    camera: Vec<String>,
+
+    /// Seed of the noise of requests that bring none
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+
+    /// Euler steps of requests that do not say; the policy's own number when left out
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    steps: Option<u32>,
+
+    /// Smooth chunks along time with a Gaussian of so many steps; off when left out
+    #[arg(long, value_name = "STEPS")]
+    smoothing: Option<f32>,
+
+    /// Make a gripper column two-valued: ABOVE where it exceeds THRESHOLD, else BELOW; off when left out
+    #[arg(long, value_name = "COLUMN:THRESHOLD:ABOVE:BELOW", value_parser = parse_gripper, allow_hyphen_values = true)]
+    gripper: Option<GripperRule>,
+
+    /// Most requests that wait; one more is answered "overloaded" at once
+    #[arg(long, value_name = "N", default_value_t = ServerOptions::default().queue)]
+    queue: usize,
+
+    /// Most requests computed together
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    max_batch: usize,
+
+    /// How long the device waits for company when there is room in a batch
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    batch_wait_ms: u64,
+
+    /// How long a request may take that does not say so itself; no limit when left out
+    #[arg(long, value_name = "MS")]
+    deadline_ms: Option<u64>,
+
+    /// Most bytes of a message
+    #[arg(long, value_name = "BYTES", default_value_t = MAX_MESSAGE)]
+    max_message: usize,
+
+    /// Most bytes of all messages that arrive or wait
+    #[arg(long, value_name = "BYTES", default_value_t = ServerOptions::default().max_memory)]
+    max_memory: usize,
+
+    /// Most connections
+    #[arg(long, value_name = "N", default_value_t = ServerOptions::default().max_connections)]
+    max_connections: usize,
+
+    /// How long a message or a reply may be on its way
+    #[arg(long, value_name = "S", default_value_t = ServerOptions::default().transfer_timeout.as_secs())]
+    transfer_timeout_s: u64,
+
+    /// How long SIGTERM waits for requests under way
+    #[arg(long, value_name = "S", default_value_t = ServerOptions::default().drain_timeout.as_secs())]
+    drain_timeout_s: u64,
+}
+
+/// Who scales frames of other sizes than the model's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Scaling {
+    /// The server, bilinear as OpenCV does it: the authors' server.
+    Opencv,
+    /// The policy, in its profile's way: the same answers as `evo1 infer` for frames of any size.
+    Policy,
+}
+
+impl Serve {
+    pub(crate) fn run(self, common: &Common) -> Result<()> {
+        let options = self.options();
+        options.validate()?;
+        let device = common.open_device()?;
+        let mut policy = common.policy(self.policy.as_deref(), &device)?;
+        if let Some(gripper) = self.gripper {
+            policy.config.gripper = Some(gripper);
+            policy.config.validate("--gripper")?;
+        }
+        let scaling = self.scaling.unwrap_or(match policy.config.profile {
+            // LeRobot has no such server: its frames go to the policy as the camera gives them.
+            Profile::LeRobot => Scaling::Policy,
+            _ => Scaling::Opencv,
+        });
+        let options = ServerOptions {
+            scaling: match scaling {
+                Scaling::Opencv => protocol::Scaling::OpenCv,
+                Scaling::Policy => protocol::Scaling::Policy,
+            },
+            ..options
+        };
+        let model = PolicyModel {
+            policy,
+            name: Common::policy_name(self.policy.as_deref()),
+            random_weights: self.policy.is_none(),
+            seed: self.seed,
+            steps: self.steps.map(|steps| steps as usize),
+            smoothing: self.smoothing,
+        };
+        // Without as many files the limit on connections would be the system's.
+        let files = options.max_connections as u64 + OTHER_FILES;
+        if let Err(error) = rlimit::increase_nofile_limit(files) {
+            tracing::warn!("the limit of open files stays as it is: {error}");
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(std::thread::available_parallelism().map_or(1, usize::from).min(CONNECTION_THREADS))
+            .enable_all()
+            .build()
+            .wrap_err("cannot start the threads that talk to clients")?;
+        runtime.block_on(async {
+            let scheme = if options.tls.is_some() { "wss" } else { "ws" };
+            let server = Server::bind(Arc::new(model), options).await?;
+            println!("listening on {scheme}://{}", server.address());
+            stop_on_signal(server.stop_handle())?;
+            server.run().await?;
+            info!("stopped: all requests have their answers");
+            Ok(())
+        })
+    }
+
+    fn options(&self) -> ServerOptions {
+        ServerOptions {
+            bind: self.bind,
+            token: self.token.clone(),
+            tls: self.tls_cert.clone().zip(self.tls_key.clone()),
+            is_insecure: self.insecure,
+            swaps_channels: !self.no_channel_swap,
+            cameras: self.camera.clone(),
+            queue: self.queue,
+            max_batch: self.max_batch,
+            batch_wait: Duration::from_millis(self.batch_wait_ms),
+            deadline: self.deadline_ms.map(Duration::from_millis),
+            max_message: self.max_message,
+            max_memory: self.max_memory,
+            max_connections: self.max_connections,
+            transfer_timeout: Duration::from_secs(self.transfer_timeout_s),
+            drain_timeout: Duration::from_secs(self.drain_timeout_s),
+            ..ServerOptions::default()
+        }
+    }
+}
+
+fn parse_gripper(text: &str) -> Result<GripperRule, String> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let number = |text: &str| text.parse::<f32>().ok().filter(|value| value.is_finite());
+    let rule = || {
+        let [column, threshold, above, below] = parts.as_slice() else { return None };
+        let (threshold, above, below) = (number(threshold)?, number(above)?, number(below)?);
+        Some(GripperRule { index: column.parse().ok()?, threshold, above, below })
+    };
+    rule().ok_or_else(|| "expected COLUMN:THRESHOLD:ABOVE:BELOW, for example 6:0.5:-1:1".into())
+}
+
+/// Stops the server at the first SIGTERM or interrupt, and the process at the second.
+fn stop_on_signal(stop: Stop) -> Result<()> {
+    let mut signals = Signals::new().wrap_err("cannot listen for signals")?;
+    tokio::spawn(async move {
+        signals.next().await;
+        info!("stopping: requests under way are answered first");
+        stop.stop();
+        signals.next().await;
+        std::process::exit(1);
+    });
+    Ok(())
+}
+
+#[cfg(unix)]
+struct Signals(tokio::signal::unix::Signal, tokio::signal::unix::Signal);
+
+#[cfg(unix)]
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self(signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.0.recv() => {}
+            _ = self.1.recv() => {}
+        }
+    }
+}
+
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) {
+        // Without a way to listen there is nothing to wait for.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}

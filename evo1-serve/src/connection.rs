@@ -1,0 +1,385 @@
+//! One websocket connection: messages in, replies out, in their order.
+
+use std::{borrow::Cow, future::Future, io, pin::Pin, sync::Arc, time::Duration};
+
+use evo1::{
+    ActionChunk,
+    chunk::{ChunkGuidance, rest_of},
+};
+use futures_util::{SinkExt, StreamExt, stream::FuturesOrdered};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    time::{Instant, MissedTickBehavior, interval, timeout, timeout_at},
+};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        Bytes, Error as WsError, Message,
+        error::CapacityError,
+        protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
+    },
+};
+
+use crate::{
+    Answer, ErrorKind, Request, RequestError, RequestId,
+    budget::{Meter, Metered, Reservation},
+    protocol::{
+        json::{self, Parsed},
+        openpi,
+    },
+    server::{Last, Phase, Shared},
+};
+
+/// Bytes asked of the socket at once.
+const READ_BUFFER: usize = 64 * 1024;
+
+/// Longest reason of a close frame in bytes.
+const MAX_REASON: usize = 123;
+
+/// How long a peer has to take note that it was closed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often a message that arrives slowly is looked at.
+const TICK: Duration = Duration::from_millis(500);
+
+/// What a connection speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// Evo-1's JSON.
+    Json {
+        /// `errors=json`: errors are objects, and the connection stays.
+        json_errors: bool,
+        /// `reply=object`: replies are objects.
+        object_replies: bool,
+    },
+    /// openpi's msgpack.
+    OpenPi,
+}
+
+/// How a connection wants to be treated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Terms {
+    pub(crate) dialect: Dialect,
+    /// `queue=latest`: a new request takes the place of those that wait.
+    pub(crate) latest: bool,
+    /// The page's own requests are no robot's.
+    pub(crate) is_page: bool,
+}
+
+/// A request's end.
+struct Outcome {
+    id: Option<RequestId>,
+    result: Result<Answer, RequestError>,
+    received: Instant,
+}
+
+type Pending = FuturesOrdered<Pin<Box<dyn Future<Output = Outcome> + Send>>>;
+
+/// Why a connection ends.
+enum End {
+    /// The peer has left, or cannot be reached.
+    Gone,
+    /// It is closed, with a code and a reason.
+    Close(u16, Cow<'static, str>),
+    /// The same, while the peer is in the middle of a message.
+    Break(u16, Cow<'static, str>),
+}
+
+struct Connection<S> {
+    socket: WebSocketStream<Metered<S>>,
+    meter: Arc<Meter>,
+    shared: Arc<Shared>,
+    terms: Terms,
+    number: u64,
+    /// The previous reply's chunk, normalised, which the next may be guided to.
+    chunk: Option<ActionChunk>,
+    /// How long the previous request took, which openpi's clients are told.
+    previous: Option<Duration>,
+}
+
+/// Serves a connection until it ends.
+pub(crate) async fn serve<S>(stream: S, shared: Arc<Shared>, terms: Terms)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let max = shared.options.max_message;
+    let config =
+        WebSocketConfig::default().read_buffer_size(READ_BUFFER).max_message_size(Some(max)).max_frame_size(Some(max));
+    let meter = Meter::new(shared.budget.clone());
+    let stream = Metered::new(stream, meter.clone());
+    let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
+    let number = shared.next_connection();
+    shared.metrics.connections.inc();
+    shared.metrics.connections_total.inc();
+    let mut connection = Connection { socket, meter, shared, terms, number, chunk: None, previous: None };
+    let end = connection.run().await;
+    connection.end(end).await;
+    connection.shared.metrics.connections.dec();
+}
+
+impl<S> Connection<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    async fn run(&mut self) -> End {
+        if self.terms.dialect == Dialect::OpenPi {
+            let metadata = openpi::metadata(&self.shared.description);
+            if let Err(end) = self.send(Message::Binary(metadata.into())).await {
+                return end;
+            }
+        }
+        let mut pending = Pending::new();
+        let mut phase = self.shared.phase.subscribe();
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            if *phase.borrow_and_update() == Phase::Draining && pending.is_empty() {
+                return End::Close(CloseCode::Away.into(), "the server is shutting down".into());
+            }
+            let step = tokio::select! {
+                Some(outcome) = pending.next(), if !pending.is_empty() => self.finish(outcome).await,
+                message = self.socket.next() => self.message(message, &mut pending).await,
+                _ = tick.tick() => self.check_arrival(),
+                _ = phase.changed() => Ok(()),
+            };
+            if let Err(end) = step {
+                return end;
+            }
+        }
+    }
+
+    /// Takes in what the socket gave.
+    async fn message(&mut self, message: Option<Result<Message, WsError>>, pending: &mut Pending) -> Result<(), End> {
+        let payload = match message {
+            None => return Err(End::Gone),
+            Some(Ok(Message::Text(text))) => Bytes::from(text),
+            Some(Ok(Message::Binary(bytes))) => bytes,
+            Some(Ok(_)) => {
+                self.meter.complete();
+                return Ok(());
+            }
+            Some(Err(error)) => return Err(self.broken(error)),
+        };
+        let received = Instant::now();
+        let (memory, arrival) = self.meter.complete();
+        let metrics = &self.shared.metrics;
+        metrics.stage("receive", arrival);
+        metrics.received_bytes.inc_by(payload.len() as u64);
+        let Parsed { id, request } = parse(self.shared.clone(), self.terms.dialect, payload).await;
+        self.shared.metrics.stage("parse", received.elapsed());
+        let accepted = request.and_then(|request| self.enqueue(self.guided(request), memory, received));
+        pending.push_back(match accepted {
+            Ok(answer) => Box::pin(async move { Outcome { id, result: answer.await, received } }),
+            Err(error) => Box::pin(std::future::ready(Outcome { id, result: Err(error), received })),
+        });
+        Ok(())
+    }
+
+    /// The request with the chunk that it asks to be guided to; the first of a connection is free.
+    fn guided(&self, mut request: Request) -> Arc<Request> {
+        request.guidance = request.rtc.zip(self.chunk.as_ref()).and_then(|(rtc, chunk)| {
+            let left_over = rest_of(chunk, rtc.executed)?;
+            Some(ChunkGuidance { config: rtc.config, left_over, delay: rtc.delay })
+        });
+        Arc::new(request)
+    }
+
+    /// Puts a request into the queue and returns what waits for its answer. It holds the request's memory.
+    fn enqueue(
+        &self,
+        request: Arc<Request>,
+        memory: Reservation,
+        received: Instant,
+    ) -> Result<impl Future<Output = Result<Answer, RequestError>> + Send + 'static, RequestError> {
+        let shared = self.shared.clone();
+        if *shared.phase.borrow() == Phase::Draining {
+            return Err(RequestError::new(ErrorKind::ShuttingDown, "the server is shutting down"));
+        }
+        shared.model.check(&request)?;
+        if self.terms.latest {
+            shared.queue.supersede(self.number);
+        }
+        let ticket = shared.queue.push(self.number, request.clone())?;
+        let deadline = request.deadline.or(shared.options.deadline);
+        let is_page = self.terms.is_page;
+        Ok(async move {
+            let _memory = memory;
+            let answer = match deadline {
+                None => ticket.wait().await,
+                Some(deadline) => timeout_at(received + deadline, ticket.wait()).await.unwrap_or_else(|_| {
+                    let message = format!("no answer within {} ms", deadline.as_millis());
+                    Err(RequestError::new(ErrorKind::DeadlineExceeded, message))
+                }),
+            };
+            if let (Ok(answer), false) = (&answer, is_page) {
+                shared.remember(Last { request, answer: answer.clone(), received: received.into_std() });
+            }
+            answer
+        })
+    }
+
+    /// Sends a reply, or what stands for an error.
+    async fn finish(&mut self, outcome: Outcome) -> Result<(), End> {
+        let Outcome { id, result, received } = outcome;
+        let finite = result.and_then(|answer| match answer.chunk.values().iter().all(|value| value.is_finite()) {
+            true => Ok(answer),
+            false => Err(RequestError::new(ErrorKind::NonFinite, "the prediction is not finite")),
+        });
+        let answer = match finite {
+            Ok(answer) => answer,
+            Err(error) => return self.refuse(&error, id.as_ref()).await,
+        };
+        let total = received.elapsed();
+        let protocol = match self.terms.dialect {
+            Dialect::Json { .. } => "json",
+            Dialect::OpenPi => "openpi",
+        };
+        let reply = match self.terms.dialect {
+            Dialect::Json { object_replies: true, .. } => {
+                Message::text(json::reply_object(&answer, id.as_ref(), total))
+            }
+            Dialect::Json { .. } => Message::text(json::reply(&answer.chunk)),
+            Dialect::OpenPi => Message::binary(openpi::reply(&answer, total, self.previous)),
+        };
+        let sending = Instant::now();
+        self.send(reply).await?;
+        self.previous = Some(received.elapsed());
+        self.chunk = Some(answer.normalized.clone());
+        let metrics = &self.shared.metrics;
+        metrics.answered(protocol, &answer);
+        metrics.stage("send", sending.elapsed());
+        metrics.stage("total", received.elapsed());
+        Ok(())
+    }
+
+    /// Tells the client of an error in the way that it understands.
+    async fn refuse(&mut self, error: &RequestError, id: Option<&RequestId>) -> Result<(), End> {
+        self.shared.metrics.failed(error.kind);
+        tracing::debug!("connection {}: {}: {error}", self.number, error.kind.name());
+        let close = || End::Close(error.kind.close_code(), error.message.clone().into());
+        match self.terms.dialect {
+            Dialect::Json { json_errors, .. } if json_errors || id.is_some() => {
+                self.send(Message::text(json::error_object(error, id))).await?;
+                if error.kind.is_of_one_request() { Ok(()) } else { Err(close()) }
+            }
+            // A client that did not ask for objects would take one for its next actions, and cannot tell which request
+            // got no reply either: it gets the newest one's alone, as it asked.
+            Dialect::Json { .. } if error.kind == ErrorKind::Superseded => Ok(()),
+            Dialect::Json { .. } => Err(close()),
+            Dialect::OpenPi => {
+                self.send(Message::text(format!("{}: {error}", error.kind.name()))).await?;
+                Err(close())
+            }
+        }
+    }
+
+    /// What a failed read means.
+    fn broken(&self, error: WsError) -> End {
+        let refused = |kind: ErrorKind, message: Cow<'static, str>| {
+            self.shared.metrics.failed(kind);
+            End::Break(kind.close_code(), message)
+        };
+        match error {
+            WsError::Capacity(CapacityError::MessageTooLong { size, max_size }) => {
+                refused(ErrorKind::TooLarge, format!("a message may have {max_size} bytes, this one has {size}").into())
+            }
+            WsError::Io(_) if self.meter.is_over() => {
+                refused(ErrorKind::Overloaded, "overloaded: the memory for requests is taken".into())
+            }
+            WsError::Protocol(error) if !is_disconnect(&error) => {
+                refused(ErrorKind::InvalidRequest, format!("not a websocket message: {error}").into())
+            }
+            WsError::Utf8(_) => refused(ErrorKind::InvalidRequest, "a text message must be UTF-8".into()),
+            _ => End::Gone,
+        }
+    }
+
+    fn check_arrival(&self) -> Result<(), End> {
+        let limit = self.shared.options.transfer_timeout;
+        if self.meter.arriving() <= limit {
+            return Ok(());
+        }
+        self.shared.metrics.failed(ErrorKind::TooSlow);
+        let message = format!("a message must arrive within {} s", limit.as_secs());
+        Err(End::Break(ErrorKind::TooSlow.close_code(), message.into()))
+    }
+
+    async fn send(&mut self, message: Message) -> Result<(), End> {
+        match timeout(self.shared.options.transfer_timeout, self.socket.send(message)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(End::Gone),
+        }
+    }
+
+    async fn end(&mut self, end: End) {
+        let (code, reason, is_broken) = match end {
+            End::Gone => return,
+            End::Close(code, reason) => (code, reason, false),
+            End::Break(code, reason) => (code, reason, true),
+        };
+        let frame = CloseFrame { code: code.into(), reason: shortened(&reason).into() };
+        let close = async {
+            self.socket.send(Message::Close(Some(frame))).await.ok()?;
+            if !is_broken {
+                while let Some(Ok(_)) = self.socket.next().await {}
+                return Some(());
+            }
+            // The peer is still sending, and would lose the close frame if the socket closed on what it sends.
+            let stream = self.socket.get_mut().get_mut();
+            stream.shutdown().await.ok()?;
+            discard(stream).await.ok()
+        };
+        let _ = timeout(CLOSE_TIMEOUT, close).await;
+    }
+}
+
+/// Parses a message beside the threads that talk to clients, which have others to serve.
+async fn parse(shared: Arc<Shared>, dialect: Dialect, payload: Bytes) -> Parsed {
+    let at_work = shared.clone();
+    let _turn = shared.parsers.acquire().await;
+    let parse = move || match dialect {
+        Dialect::Json { .. } => json::parse(&payload, &at_work.shape, at_work.json_options()),
+        Dialect::OpenPi => {
+            Parsed { id: None, request: openpi::parse(&payload, &at_work.shape, &at_work.openpi_options()) }
+        }
+    };
+    tokio::task::spawn_blocking(parse).await.unwrap_or_else(|error| {
+        let message = format!("the message could not be parsed: {error}");
+        Parsed { id: None, request: Err(RequestError::new(ErrorKind::Internal, message)) }
+    })
+}
+
+/// A peer that vanishes is no error of its own.
+fn is_disconnect(error: &tokio_tungstenite::tungstenite::error::ProtocolError) -> bool {
+    use tokio_tungstenite::tungstenite::error::ProtocolError::{
+        ReceivedAfterClosing, ResetWithoutClosingHandshake, SendAfterClosing,
+    };
+    matches!(error, ReceivedAfterClosing | ResetWithoutClosingHandshake | SendAfterClosing)
+}
+
+async fn discard(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
+    let mut buffer = vec![0; READ_BUFFER];
+    while stream.read(&mut buffer).await? > 0 {}
+    Ok(())
+}
+
+/// As much of a reason as a close frame holds.
+fn shortened(reason: &str) -> &str {
+    let mut end = reason.len().min(MAX_REASON);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    &reason[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_cut_between_characters() {
+        let long = "ä".repeat(100);
+        assert_eq!(shortened(&long), "ä".repeat(61));
+        assert_eq!(shortened("short"), "short");
+    }
+}

@@ -1,0 +1,96 @@
+//! What Prometheus is told.
+
+use std::time::Duration;
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+};
+
+use crate::{Answer, ErrorKind};
+
+/// Bounds of latency buckets in seconds: from a parsed message to a full-size prediction on a CPU.
+const SECONDS: [f64; 16] =
+    [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0];
+
+/// The server's counters.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    pub(crate) requests: IntCounterVec,
+    errors: IntCounterVec,
+    pub(crate) connections: IntGauge,
+    pub(crate) connections_total: IntCounter,
+    queue: IntGauge,
+    pub(crate) received_bytes: IntCounter,
+    memory: IntGauge,
+    stages: HistogramVec,
+    pub(crate) batch_size: Histogram,
+}
+
+impl Metrics {
+    /// # Errors
+    /// When two metrics have one name, which the tests would show.
+    pub(crate) fn new() -> prometheus::Result<Self> {
+        let counters = |name, help, label| IntCounterVec::new(Opts::new(name, help), &[label]);
+        let batches = HistogramOpts::new("evo1_batch_size", "Requests computed together.");
+        let stages = HistogramOpts::new("evo1_stage_seconds", "Time of a request by stage.").buckets(SECONDS.to_vec());
+        let metrics = Self {
+            registry: Registry::new(),
+            requests: counters("evo1_requests_total", "Requests answered, by protocol.", "protocol")?,
+            errors: counters("evo1_errors_total", "Requests that failed, by kind.", "kind")?,
+            connections: IntGauge::new("evo1_connections", "Websocket connections that are open.")?,
+            connections_total: IntCounter::new("evo1_connections_total", "Websocket connections accepted.")?,
+            queue: IntGauge::new("evo1_queue_length", "Requests that wait for the device.")?,
+            received_bytes: IntCounter::new("evo1_received_bytes_total", "Bytes of complete messages.")?,
+            memory: IntGauge::new("evo1_request_memory_bytes", "Memory held by messages and waiting requests.")?,
+            stages: HistogramVec::new(stages, &["stage"])?,
+            batch_size: Histogram::with_opts(batches.buckets(vec![1.0, 2.0, 4.0, 8.0, 16.0, 32.0]))?,
+        };
+        for kind in ErrorKind::ALL {
+            // A kind that has not happened yet is a 0, not a hole.
+            metrics.errors.with_label_values(&[kind.name()]);
+        }
+        let all: [Box<dyn prometheus::core::Collector>; 9] = [
+            Box::new(metrics.requests.clone()),
+            Box::new(metrics.errors.clone()),
+            Box::new(metrics.connections.clone()),
+            Box::new(metrics.connections_total.clone()),
+            Box::new(metrics.queue.clone()),
+            Box::new(metrics.received_bytes.clone()),
+            Box::new(metrics.memory.clone()),
+            Box::new(metrics.stages.clone()),
+            Box::new(metrics.batch_size.clone()),
+        ];
+        for collector in all {
+            metrics.registry.register(collector)?;
+        }
+        Ok(metrics)
+    }
+
+    pub(crate) fn failed(&self, kind: ErrorKind) {
+        self.errors.with_label_values(&[kind.name()]).inc();
+    }
+
+    pub(crate) fn stage(&self, stage: &str, time: Duration) {
+        self.stages.with_label_values(&[stage]).observe(time.as_secs_f64());
+    }
+
+    pub(crate) fn answered(&self, protocol: &str, answer: &Answer) {
+        self.requests.with_label_values(&[protocol]).inc();
+        self.stage("queue", answer.queued);
+        for (stage, time) in answer.times.stages() {
+            self.stage(stage, time);
+        }
+    }
+
+    /// All metrics in Prometheus' text format.
+    pub(crate) fn text(&self, queue: usize, memory: usize) -> String {
+        self.queue.set(queue as i64);
+        self.memory.set(memory as i64);
+        let mut text = Vec::new();
+        match TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            Ok(()) => String::from_utf8_lossy(&text).into_owned(),
+            Err(error) => format!("# {error}\n"),
+        }
+    }
+}

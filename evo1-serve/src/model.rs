@@ -1,0 +1,198 @@
+//! What the server asks of a model, and the policy that answers.
+
+use std::time::Duration;
+
+use evo1::{FinishOptions, Frame, Noise, Observation, Policy, PredictOptions, StatisticsKey, View};
+use serde::Serialize;
+
+use crate::{Answer, ErrorKind, Request, RequestError, protocol::Shape};
+
+/// Most Euler steps that a request may ask for.
+const MAX_STEPS: usize = 1000;
+
+/// Widest smoothing in steps.
+const MAX_SMOOTHING: f32 = 100.0;
+
+/// A model that predicts action chunks. One thread computes on it; any may ask what it is and check requests.
+pub trait Model: Send + Sync + 'static {
+    /// Its sizes.
+    fn shape(&self) -> Shape;
+
+    /// What it is, for people and for clients that ask.
+    fn description(&self) -> Description;
+
+    /// A request like those to come, which shows that the model works.
+    fn sample(&self) -> Request;
+
+    /// Fails when a request cannot be computed, without computing.
+    fn check(&self, request: &Request) -> Result<(), RequestError>;
+
+    /// Whether two requests can be computed together.
+    fn can_batch(&self, one: &Request, other: &Request) -> bool;
+
+    /// One answer for each request, in their order.
+    fn predict(&self, requests: &[&Request]) -> Result<Vec<Answer>, RequestError>;
+}
+
+/// What a model is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Description {
+    /// Its name: the policy's directory.
+    pub policy: String,
+    /// Whether its weights are random, so that its actions mean nothing.
+    pub random_weights: bool,
+    /// The reference whose semantics it has.
+    pub profile: String,
+    /// The device that it runs on.
+    pub device: String,
+    /// Euler steps.
+    pub steps: usize,
+    /// Steps of a chunk.
+    pub horizon: usize,
+    /// Padded width of an action.
+    pub max_action_dim: usize,
+    /// Widest state.
+    pub max_state_dim: usize,
+    /// Camera views.
+    pub views: usize,
+    /// Side length of the frames that it sees.
+    pub image_size: usize,
+    /// Robots whose statistics it has.
+    pub robots: Vec<Robot>,
+}
+
+/// A robot whose statistics a model has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Robot {
+    /// `arm` or `arm/dataset`.
+    pub key: String,
+    /// Values of its state.
+    pub state_dim: usize,
+    /// Values of its action.
+    pub action_dim: usize,
+}
+
+/// A policy as the server runs it.
+#[derive(Debug)]
+pub struct PolicyModel {
+    /// The policy.
+    pub policy: Policy,
+    /// Its name.
+    pub name: String,
+    /// Whether its weights are random.
+    pub random_weights: bool,
+    /// The seed of requests that bring none: equal observations get equal answers.
+    pub seed: u64,
+    /// Euler steps of requests that do not say; the policy's own when `None`.
+    pub steps: Option<usize>,
+    /// Smoothing of requests that do not say; none when `None`.
+    pub smoothing: Option<f32>,
+}
+
+impl PolicyModel {
+    fn steps_of(&self, request: &Request) -> Option<usize> {
+        request.steps.or(self.steps)
+    }
+}
+
+impl Model for PolicyModel {
+    fn shape(&self) -> Shape {
+        let config = &self.policy.config;
+        Shape {
+            views: config.max_views,
+            image_size: config.vlm.image_size,
+            state: config.action.max_state_dim,
+            action: config.action.max_action_dim,
+            horizon: config.action.horizon,
+        }
+    }
+
+    fn description(&self) -> Description {
+        let (config, shape) = (&self.policy.config, self.shape());
+        let robots = self.policy.statistics.iter().flat_map(|statistics| statistics.robots());
+        Description {
+            policy: self.name.clone(),
+            random_weights: self.random_weights,
+            profile: config.profile.to_string(),
+            device: format!("{:?}", self.policy.device()),
+            steps: self.steps.unwrap_or(config.num_inference_steps),
+            horizon: shape.horizon,
+            max_action_dim: shape.action,
+            max_state_dim: shape.state,
+            views: shape.views,
+            image_size: shape.image_size,
+            robots: robots
+                .map(|(key, robot)| Robot { key, state_dim: robot.state.width(), action_dim: robot.action.width() })
+                .collect(),
+        }
+    }
+
+    fn sample(&self) -> Request {
+        let shape = self.shape();
+        let robots = self.policy.statistics.iter().flat_map(|statistics| statistics.robots());
+        let (key, width) = robots.map(|(key, robot)| (key, robot.state.width())).next().unwrap_or_default();
+        let (arm, dataset) = match key.split_once('/') {
+            Some((arm, dataset)) => (Some(arm.to_owned()), Some(dataset.to_owned())),
+            None => (Some(key).filter(|key| !key.is_empty()), None),
+        };
+        let observation = Observation {
+            views: vec![View::Present(Frame::black(shape.image_size, shape.image_size)); shape.views],
+            state: vec![0.0; width.min(shape.state)],
+            instruction: "warm up".into(),
+            statistics: StatisticsKey { arm, dataset },
+            ..Observation::default()
+        };
+        Request { steps: Some(1), ..Request::of(observation) }
+    }
+
+    fn check(&self, request: &Request) -> Result<(), RequestError> {
+        if let Some(steps) = request.steps.filter(|steps| !(1..=MAX_STEPS).contains(steps)) {
+            return Err(RequestError::invalid(format!("`steps` must be from 1 to {MAX_STEPS}, got {steps}")));
+        }
+        if let Some(sigma) =
+            request.finish.smoothing.filter(|sigma| !(f32::MIN_POSITIVE..=MAX_SMOOTHING).contains(sigma))
+        {
+            return Err(RequestError::invalid(format!(
+                "`smoothing` must be above 0 and at most {MAX_SMOOTHING}, got {sigma}"
+            )));
+        }
+        self.policy.preparer().check(&request.observation).map_err(request_error)
+    }
+
+    fn can_batch(&self, one: &Request, other: &Request) -> bool {
+        let is_free = |request: &Request| request.guidance.is_none();
+        let key = |request: &Request| (self.steps_of(request), request.finish);
+        is_free(one) && is_free(other) && key(one) == key(other)
+    }
+
+    fn predict(&self, requests: &[&Request]) -> Result<Vec<Answer>, RequestError> {
+        let Some(first) = requests.first() else { return Ok(Vec::new()) };
+        let observations: Vec<Observation> = requests.iter().map(|request| request.observation.clone()).collect();
+        let options = PredictOptions {
+            steps: self.steps_of(first),
+            noise: Noise::Seeds(requests.iter().map(|request| request.seed.unwrap_or(self.seed)).collect()),
+            guidance: first.guidance.clone(),
+            finish: FinishOptions { smoothing: first.finish.smoothing.or(self.smoothing), ..first.finish },
+            ..PredictOptions::default()
+        };
+        let (predictions, times) = self.policy.predict_batch_timed(&observations, &options).map_err(request_error)?;
+        let batch = requests.len();
+        let answer = |prediction: evo1::Prediction| Answer {
+            chunk: prediction.chunk,
+            normalized: prediction.normalized,
+            times,
+            queued: Duration::ZERO,
+            batch,
+        };
+        Ok(predictions.into_iter().map(answer).collect())
+    }
+}
+
+/// The policy's error as the client's: everything but the prediction itself comes from the observation.
+fn request_error(error: evo1::Error) -> RequestError {
+    let kind = match error {
+        evo1::Error::NonFinitePrediction { .. } => ErrorKind::NonFinite,
+        _ => ErrorKind::InvalidRequest,
+    };
+    RequestError::new(kind, error.to_string())
+}

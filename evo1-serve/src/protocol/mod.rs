@@ -1,0 +1,53 @@
+//! The protocols, from bytes to requests and from answers to bytes.
+
+pub mod json;
+mod msgpack;
+pub mod openpi;
+mod scan;
+
+use evo1::Frame;
+
+use crate::{RequestError, scale::resize_bilinear};
+
+/// Longest instruction in bytes. A prompt holds a thousand tokens; what is longer only costs time.
+const MAX_INSTRUCTION: usize = 16 * 1024;
+
+/// The sizes of the policy, which requests are held against, and how the server treats frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Camera views.
+    pub views: usize,
+    /// Side length of the frames that the model sees, in pixels.
+    pub image_size: usize,
+    /// Widest state.
+    pub state: usize,
+    /// Padded width of an action.
+    pub action: usize,
+    /// Steps of a chunk.
+    pub horizon: usize,
+}
+
+/// How frames of other sizes than the model's are brought to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scaling {
+    /// By the server, bilinear as OpenCV does it, before the policy sees them: what the authors' server does.
+    OpenCv,
+    /// By the policy, in the way of its profile: what `evo1 infer` does.
+    Policy,
+}
+
+/// Scales a frame to the model's size if the server is the one to do it.
+fn scaled(frame: Frame, shape: &Shape, scaling: Scaling) -> Frame {
+    match scaling {
+        Scaling::OpenCv => resize_bilinear(frame, shape.image_size, shape.image_size),
+        Scaling::Policy => frame,
+    }
+}
+
+fn checked_instruction(text: String) -> Result<String, RequestError> {
+    if text.len() > MAX_INSTRUCTION {
+        let message = format!("the prompt has {} bytes, but at most {MAX_INSTRUCTION} are read", text.len());
+        return Err(RequestError::invalid(message));
+    }
+    Ok(text)
+}

@@ -1,0 +1,360 @@
+//! openpi's websocket protocol: msgpack with numpy's arrays.
+//!
+//! The server sends its metadata when a client connects. A request is a map of an observation, the reply a map with
+//! `actions` (`[horizon, action width]`, float32, in the robot's units) and `server_timing`. Arrays are maps of
+//! `__ndarray__`, `data`, `dtype` and `shape`, whose keys are binary. Source: `openpi-client`, `msgpack_numpy.py` and
+//! `websocket_client_policy.py`.
+//!
+//! Names differ from robot to robot in openpi, so that entries are known by their kind:
+//! - Three-dimensional arrays, and those in a map `images`, are camera views, in the order of
+//!   [`OpenPiOptions::cameras`] or, without it, as they come; height × width × 3 or 3 × height × width, 8-bit or floats
+//!   from 0 to 1. `None` is a camera that is absent.
+//! - `observation/state` or `state` is the state; without it, all one-dimensional arrays below `observation/`, joined as
+//!   they come.
+//! - `prompt` is the instruction. `arm_key`, `dataset_key`, `embodiment`, `seed`, `steps` and `deadline_ms` are those of
+//!   the JSON protocol. Nothing else is looked at.
+
+use std::time::Duration;
+
+use evo1::{ActionChunk, FinishOptions, Frame, Observation, StatisticsKey, View};
+use rmp::encode;
+
+use super::{
+    Shape, checked_instruction,
+    msgpack::{Array, Value, decode},
+};
+use crate::{Answer, Description, Request, RequestError};
+
+/// How messages are read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenPiOptions {
+    /// Names of the cameras in the order of the policy's views; a name is the whole key or what follows its last `/`.
+    pub cameras: Vec<String>,
+}
+
+/// The message that a client gets when it has connected.
+pub fn metadata(description: &Description) -> Vec<u8> {
+    rmp_serde::to_vec_named(description).unwrap_or_default()
+}
+
+/// Reads a request.
+pub fn parse(message: &[u8], shape: &Shape, options: &OpenPiOptions) -> Result<Request, RequestError> {
+    let value = decode(message).map_err(RequestError::invalid)?;
+    let Value::Map(entries) = value else {
+        return Err(RequestError::invalid(format!("a request must be a map, got {}", value.kind())));
+    };
+    let mut fields = Fields::default();
+    for (key, value) in &entries {
+        fields.read(&key.name().unwrap_or_default(), value)?;
+    }
+    let missing = |field: &str| RequestError::invalid(format!("the observation has no `{field}`"));
+    let instruction = checked_instruction(fields.prompt.ok_or_else(|| missing("prompt"))?)?;
+    let state = fields.state.unwrap_or(fields.parts);
+    if state.is_empty() {
+        return Err(missing("observation/state"));
+    }
+    Ok(Request {
+        observation: Observation {
+            views: ordered(fields.views, shape, options)?,
+            state,
+            instruction,
+            embodiment: fields.embodiment.map(|id| usize::try_from(id).unwrap_or(usize::MAX)),
+            statistics: StatisticsKey { arm: fields.arm_key, dataset: fields.dataset_key },
+            ..Observation::default()
+        },
+        seed: fields.seed,
+        steps: fields.steps.map(|steps| usize::try_from(steps).unwrap_or(usize::MAX)),
+        rtc: None,
+        guidance: None,
+        finish: FinishOptions::default(),
+        deadline: fields.deadline_ms.map(Duration::from_millis),
+        id: None,
+    })
+}
+
+/// Entries of a request as they come.
+#[derive(Default)]
+struct Fields {
+    views: Vec<(String, View)>,
+    state: Option<Vec<f32>>,
+    parts: Vec<f32>,
+    prompt: Option<String>,
+    arm_key: Option<String>,
+    dataset_key: Option<String>,
+    embodiment: Option<u64>,
+    seed: Option<u64>,
+    steps: Option<u64>,
+    deadline_ms: Option<u64>,
+}
+
+impl Fields {
+    fn read(&mut self, key: &str, value: &Value<'_>) -> Result<(), RequestError> {
+        let named = |error: String| RequestError::invalid(format!("`{key}` must be {error}"));
+        let is_image_key = key.starts_with("image") || key.contains("/image") || key.contains("_image");
+        match (key, value) {
+            ("prompt", _) => self.prompt = Some(value.text().map_err(named)?),
+            ("arm_key", _) => self.arm_key = Some(value.text().map_err(named)?),
+            ("dataset_key", _) => self.dataset_key = Some(value.text().map_err(named)?),
+            ("embodiment", _) => self.embodiment = Some(value.whole().map_err(named)?),
+            ("seed", _) => self.seed = Some(value.whole().map_err(named)?),
+            ("steps", _) => self.steps = Some(value.whole().map_err(named)?),
+            ("deadline_ms", _) => self.deadline_ms = Some(value.whole().map_err(named)?),
+            ("state" | "observation/state", _) => self.state = Some(numbers(value).map_err(named)?),
+            ("images", Value::Map(images)) => {
+                for (name, image) in images {
+                    let view = view(image).map_err(named)?;
+                    self.views.push((name.name().unwrap_or_default(), view));
+                }
+            }
+            (_, Value::Array(array)) if array.shape.len() == 3 => {
+                self.views.push((key.to_owned(), view(value).map_err(named)?));
+            }
+            (_, Value::Nil) if is_image_key => self.views.push((key.to_owned(), View::Absent)),
+            (_, Value::Array(array)) if array.shape.len() == 1 && key.starts_with("observation/") => {
+                self.parts.extend(numbers(value).map_err(named)?);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Views in the policy's order. The policy scales them: openpi has no scaling of its own to be equal to.
+fn ordered(mut views: Vec<(String, View)>, shape: &Shape, options: &OpenPiOptions) -> Result<Vec<View>, RequestError> {
+    let is = |name: &str, camera: &str| name == camera || name.rsplit('/').next() == Some(camera);
+    if !options.cameras.is_empty() {
+        let mut found = Vec::new();
+        for camera in &options.cameras {
+            let place = views.iter().position(|(name, _)| is(name, camera));
+            found.push(place.map_or((camera.clone(), View::Absent), |place| views.remove(place)));
+        }
+        views = found;
+    }
+    if views.len() > shape.views {
+        let names: Vec<String> = views.iter().map(|(name, _)| format!("`{name}`")).collect();
+        let message = format!("the policy has {} views, got {}: {}", shape.views, views.len(), names.join(", "));
+        return Err(RequestError::invalid(message));
+    }
+    Ok(views.into_iter().map(|(_, view)| view).collect())
+}
+
+/// A list or an array of finite numbers.
+fn numbers(value: &Value<'_>) -> Result<Vec<f32>, String> {
+    let numbers = match value {
+        Value::Array(array) => array.floats()?,
+        Value::List(list) => list.iter().map(|value| value.float()).collect::<Result<_, _>>()?,
+        other => vec![other.float()?],
+    };
+    match numbers.iter().find(|number| !number.is_finite()) {
+        Some(number) => Err(format!("finite numbers, got {number}")),
+        None => Ok(numbers),
+    }
+}
+
+fn view(value: &Value<'_>) -> Result<View, String> {
+    let array = match value {
+        Value::Nil => return Ok(View::Absent),
+        Value::Array(array) => array,
+        other => return Err(format!("an image, got {}", other.kind())),
+    };
+    let &[first, second, third] = array.shape.as_slice() else {
+        return Err(format!("an image of three dimensions, got shape {:?}", array.shape));
+    };
+    let levels = levels(array)?;
+    let (height, width, rgb) = match (first, third) {
+        (_, 3) => (first, second, levels),
+        (3, _) => {
+            let plane = second * third;
+            let interleaved = (0..plane).flat_map(|i| [levels[i], levels[plane + i], levels[2 * plane + i]]).collect();
+            (second, third, interleaved)
+        }
+        _ => return Err(format!("an image of three channels, got shape {:?}", array.shape)),
+    };
+    Frame::new(width, height, rgb).map(View::Present).map_err(|error| error.to_string())
+}
+
+/// Grey levels of an image; floats are cut off as numpy's `astype(uint8)` does.
+fn levels(array: &Array<'_>) -> Result<Vec<u8>, String> {
+    if array.dtype == "|u1" {
+        return Ok(array.data.to_vec());
+    }
+    if !array.is_float() {
+        return Err(format!("an image of 8-bit levels or of floats, got dtype {}", array.dtype));
+    }
+    let level = |value: f32| match value {
+        0.0..=1.0 => Ok((value * 255.0) as u8),
+        _ => Err(format!("an image of floats from 0 to 1, got {value}")),
+    };
+    array.floats()?.into_iter().map(level).collect()
+}
+
+/// The reply to a request. `previous` is the time that the whole of the previous request took.
+pub fn reply(answer: &Answer, infer: Duration, previous: Option<Duration>) -> Vec<u8> {
+    let mut out = Vec::new();
+    // Writing to memory cannot fail.
+    let _ = write_reply(&mut out, answer, infer, previous);
+    out
+}
+
+fn write_reply(
+    out: &mut Vec<u8>,
+    answer: &Answer,
+    infer: Duration,
+    previous: Option<Duration>,
+) -> Result<(), encode::ValueWriteError> {
+    let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+    encode::write_map_len(out, 3)?;
+    encode::write_str(out, "actions")?;
+    write_array(out, &answer.chunk)?;
+    encode::write_str(out, "server_timing")?;
+    encode::write_map_len(out, 1 + u32::from(previous.is_some()))?;
+    encode::write_str(out, "infer_ms")?;
+    encode::write_f64(out, milliseconds(infer))?;
+    if let Some(previous) = previous {
+        encode::write_str(out, "prev_total_ms")?;
+        encode::write_f64(out, milliseconds(previous))?;
+    }
+    encode::write_str(out, "policy_timing")?;
+    let stages = answer.times.stages();
+    encode::write_map_len(out, stages.len() as u32 + 1)?;
+    encode::write_str(out, "infer_ms")?;
+    encode::write_f64(out, milliseconds(answer.times.total()))?;
+    for (stage, time) in stages {
+        encode::write_str(out, &format!("{stage}_ms"))?;
+        encode::write_f64(out, milliseconds(time))?;
+    }
+    Ok(())
+}
+
+/// An array of float32 as `msgpack_numpy` writes it.
+pub fn write_array(out: &mut Vec<u8>, chunk: &ActionChunk) -> Result<(), encode::ValueWriteError> {
+    encode::write_map_len(out, 4)?;
+    encode::write_bin(out, b"__ndarray__")?;
+    encode::write_bool(out, true).map_err(encode::ValueWriteError::InvalidDataWrite)?;
+    encode::write_bin(out, b"data")?;
+    encode::write_bin(out, &chunk.values().iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>())?;
+    encode::write_bin(out, b"dtype")?;
+    encode::write_str(out, "<f4")?;
+    encode::write_bin(out, b"shape")?;
+    encode::write_array_len(out, 2)?;
+    encode::write_uint(out, chunk.horizon() as u64)?;
+    encode::write_uint(out, chunk.width() as u64)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPE: Shape = Shape { views: 3, image_size: 2, state: 24, action: 24, horizon: 50 };
+
+    fn options(cameras: &[&str]) -> OpenPiOptions {
+        let cameras = cameras.iter().map(|name| (*name).to_owned()).collect();
+        OpenPiOptions { cameras }
+    }
+
+    fn array(out: &mut Vec<u8>, dtype: &str, shape: &[u64], data: &[u8]) {
+        encode::write_map_len(out, 4).expect("memory");
+        encode::write_bin(out, b"__ndarray__").expect("memory");
+        encode::write_bool(out, true).expect("memory");
+        encode::write_bin(out, b"data").expect("memory");
+        encode::write_bin(out, data).expect("memory");
+        encode::write_bin(out, b"dtype").expect("memory");
+        encode::write_str(out, dtype).expect("memory");
+        encode::write_bin(out, b"shape").expect("memory");
+        encode::write_array_len(out, shape.len() as u32).expect("memory");
+        for size in shape {
+            encode::write_uint(out, *size).expect("memory");
+        }
+    }
+
+    fn message(entries: &[(&str, &dyn Fn(&mut Vec<u8>))]) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode::write_map_len(&mut out, entries.len() as u32).expect("memory");
+        for (key, write) in entries {
+            encode::write_str(&mut out, key).expect("memory");
+            write(&mut out);
+        }
+        out
+    }
+
+    fn prompt(out: &mut Vec<u8>) {
+        encode::write_str(out, "fold the towel").expect("memory");
+    }
+
+    fn image(out: &mut Vec<u8>) {
+        array(out, "|u1", &[1, 2, 3], &[1, 2, 3, 4, 5, 6]);
+    }
+
+    fn planes(out: &mut Vec<u8>) {
+        array(out, "|u1", &[3, 1, 2], &[1, 4, 2, 5, 3, 6]);
+    }
+
+    fn state(out: &mut Vec<u8>) {
+        let values: Vec<u8> = [0.5_f64, -1.0].iter().flat_map(|value| value.to_le_bytes()).collect();
+        array(out, "<f8", &[2], &values);
+    }
+
+    #[test]
+    fn a_libero_observation_is_read() {
+        let text = message(&[
+            ("observation/image", &image),
+            ("observation/wrist_image", &planes),
+            ("observation/state", &state),
+            ("prompt", &prompt),
+        ]);
+        let request = parse(&text, &SHAPE, &options(&[])).expect("a request");
+        let frame = Frame::new(2, 1, vec![1, 2, 3, 4, 5, 6]).expect("full");
+        assert_eq!(request.observation.views, [View::Present(frame.clone()), View::Present(frame)]);
+        assert_eq!(request.observation.state, [0.5, -1.0]);
+        assert_eq!(request.observation.instruction, "fold the towel");
+    }
+
+    #[test]
+    fn cameras_choose_and_order_the_views() {
+        let text = message(&[
+            ("observation/wrist_image", &image),
+            ("observation/spare_image", &image),
+            ("observation/joint_position", &state),
+            ("observation/gripper_position", &state),
+            ("prompt", &prompt),
+        ]);
+        let request = parse(&text, &SHAPE, &options(&["image", "wrist_image"])).expect("a request");
+        assert_eq!(request.observation.views[0], View::Absent);
+        assert!(request.observation.views[1].is_present());
+        assert_eq!(request.observation.state, [0.5, -1.0, 0.5, -1.0]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let nan = |out: &mut Vec<u8>| array(out, "<f4", &[1], &f32::NAN.to_le_bytes());
+        let short = |out: &mut Vec<u8>| array(out, "|u1", &[4, 4, 3], &[0; 47]);
+        let objects = |out: &mut Vec<u8>| array(out, "|O", &[1], &[0]);
+        let cases: [(Vec<u8>, &str); 6] = [
+            (message(&[("state", &state)]), "has no `prompt`"),
+            (message(&[("prompt", &prompt)]), "has no `observation/state`"),
+            (message(&[("prompt", &prompt), ("state", &nan)]), "`state` must be finite numbers, got NaN"),
+            (message(&[("prompt", &prompt), ("image", &short)]), "has 47 bytes"),
+            (message(&[("prompt", &prompt), ("state", &objects)]), "dtype"),
+            (vec![0x01], "a request must be a map, got a number"),
+        ];
+        for (text, expected) in cases {
+            let error = parse(&text, &SHAPE, &options(&[])).expect_err(expected);
+            assert!(error.message.contains(expected), "{expected}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_reply_can_be_read_back() {
+        let chunk = ActionChunk::new(2, vec![1.0, 2.0, 3.0, 4.0]);
+        let answer =
+            Answer { normalized: chunk.clone(), chunk, times: Default::default(), queued: Duration::ZERO, batch: 1 };
+        let bytes = reply(&answer, Duration::from_millis(5), Some(Duration::from_millis(7)));
+        let Value::Map(entries) = decode(&bytes).expect("msgpack") else { panic!("a map") };
+        let Value::Array(actions) = &entries[0].1 else { panic!("{entries:?}") };
+        assert_eq!(
+            (actions.shape.as_slice(), actions.floats().expect("floats")),
+            (&[2, 2][..], vec![1.0, 2.0, 3.0, 4.0])
+        );
+    }
+}
