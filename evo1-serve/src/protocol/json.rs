@@ -461,7 +461,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named_and_the_id_is_known_all_the_same() {
         let long_state = format!("[{}]", ["0"; 25].join(","));
-        let four = format!("[{0}, {0}, {0}, {0}]", IMAGE);
+        let four = format!("[{IMAGE}, {IMAGE}, {IMAGE}, {IMAGE}]");
         let two = format!("[{IMAGE}, {IMAGE}]");
         let cases: [(&[(&str, &str)], &str); 14] = [
             (&[("state", "")], "the field `state` is missing"),

@@ -268,7 +268,10 @@ mod tests {
         }
     }
 
-    fn message(entries: &[(&str, &dyn Fn(&mut Vec<u8>))]) -> Vec<u8> {
+    /// A key and what writes its value.
+    type Entry<'a> = (&'a str, &'a dyn Fn(&mut Vec<u8>));
+
+    fn message(entries: &[Entry<'_>]) -> Vec<u8> {
         let mut out = Vec::new();
         encode::write_map_len(&mut out, entries.len() as u32).expect("memory");
         for (key, write) in entries {
