@@ -116,6 +116,18 @@ impl Statistics {
         Self { arms: BTreeMap::from([(String::from("default"), Arm::Alone(Box::new(robot)))]) }
     }
 
+    /// Adds the statistics of an arm's data set, or replaces them. A key without an arm or data set means `default`.
+    pub fn insert(&mut self, key: &StatisticsKey, robot: RobotStatistics) {
+        let name = |part: &Option<String>| part.clone().unwrap_or_else(|| "default".to_owned());
+        let arm = self.arms.entry(name(&key.arm)).or_insert_with(|| Arm::Datasets(BTreeMap::new()));
+        match arm {
+            Arm::Datasets(sets) => {
+                sets.insert(name(&key.dataset), robot);
+            }
+            Arm::Alone(_) => *arm = Arm::Datasets(BTreeMap::from([(name(&key.dataset), robot)])),
+        }
+    }
+
     /// Every arm and data set, as `arm` or `arm/dataset`, with its statistics.
     pub fn robots(&self) -> impl Iterator<Item = (String, &RobotStatistics)> {
         self.arms.iter().flat_map(|(arm, below)| match below {

@@ -14,7 +14,7 @@ use evo1_core::config::{FramePreprocessing, TilingConfig};
 
 use normalize::normalized_tiles;
 pub use normalize::{Arithmetic, IMAGENET_MEAN, IMAGENET_STD, normalized_black};
-use resize::{Size, resize};
+use resize::{Resized, Size, resize};
 pub use tiling::grid;
 
 /// The normalised tiles of one frame.
@@ -52,9 +52,20 @@ pub fn tiles(
     tiles
 }
 
+/// A frame scaled to `width` × `height` pixels by Pillow's bicubic filter, which augmentation in training uses.
+///
+/// # Panics
+/// When `width` or `height` is 0.
+pub fn pil_bicubic(frame: &Frame, width: usize, height: usize) -> Frame {
+    assert!(width > 0 && height > 0, "a frame has at least one pixel, got {width} × {height}");
+    match resize(frame, Size { width, height }, FramePreprocessing::PilBicubic) {
+        Resized::Levels(levels) => Frame::new(width, height, levels).expect("three levels for each pixel"),
+        Resized::Floats(_) => unreachable!("Pillow scales to levels"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::resize::Resized;
     use super::*;
     use safetensors::{SafeTensors, tensor::TensorView};
 

@@ -1,0 +1,138 @@
+//! Samples put together and on the device.
+
+use burn::tensor::{Tensor, TensorData};
+use evo1::{Inputs, Preparer};
+use evo1_core::{View, config::TargetMask, rng};
+use rand_distr::{Distribution, StandardNormal};
+
+use crate::{
+    Augmentation, Changes, DataConfig, Error, Result,
+    sample::{Sample, SampleId},
+    sampler::Position,
+};
+
+/// What one training step is computed from.
+///
+/// # Shapes
+/// - actions, mask: `[batch, horizon, max_action_dim]`
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// What the network is given, prepared by the code that prepares it for predictions.
+    pub inputs: Inputs,
+    /// Normalised true actions, padded with zeros.
+    pub actions: Tensor<3>,
+    /// 1 for entries that count in the loss: real dimensions, and by the profile only of steps before the episode's end.
+    pub mask: Tensor<3>,
+    /// For each sample which steps lie past the episode's end.
+    pub action_is_pad: Vec<Vec<bool>>,
+    /// Where the samples are from.
+    pub samples: Vec<SampleId>,
+    /// The position of the draw after the last of this batch: where a run that has used the batch continues.
+    pub position: Position,
+}
+
+/// Makes batches of samples.
+#[derive(Debug, Clone)]
+pub(crate) struct Collator {
+    pub(crate) preparer: Preparer,
+    pub(crate) config: DataConfig,
+    pub(crate) skips_unseen: bool,
+}
+
+impl Collator {
+    /// Fails when the configuration names other sizes than the model's, or another normalisation.
+    pub(crate) fn new(preparer: Preparer, config: DataConfig, skips_unseen: bool) -> Result<Self> {
+        let model = &preparer.config;
+        let sizes = [
+            ("max_action_dim", config.max_action_dim, model.action.max_action_dim),
+            ("max_state_dim", config.max_state_dim, model.action.max_state_dim),
+            ("max_views", config.max_views, model.max_views),
+        ];
+        for (field, given, expected) in sizes {
+            if let Some(given) = given.filter(|&given| given != expected) {
+                let expected = format!("the model's, {expected}");
+                return Err(evo1_core::Error::invalid("data configuration", field, expected, given).into());
+            }
+        }
+        if let Some(given) = config.normalization_type.filter(|&given| given != model.normalization) {
+            let expected = format!("the model's, {:?}", model.normalization);
+            let field = "normalization_type";
+            return Err(evo1_core::Error::invalid("data configuration", field, expected, format!("{given:?}")).into());
+        }
+        Ok(Self { preparer, config, skips_unseen })
+    }
+
+    /// A batch of samples that were drawn at `positions`; `next` is the position after them.
+    pub(crate) fn batch(&self, samples: Vec<Sample>, positions: &[Position], next: Position) -> Result<Batch> {
+        let model = &self.preparer.config;
+        let (padded, padded_state) = (model.action.max_action_dim, model.action.max_state_dim);
+        let masks_past_end = self.config.mask_past_end.unwrap_or(model.semantics.target_mask == TargetMask::Masked);
+        let (mut ids, mut observations, mut pads) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut actions, mut mask) = (Vec::new(), Vec::new());
+        let mut noise = Vec::with_capacity(samples.len() * padded_state);
+        for (sample, position) in samples.into_iter().zip(positions) {
+            let Sample { id, mut observation, actions: own, action_width, action_is_pad } = sample;
+            let too_wide =
+                |what, key, max, got| Error::TooWide { dataset: id.dataset.to_string(), what, key, max, got };
+            if action_width > padded {
+                return Err(too_wide("action", "action_dims", padded, action_width));
+            }
+            if observation.state.len() > padded_state {
+                return Err(too_wide("state", "state_dims", padded_state, observation.state.len()));
+            }
+            let failed = |error: evo1::Error| Error::from(error).in_sample(&id);
+            for (action, &is_pad) in own.chunks_exact(action_width).zip(&action_is_pad) {
+                actions.extend(self.preparer.normalize_action(action, &observation).map_err(failed)?);
+                let is_seen = !(is_pad && masks_past_end);
+                mask.extend((0..padded).map(|column| f32::from(u8::from(column < action_width && is_seen))));
+            }
+            if self.config.augmentation == Augmentation::Recipe {
+                augment(&mut observation.views, model.vlm.image_size, *position);
+            }
+            self.add_noise(&mut noise, observation.state.len(), padded_state, *position);
+            ids.push(id);
+            observations.push(observation);
+            pads.push(action_is_pad);
+        }
+        let mut inputs = self.preparer.prepare(&observations, self.skips_unseen)?;
+        let device = &self.preparer.device;
+        if noise.iter().any(|&value| value != 0.0) {
+            let noise = TensorData::new(noise, [observations.len(), padded_state]);
+            inputs.state = inputs.state + Tensor::from_data(noise, device);
+        }
+        if let Some(clamp) = self.config.state_clamp {
+            inputs.state = inputs.state.clamp(-clamp, clamp);
+        }
+        let shape = [observations.len(), actions.len() / padded / observations.len(), padded];
+        Ok(Batch {
+            inputs,
+            actions: Tensor::from_data(TensorData::new(actions, shape), device),
+            mask: Tensor::from_data(TensorData::new(mask, shape), device),
+            action_is_pad: pads,
+            samples: ids,
+            position: next,
+        })
+    }
+
+    /// Noise for one sample's state, the same whenever its position is drawn.
+    fn add_noise(&self, noise: &mut Vec<f32>, width: usize, padded: usize, position: Position) {
+        let Position { seed, epoch, index } = position;
+        let mut rng = rng::stream(seed, &format!("state noise {epoch} {index}"));
+        noise.extend((0..padded).map(|dimension| {
+            let value: f32 = StandardNormal.sample(&mut rng);
+            if dimension < width { value * self.config.state_noise.of(dimension) } else { 0.0 }
+        }));
+    }
+}
+
+/// Changes the views of a sample at random, the same whenever its position is drawn.
+fn augment(views: &mut [View], size: usize, position: Position) {
+    let Position { seed, epoch, index } = position;
+    let mut rng = rng::stream(seed, &format!("augmentation {epoch} {index}"));
+    for view in views {
+        let View::Present(frame) = view else { continue };
+        if let Some(changes) = Changes::draw(frame.width(), frame.height(), &mut rng) {
+            *frame = changes.apply(frame, size);
+        }
+    }
+}

@@ -1,0 +1,430 @@
+//! Which data is trained on: the authors' `config.yaml`, and what this crate adds to it.
+//!
+//! ```yaml
+//! max_action_dim: 24                 # these four as in the authors' file
+//! max_state_dim: 24
+//! max_views: 3
+//! normalization_type: bounds
+//! state_noise: 0.05                  # everything from here on is optional and ours
+//! state_clamp: 1.5
+//! data_groups:
+//!   sawyer:                          # the arm key; its place in the alphabet is its embodiment id
+//!     metaworld:                     # the dataset key
+//!       path: data/metaworld
+//!       view_map: { image_1: observation.images.image }
+//!       process_suite: metaworld
+//!       use_delta_action: False
+//!       task_weights: { Reach the goal: 0.3, Press the button: 0.7 }
+//!       frame_weights: [{ to: 14, weight: 5 }]
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    marker::PhantomData,
+    path::{Path, PathBuf},
+};
+
+use evo1_core::{config::GripperRule, normalize::NormalizationType};
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
+
+use crate::{Error, Result};
+
+/// The data of a training run.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// The model's padded action width; compared with the model.
+    #[serde(default)]
+    pub max_action_dim: Option<usize>,
+    /// The model's padded state width; compared with the model.
+    #[serde(default)]
+    pub max_state_dim: Option<usize>,
+    /// The model's number of views; compared with the model.
+    #[serde(default)]
+    pub max_views: Option<usize>,
+    /// Which statistics normalise; compared with the model.
+    #[serde(default)]
+    pub normalization_type: Option<NormalizationType>,
+    /// Datasets by arm key and dataset key.
+    pub data_groups: BTreeMap<String, BTreeMap<String, DatasetConfig>>,
+    /// Videos kept open: 16.
+    #[serde(default = "decoder_cache_size")]
+    pub decoder_cache_size: usize,
+    /// Standard deviation of the Gaussian noise added to normalised states: one for all dimensions, or one for each.
+    #[serde(default)]
+    pub state_noise: StateNoise,
+    /// Normalised states are clamped to ± this after the noise.
+    #[serde(default)]
+    pub state_clamp: Option<f32>,
+    /// Random changes of frames; none.
+    #[serde(default)]
+    pub augmentation: Augmentation,
+    /// Whether steps past an episode's end are masked in the loss; the profile's choice.
+    #[serde(default)]
+    pub mask_past_end: Option<bool>,
+    /// What an episode that cannot be read does; it stops the run.
+    #[serde(default)]
+    pub on_error: OnError,
+    /// The authors' cache of samples, of which there is none here. Read and not used.
+    #[serde(default)]
+    pub datasets_manifest: Option<String>,
+    /// Belongs to the same cache. Read and not used.
+    #[serde(default)]
+    pub cache_shard_size_bytes: Option<u64>,
+}
+
+fn decoder_cache_size() -> usize {
+    16
+}
+
+/// One dataset and how it is used.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatasetConfig {
+    /// Its folder; relative to the configuration file.
+    pub path: PathBuf,
+    /// The cameras that are views, in this order; all cameras in the order of the alphabet when there is none.
+    #[serde(default)]
+    pub view_map: Ordered<String>,
+    /// Whether actions are made relative to the state of their row, on the dimensions that the suite names.
+    #[serde(default)]
+    pub use_delta_action: bool,
+    /// How states and actions are read: `default`, `franka_ee_pose`, `franka_joint_angle`, `droid_eef`,
+    /// `aloha_joint_angle`, `metaworld`, `custom`, or a name of your own.
+    #[serde(default = "default_suite")]
+    pub process_suite: String,
+    /// The suite's settings.
+    #[serde(default)]
+    pub suite_config: BTreeMap<String, serde_json::Value>,
+    /// Grippers of the action that are made two-valued.
+    #[serde(default)]
+    pub binarize_gripper: Vec<GripperRule>,
+    /// Dimensions of the suite's state that are used; all.
+    #[serde(default)]
+    pub state_dims: Option<Vec<usize>>,
+    /// Dimensions of the suite's action that are used; all.
+    #[serde(default)]
+    pub action_dims: Option<Vec<usize>>,
+    /// The embodiment; by default the arm key's place among all arm keys.
+    #[serde(default)]
+    pub embodiment_id: Option<usize>,
+    /// Episodes that are used, `first:end` as in Python; all.
+    #[serde(default)]
+    pub episodes: Option<String>,
+    /// Its share of the samples among all datasets, whatever its size. Either every dataset has one or none; without
+    /// them datasets share by their numbers of frames.
+    #[serde(default)]
+    pub weight: Option<f64>,
+    /// Shares of the samples by instruction, whatever the numbers of frames. Every instruction must be named.
+    #[serde(default)]
+    pub task_weights: Option<BTreeMap<String, f64>>,
+    /// Weights of frames by their number in the episode, relative to 1; where two overlap they multiply.
+    #[serde(default)]
+    pub frame_weights: Vec<FrameWeight>,
+    /// A column that holds a weight for each frame, relative to 1.
+    #[serde(default)]
+    pub weight_column: Option<String>,
+    /// Frames that no sample begins at.
+    #[serde(default)]
+    pub exclude_frames: Exclusion,
+    /// Samples begin at every n-th frame: 1.
+    #[serde(default = "one")]
+    pub frame_stride: usize,
+    /// Whether files may be links out of the dataset's folder, as in a Hugging Face cache.
+    #[serde(default)]
+    pub follow_links: bool,
+}
+
+fn default_suite() -> String {
+    "default".into()
+}
+
+fn one() -> usize {
+    1
+}
+
+/// A weight for a range of frames.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FrameWeight {
+    /// The first frame: 0.
+    #[serde(default)]
+    pub from: usize,
+    /// The frame after the last; the episode's end.
+    #[serde(default)]
+    pub to: Option<usize>,
+    /// How often these frames are drawn, where others are drawn once.
+    pub weight: f64,
+}
+
+/// Frames that no sample begins at.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exclusion {
+    /// A column that is not 0 in these frames.
+    #[serde(default)]
+    pub column: Option<String>,
+    /// For each episode ranges of frames, `[first, end]` without `end`.
+    #[serde(default)]
+    pub episodes: BTreeMap<usize, Vec<[usize; 2]>>,
+}
+
+/// Standard deviation of the noise on normalised states.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum StateNoise {
+    /// The same for every dimension.
+    All(f32),
+    /// One for each dimension of the state; those past the list have none.
+    Each(Vec<f32>),
+}
+
+impl Default for StateNoise {
+    fn default() -> Self {
+        Self::All(0.0)
+    }
+}
+
+impl StateNoise {
+    /// The deviation of one dimension.
+    pub fn of(&self, dimension: usize) -> f32 {
+        match self {
+            Self::All(deviation) => *deviation,
+            Self::Each(deviations) => deviations.get(dimension).copied().unwrap_or(0.0),
+        }
+    }
+}
+
+/// Random changes of frames.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Augmentation {
+    /// Frames are as they were recorded.
+    #[default]
+    None,
+    /// The authors' recipe, on each view with probability ½: crop, rotation and colours.
+    Recipe,
+}
+
+/// What an episode that cannot be read does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnError {
+    /// It stops the run, with its name.
+    #[default]
+    Stop,
+    /// Its samples are replaced by others, and it is counted.
+    Skip,
+}
+
+impl DataConfig {
+    /// Reads a YAML file. Paths of datasets are relative to its folder.
+    ///
+    /// # Errors
+    /// When a key is missing, unknown or has a value that it cannot have.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|reason| Error::io("read", path, reason))?;
+        let mut config = Self::parse(&text).map_err(|message| Error::format(path, "YAML", message))?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        for dataset in config.data_groups.values_mut().flat_map(BTreeMap::values_mut) {
+            dataset.path = folder.join(&dataset.path);
+        }
+        Ok(config)
+    }
+
+    /// A configuration from the text of a YAML file.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let config: Self = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// A configuration of one dataset with everything else at its default.
+    pub fn single(dataset: DatasetConfig) -> Self {
+        let name =
+            dataset.path.file_name().map_or_else(|| "dataset".into(), |name| name.to_string_lossy().into_owned());
+        Self {
+            max_action_dim: None,
+            max_state_dim: None,
+            max_views: None,
+            normalization_type: None,
+            data_groups: BTreeMap::from([("default".to_owned(), BTreeMap::from([(name, dataset)]))]),
+            decoder_cache_size: decoder_cache_size(),
+            state_noise: StateNoise::default(),
+            state_clamp: None,
+            augmentation: Augmentation::None,
+            mask_past_end: None,
+            on_error: OnError::Stop,
+            datasets_manifest: None,
+            cache_shard_size_bytes: None,
+        }
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        if self.data_groups.values().all(BTreeMap::is_empty) {
+            return Err("`data_groups` names no dataset".into());
+        }
+        if self.decoder_cache_size == 0 {
+            return Err("`decoder_cache_size` must be at least 1, got 0".into());
+        }
+        let is_positive = |value: f32| value.is_finite() && value > 0.0;
+        if let Some(clamp) = self.state_clamp.filter(|&clamp| !is_positive(clamp)) {
+            return Err(format!("`state_clamp` must be a positive number, got {clamp}"));
+        }
+        let deviations = match &self.state_noise {
+            StateNoise::All(deviation) => std::slice::from_ref(deviation),
+            StateNoise::Each(deviations) => deviations,
+        };
+        if let Some(deviation) = deviations.iter().find(|&&deviation| deviation != 0.0 && !is_positive(deviation)) {
+            return Err(format!("`state_noise` must be at least 0, got {deviation}"));
+        }
+        self.data_groups.values().flatten().try_for_each(|(name, dataset)| dataset.validate(name))
+    }
+}
+
+impl DatasetConfig {
+    /// A dataset with everything at its default: all cameras, all frames, the suite `default`, absolute actions.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            view_map: Ordered::default(),
+            use_delta_action: false,
+            process_suite: default_suite(),
+            suite_config: BTreeMap::new(),
+            binarize_gripper: Vec::new(),
+            state_dims: None,
+            action_dims: None,
+            embodiment_id: None,
+            episodes: None,
+            weight: None,
+            task_weights: None,
+            frame_weights: Vec::new(),
+            weight_column: None,
+            exclude_frames: Exclusion::default(),
+            frame_stride: 1,
+            follow_links: false,
+        }
+    }
+
+    fn validate(&self, name: &str) -> Result<(), String> {
+        let weights = self.weight.iter().chain(self.task_weights.iter().flat_map(BTreeMap::values));
+        let mut weights = weights.chain(self.frame_weights.iter().map(|frames| &frames.weight));
+        if let Some(weight) = weights.find(|&&weight| !(weight.is_finite() && weight >= 0.0)) {
+            return Err(format!("a weight of `{name}` must be a number of at least 0, got {weight}"));
+        }
+        if self.frame_stride == 0 {
+            return Err(format!("`frame_stride` of `{name}` must be at least 1, got 0"));
+        }
+        self.episode_range(usize::MAX).map_err(|message| format!("`episodes` of `{name}` {message}")).map(|_| ())
+    }
+
+    /// The episodes that are used, of `total`.
+    pub(crate) fn episode_range(&self, total: usize) -> Result<std::ops::Range<usize>, String> {
+        let Some(text) = &self.episodes else { return Ok(0..total) };
+        let bad = || format!("must be `first:end`, counted from 0, got `{text}`");
+        let (first, end) = text.split_once(':').ok_or_else(bad)?;
+        let bound = |text: &str, default: usize| match text.trim() {
+            "" => Ok(default),
+            text => text.parse().map_err(|_| bad()),
+        };
+        let (first, end) = (bound(first, 0)?, bound(end, total)?);
+        if first >= end || end > total {
+            return Err(format!("must be a part of 0:{total} that is not empty, got `{text}`"));
+        }
+        Ok(first..end)
+    }
+}
+
+/// A map that keeps the order of its file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ordered<V>(pub Vec<(String, V)>);
+
+impl<V> Default for Ordered<V> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'de, V: Deserialize<'de>> Deserialize<'de> for Ordered<V> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries<V>(PhantomData<V>);
+        impl<'de, V: Deserialize<'de>> Visitor<'de> for Entries<V> {
+            type Value = Ordered<V>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Ordered(entries))
+            }
+        }
+        deserializer.deserialize_map(Entries(PhantomData))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_authors_file_is_read_unchanged() {
+        let config = DataConfig::parse(
+            "max_action_dim: 24\nmax_state_dim: 24\nmax_views: 3\nnormalization_type: bounds_q99 # one of three\n\
+             datasets_manifest: a.pkl\ndecoder_cache_size: 8\ncache_shard_size_bytes: 268435456\n\
+             data_groups:\n  franka:\n    libero:\n      path: /data/libero\n      view_map:\n        image_1: observation.images.image\n\
+             \x20       image_2: observation.images.wrist_image\n      use_delta_action: False\n      process_suite: franka_ee_pose\n\
+             \x20     suite_config:\n        state_key: observation.state\n        gripper_indices: [6]\n        ee_pose_dims: [0, 6]\n",
+        )
+        .expect("valid");
+        assert_eq!(config.normalization_type, Some(NormalizationType::BoundsQ99));
+        let libero = &config.data_groups["franka"]["libero"];
+        assert_eq!(libero.view_map.0[1], ("image_2".into(), "observation.images.wrist_image".into()));
+        assert!(!libero.use_delta_action);
+        assert_eq!(libero.suite_config["ee_pose_dims"], serde_json::json!([0, 6]));
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_with_its_key() {
+        let with = |extra: &str| {
+            let text = format!("data_groups: {{a: {{b: {{path: x, {extra}}}}}}}");
+            DataConfig::parse(&text).expect_err("refused")
+        };
+        for (extra, part) in [
+            ("frame_weight: []", "frame_weight"),
+            ("weight: -1", "at least 0"),
+            ("frame_stride: 0", "frame_stride"),
+            ("episodes: \"5:2\"", "5:2"),
+            ("episodes: \"x\"", "first:end"),
+        ] {
+            let message = with(extra);
+            assert!(message.contains(part), "{message}");
+        }
+        assert!(DataConfig::parse("data_groups: {}").expect_err("empty").contains("names no dataset"));
+    }
+
+    #[test]
+    fn every_key_of_ours_is_read() {
+        let config = DataConfig::parse(
+            "state_noise: [0.1, 0.2]\nstate_clamp: 1.5\naugmentation: recipe\non_error: skip\nmask_past_end: true\n\
+             data_groups: {a: {b: {path: x, weight: 2, task_weights: {go: 1}, frame_weights: [{to: 14, weight: 5}], \
+             weight_column: w, exclude_frames: {column: c, episodes: {3: [[25, 60]]}}, frame_stride: 2, \
+             state_dims: [0, 1], action_dims: [2], embodiment_id: 4, episodes: \"0:4\", follow_links: true, \
+             binarize_gripper: [{index: 3, threshold: 0.5, above: 1, below: -1}]}}}",
+        )
+        .expect("valid");
+        let dataset = &config.data_groups["a"]["b"];
+        assert_eq!(dataset.exclude_frames.episodes[&3], [[25, 60]]);
+        assert_eq!(dataset.frame_weights[0], FrameWeight { from: 0, to: Some(14), weight: 5.0 });
+        assert_eq!(dataset.episode_range(10).expect("range"), 0..4);
+        assert_eq!((config.state_noise.of(1), config.state_noise.of(2)), (0.2, 0.0));
+    }
+}

@@ -1,0 +1,261 @@
+//! Batches ahead of the trainer, in order, from several threads.
+
+use std::{
+    collections::BTreeMap,
+    num::NonZeroUsize,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
+};
+
+use evo1::Preparer;
+
+use crate::{
+    Batch, Error, Mixture, Position, Result,
+    batch::Collator,
+    config::OnError,
+    sample::{Sample, SampleId},
+};
+
+/// Samples that may fail one after the other before a run stops.
+const MAX_BAD_SAMPLES: usize = 100;
+
+/// How batches are made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoaderOptions {
+    /// Samples of a batch.
+    pub batch_size: NonZeroUsize,
+    /// Threads that make batches; with 0 each is made when it is asked for.
+    pub workers: usize,
+    /// Batches that may be made ahead.
+    pub prefetch: usize,
+    /// Leave out of the inputs what the profile lets nothing see; the loss is the same.
+    pub skips_unseen: bool,
+}
+
+impl LoaderOptions {
+    /// Two batches ahead on as many threads.
+    pub fn new(batch_size: NonZeroUsize) -> Self {
+        Self { batch_size, workers: 2, prefetch: 2, skips_unseen: true }
+    }
+}
+
+/// An episode that could not be read and is skipped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SkippedEpisode {
+    /// The first sample of it that failed.
+    pub sample: SampleId,
+    /// What was wrong.
+    pub reason: String,
+}
+
+/// Makes batches of a mixture's samples.
+#[derive(Clone)]
+pub struct Loader {
+    work: Arc<Work>,
+    options: LoaderOptions,
+}
+
+/// What a thread needs to make a batch.
+struct Work {
+    mixture: Arc<Mixture>,
+    collator: Collator,
+    batch_size: u64,
+    /// Episodes that could not be read, by dataset and number.
+    skipped: Mutex<BTreeMap<(usize, usize), SkippedEpisode>>,
+}
+
+impl Loader {
+    /// A loader that prepares batches for the policy of `preparer`.
+    ///
+    /// # Errors
+    /// When the mixture's configuration and the policy's differ in sizes or normalisation.
+    pub fn new(mixture: Arc<Mixture>, preparer: Preparer, options: LoaderOptions) -> Result<Self> {
+        let horizon = preparer.config.action.horizon;
+        if mixture.horizon() != horizon {
+            let got = mixture.horizon();
+            return Err(evo1_core::Error::invalid("mixture", "horizon", format!("the model's, {horizon}"), got).into());
+        }
+        let collator = Collator::new(preparer, mixture.config.clone(), options.skips_unseen)?;
+        let batch_size = options.batch_size.get() as u64;
+        let work = Work { mixture, collator, batch_size, skipped: Mutex::default() };
+        Ok(Self { work: Arc::new(work), options })
+    }
+
+    /// The mixture.
+    pub fn mixture(&self) -> &Mixture {
+        &self.work.mixture
+    }
+
+    /// Endless batches from a position on.
+    pub fn batches(&self, from: Position) -> Batches {
+        Batches::start(self.work.clone(), from, &self.options)
+    }
+
+    /// Episodes that could not be read and are skipped, so far.
+    pub fn skipped(&self) -> Vec<SkippedEpisode> {
+        locked(&self.work.skipped).values().cloned().collect()
+    }
+}
+
+impl Work {
+    /// The `number`-th batch after `from`.
+    fn batch(&self, from: Position, number: u64) -> Result<Batch> {
+        let epoch_len = self.mixture.len();
+        let first = from.advanced(number * self.batch_size, epoch_len);
+        let positions: Vec<Position> = (0..self.batch_size).map(|draw| first.advanced(draw, epoch_len)).collect();
+        let samples = positions.iter().map(|&position| self.sample(position)).collect::<Result<Vec<_>>>()?;
+        self.collator.batch(samples, &positions, first.advanced(self.batch_size, epoch_len))
+    }
+
+    /// The sample drawn at a position, or another one when its episode cannot be read and such are skipped.
+    fn sample(&self, position: Position) -> Result<Sample> {
+        let mut place = self.mixture.locate(position);
+        let mut attempt = 0;
+        loop {
+            let (source, episode, frame) = place;
+            let is_known = locked(&self.skipped).contains_key(&(source, episode));
+            if !is_known || attempt == MAX_BAD_SAMPLES {
+                match self.mixture.read(source, episode, frame) {
+                    Ok(sample) => return Ok(sample),
+                    Err(error) if self.mixture.config.on_error == OnError::Stop => return Err(error),
+                    Err(error) if attempt == MAX_BAD_SAMPLES => {
+                        return Err(Error::TooManyBadSamples { tries: attempt + 1, last: Box::new(error) });
+                    }
+                    Err(error) => self.skip(place, &error),
+                }
+            }
+            place = self.mixture.locate_replacement(position, attempt);
+            attempt += 1;
+        }
+    }
+
+    /// Notes an episode that cannot be read.
+    fn skip(&self, (source, episode, frame): (usize, usize, usize), error: &Error) {
+        let sample = SampleId { dataset: self.mixture.sources()[source].name.clone(), episode, frame };
+        locked(&self.skipped).entry((source, episode)).or_insert_with(|| {
+            tracing::warn!("the episode is skipped: {error}");
+            SkippedEpisode { sample, reason: error.to_string() }
+        });
+    }
+}
+
+/// Endless batches, in order. Dropping it stops its threads.
+pub struct Batches {
+    work: Arc<Work>,
+    from: Position,
+    number: u64,
+    queue: Arc<Queue>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Where threads and the consumer meet.
+struct Queue {
+    state: Mutex<QueueState>,
+    /// A batch was made, or a thread has died.
+    is_made: Condvar,
+    /// A batch was taken, or all must stop.
+    is_taken: Condvar,
+    prefetch: u64,
+}
+
+#[derive(Default)]
+struct QueueState {
+    next: u64,
+    taken: u64,
+    ready: BTreeMap<u64, Result<Batch>>,
+    must_stop: bool,
+    has_died: bool,
+}
+
+impl Batches {
+    fn start(work: Arc<Work>, from: Position, options: &LoaderOptions) -> Self {
+        let queue = Arc::new(Queue {
+            state: Mutex::default(),
+            is_made: Condvar::new(),
+            is_taken: Condvar::new(),
+            prefetch: options.prefetch.max(1) as u64,
+        });
+        let threads = (0..options.workers)
+            .map(|_| {
+                let (work, queue) = (work.clone(), queue.clone());
+                std::thread::spawn(move || queue.work(|number| work.batch(from, number)))
+            })
+            .collect();
+        Self { work, from, number: 0, queue, threads }
+    }
+}
+
+impl Iterator for Batches {
+    type Item = Result<Batch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let number = self.number;
+        self.number += 1;
+        Some(if self.threads.is_empty() { self.work.batch(self.from, number) } else { self.queue.take(number) })
+    }
+}
+
+impl Drop for Batches {
+    fn drop(&mut self) {
+        locked(&self.queue.state).must_stop = true;
+        self.queue.is_taken.notify_all();
+        for thread in self.threads.drain(..) {
+            // A panic was reported when it happened, and by `next`.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Queue {
+    /// A thread's life: make the next batch that is wanted, until told to stop.
+    fn work(&self, make: impl Fn(u64) -> Result<Batch>) {
+        let _guard = DeathNotice(self);
+        loop {
+            let number = {
+                let mut state = locked(&self.state);
+                while !state.must_stop && state.next >= state.taken + self.prefetch {
+                    state = self.is_taken.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
+                if state.must_stop {
+                    return;
+                }
+                state.next += 1;
+                state.next - 1
+            };
+            let batch = make(number);
+            locked(&self.state).ready.insert(number, batch);
+            self.is_made.notify_all();
+        }
+    }
+
+    fn take(&self, number: u64) -> Result<Batch> {
+        let mut state = locked(&self.state);
+        loop {
+            if let Some(batch) = state.ready.remove(&number) {
+                state.taken = number + 1;
+                self.is_taken.notify_all();
+                return batch;
+            }
+            if state.has_died {
+                return Err(Error::WorkerDied);
+            }
+            state = self.is_made.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Tells the consumer when a thread panics.
+struct DeathNotice<'a>(&'a Queue);
+
+impl Drop for DeathNotice<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            locked(&self.0.state).has_died = true;
+            self.0.is_made.notify_all();
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,249 @@
+//! All datasets of a configuration, and how often each frame is drawn.
+
+use std::{collections::BTreeMap, num::NonZeroUsize, ops::Range};
+
+use evo1_core::normalize::Statistics;
+
+use crate::{
+    DataConfig, DatasetConfig, Error, Result, Source, Suites, Table, VideoPool,
+    sample::{Sample, SampleId},
+    sampler::{Position, Run, Sampler},
+    statistics,
+};
+
+/// The datasets that a policy is trained on, open, with the weights of their frames.
+pub struct Mixture {
+    /// The configuration.
+    pub config: DataConfig,
+    sources: Vec<Source>,
+    horizon: usize,
+    sampler: Sampler,
+    videos: VideoPool,
+}
+
+impl Mixture {
+    /// Opens all datasets of a configuration, for windows of `horizon` actions.
+    ///
+    /// # Errors
+    /// When a dataset cannot be read, a view or suite does not exist, or no frame has a weight.
+    pub fn open(config: &DataConfig, horizon: usize) -> Result<Self> {
+        Self::open_with(config, horizon, &Suites::default())
+    }
+
+    /// [`Self::open`] with suites of your own.
+    pub fn open_with(config: &DataConfig, horizon: usize, suites: &Suites) -> Result<Self> {
+        let mut sources = Vec::new();
+        for (embodiment, (group, datasets)) in config.data_groups.iter().enumerate() {
+            for (name, dataset) in datasets {
+                sources.push(Source::open(group, name, dataset, embodiment, suites)?);
+            }
+        }
+        let sampler = Sampler::new(weighted(&sources)?);
+        if sampler.len() == 0 {
+            let names = sources.iter().map(|source| &*source.name).collect::<Vec<_>>().join(", ");
+            return Err(Error::NoSamples(names));
+        }
+        let limit = NonZeroUsize::new(config.decoder_cache_size).unwrap_or(NonZeroUsize::MIN);
+        Ok(Self { config: config.clone(), sources, horizon, sampler, videos: VideoPool::new(limit) })
+    }
+
+    /// The datasets.
+    pub fn sources(&self) -> &[Source] {
+        &self.sources
+    }
+
+    /// Actions of a sample.
+    pub fn horizon(&self) -> usize {
+        self.horizon
+    }
+
+    /// Samples there are: frames that are not excluded. An epoch has as many draws.
+    pub fn len(&self) -> u64 {
+        self.sampler.len()
+    }
+
+    /// Never: a mixture without samples cannot be opened.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The sample that is drawn at a position of the shuffled order.
+    pub fn draw(&self, position: Position) -> Result<Sample> {
+        let (source, episode, frame) = self.sampler.draw(position);
+        self.read(source, episode, frame)
+    }
+
+    /// Where the sample that is drawn at a position is from.
+    pub fn drawn_id(&self, position: Position) -> SampleId {
+        let (source, episode, frame) = self.sampler.draw(position);
+        SampleId { dataset: self.sources[source].name.clone(), episode, frame }
+    }
+
+    /// Statistics of every dataset over exactly the windows that samples are, by arm and dataset key. `progress` is told
+    /// after each episode how many of how many are done.
+    pub fn statistics(&self, mut progress: impl FnMut(usize, usize)) -> Result<Statistics> {
+        statistics::of_mixture(&self.sources, self.sampler.runs(), self.horizon, &mut progress)
+    }
+
+    pub(crate) fn locate(&self, position: Position) -> (usize, usize, usize) {
+        self.sampler.draw(position)
+    }
+
+    pub(crate) fn locate_replacement(&self, position: Position, attempt: usize) -> (usize, usize, usize) {
+        self.sampler.replacement(position, attempt)
+    }
+
+    pub(crate) fn read(&self, source: usize, episode: usize, frame: usize) -> Result<Sample> {
+        let source = &self.sources[source];
+        source
+            .sample(episode, frame, self.horizon, &self.videos)
+            .map_err(|error| error.in_sample(SampleId { dataset: source.name.clone(), episode, frame }))
+    }
+}
+
+/// The runs of all datasets, their weights scaled to the shares of datasets and tasks.
+fn weighted(sources: &[Source]) -> Result<Vec<Run>> {
+    let named = sources.iter().filter(|source| source.config.weight.is_some()).count();
+    if named != 0 && named != sources.len() {
+        let without = sources.iter().find(|source| source.config.weight.is_none()).map_or("", |source| &source.name);
+        return Err(evo1_core::Error::invalid(
+            "data configuration",
+            format!("{without}.weight"),
+            "given for every dataset or none",
+            "none",
+        )
+        .into());
+    }
+    let mut all = Vec::new();
+    for (index, source) in sources.iter().enumerate() {
+        let mut runs = source_runs(index, source)?;
+        if let Some(share) = source.config.weight {
+            scale(&mut runs, share, || source.name.to_string())?;
+        }
+        all.extend(runs);
+    }
+    Ok(all)
+}
+
+/// Scales weights so that they sum up to `share`.
+fn scale(runs: &mut [Run], share: f64, name: impl Fn() -> String) -> Result<()> {
+    let total: f64 = runs.iter().map(|run| run.weight * run.count as f64).sum();
+    if total == 0.0 && share > 0.0 {
+        return Err(Error::NoSamples(name()));
+    }
+    if total > 0.0 {
+        runs.iter_mut().for_each(|run| run.weight *= share / total);
+    }
+    Ok(())
+}
+
+fn source_runs(index: usize, source: &Source) -> Result<Vec<Run>> {
+    let config = &source.config;
+    let known = source.dataset.tasks();
+    if let Some(weights) = &config.task_weights {
+        let is_named = |task: &String| weights.contains_key(task);
+        let wrong = known
+            .values()
+            .find(|task| !is_named(task))
+            .or_else(|| weights.keys().find(|name| !known.values().any(|task| task == *name)));
+        if let Some(task) = wrong {
+            let field = format!("{}.task_weights", source.name);
+            let expected = format!("the dataset's instructions: {:?}", known.values().collect::<Vec<_>>());
+            let got = if is_named(task) { "one that it does not have" } else { "a list without" };
+            return Err(
+                evo1_core::Error::invalid("data configuration", field, expected, format!("{got}: {task:?}")).into()
+            );
+        }
+    }
+    let mut by_task: BTreeMap<Option<i64>, Vec<Run>> = BTreeMap::new();
+    for episode in source.episodes() {
+        for (task, run) in episode_runs(index, source, episode)? {
+            by_task.entry(task).or_default().push(run);
+        }
+    }
+    if let Some(weights) = &config.task_weights {
+        for (task, runs) in &mut by_task {
+            let task = task.and_then(|task| known.get(&usize::try_from(task).ok()?));
+            let name = task.map_or("", String::as_str);
+            scale(runs, weights.get(name).copied().unwrap_or(0.0), || format!("{}, task {name:?}", source.name))?;
+        }
+    }
+    Ok(by_task.into_values().flatten().collect())
+}
+
+/// The runs of an episode, with their tasks when these have shares.
+fn episode_runs(index: usize, source: &Source, episode: usize) -> Result<Vec<(Option<i64>, Run)>> {
+    let config = &source.config;
+    let recorded = source.dataset.episode(episode)?;
+    let (length, stride) = (recorded.length, config.frame_stride);
+    let single_task = match recorded.tasks.as_slice() {
+        [task] => source.dataset.tasks().iter().find(|(_, known)| *known == task).map(|(&task, _)| task as i64),
+        _ => None,
+    };
+    let needs_tasks = config.task_weights.is_some() && single_task.is_none();
+    let needs_columns = config.weight_column.is_some() || config.exclude_frames.column.is_some() || needs_tasks;
+    let table = if needs_columns { Some(source.dataset.table(episode)?) } else { None };
+    let weight = |frame: usize| -> Result<f64> {
+        let mut weight = 1.0;
+        for frames in &config.frame_weights {
+            if frame >= frames.from && frames.to.is_none_or(|to| frame < to) {
+                weight *= frames.weight;
+            }
+        }
+        let excluded = config.exclude_frames.episodes.get(&episode);
+        if excluded.is_some_and(|ranges| ranges.iter().any(|&[first, end]| (first..end).contains(&frame))) {
+            return Ok(0.0);
+        }
+        let Some(table) = &table else { return Ok(weight) };
+        if let Some(column) = &config.weight_column {
+            weight *= scalar(source, table, column, frame)?;
+        }
+        match &config.exclude_frames.column {
+            Some(column) if scalar(source, table, column, frame)? != 0.0 => Ok(0.0),
+            _ => Ok(weight),
+        }
+    };
+    let task = |frame: usize| match (&config.task_weights, single_task, &table) {
+        (None, _, _) => None,
+        (Some(_), Some(task), _) => Some(task),
+        (Some(_), None, table) => table.as_ref().and_then(|table| Some(table.ints("task_index")?[frame])),
+    };
+    let mut runs: Vec<(Option<i64>, Run)> = Vec::new();
+    for frame in (0..length).step_by(stride) {
+        let (weight, task) = (weight(frame)?, task(frame));
+        match runs.last_mut() {
+            Some((last, run)) if run.weight == weight && *last == task => run.count += 1,
+            _ => runs.push((task, Run { source: index, episode, first: frame, count: 1, stride, weight })),
+        }
+    }
+    Ok(runs)
+}
+
+/// A number of a column that must be finite and not negative.
+fn scalar(source: &Source, table: &Table, column: &str, frame: usize) -> Result<f64> {
+    let value = match (table.ints(column), table.floats(column, frame)) {
+        (Some(values), _) => values[frame] as f64,
+        (None, Some(&[value])) => f64::from(value),
+        _ => {
+            let expected = "a column of single numbers";
+            return Err(Error::inconsistent(&source.dataset.info_path(), format!("`{column}`"), expected, "none"));
+        }
+    };
+    if value.is_finite() && value >= 0.0 {
+        return Ok(value);
+    }
+    let what = format!("`{column}` in frame {frame}");
+    Err(Error::inconsistent(&source.dataset.info_path(), what, "a number of at least 0", value))
+}
+
+/// The datasets of one folder each, everything at its default; for looking at data.
+impl From<DatasetConfig> for DataConfig {
+    fn from(dataset: DatasetConfig) -> Self {
+        Self::single(dataset)
+    }
+}
+
+/// Frames of a run.
+pub(crate) fn frames(run: &Run) -> std::iter::StepBy<Range<usize>> {
+    (run.first..run.first + run.count * run.stride).step_by(run.stride)
+}

@@ -1,0 +1,217 @@
+//! Datasets read as PyAV and LeRobot read them, suites and statistics as NumPy computes them.
+
+use std::num::NonZeroUsize;
+
+use evo1_core::View;
+use evo1_data::{DataConfig, Dataset, DatasetConfig, Mixture, OpenOptions, VideoPool};
+
+mod common;
+
+use common::{HORIZON, Reference, difference, fixture};
+
+/// Frames may differ from FFmpeg's by this many grey levels on average: its conversion to RGB rounds otherwise.
+const LEVELS: f64 = 2.0;
+const CAMERAS: [&str; 2] = ["observation.images.front", "observation.images.wrist"];
+
+fn open(name: &str) -> Dataset {
+    Dataset::open(&fixture(name), &OpenOptions::default()).expect("a dataset")
+}
+
+fn pool() -> VideoPool {
+    VideoPool::new(NonZeroUsize::new(4).expect("not 0"))
+}
+
+fn mixture(config: DatasetConfig) -> Mixture {
+    Mixture::open(&DataConfig::single(config), HORIZON).expect("a mixture")
+}
+
+#[test]
+fn tables_and_frames_of_version_2_equal_pyarrow_and_pyav() {
+    let (dataset, reference, videos) = (open("v21"), Reference::open(), pool());
+    let mut worst = 0.0_f64;
+    for episode in 0..3 {
+        let table = dataset.table(episode).expect("table");
+        for column in ["observation.state", "action", "timestamp"] {
+            let (values, shape) = reference.values(&format!("v21.episode{episode}.{column}"));
+            assert_eq!(table.rows(), shape[0]);
+            let got: Vec<f64> =
+                (0..table.rows()).flat_map(|row| table.floats(column, row).expect("row")).map(|&v| v.into()).collect();
+            assert_eq!(got, values, "{column} of episode {episode}");
+        }
+        for camera in CAMERAS {
+            let clip = dataset.clip(episode, camera).expect("clip");
+            let pictures = reference.pictures(&format!("v21.episode{episode}.{camera}"));
+            // Backwards, so that every frame needs a seek, and forwards, so that none does.
+            let numbers = (0..pictures.len()).rev().chain(0..pictures.len());
+            for number in numbers {
+                let frame = videos.frame_at(&clip.path, number as f64 / 10.0, 0.05).expect("frame");
+                assert_eq!((frame.width(), frame.height()), (48, 32));
+                let difference = difference(frame.rgb(), &pictures[number]);
+                worst = worst.max(difference);
+                assert!(difference < LEVELS, "{camera}, episode {episode}, frame {number}: {difference} levels");
+            }
+        }
+    }
+    eprintln!("largest mean difference: {worst:.3} levels");
+}
+
+#[test]
+fn version_3_equals_lerobots_reader() {
+    let reference = Reference::open();
+    let mixture = mixture(DatasetConfig { process_suite: "metaworld".into(), ..DatasetConfig::new(fixture("v30")) });
+    let source = &mixture.sources()[0];
+    let (states, _) = reference.values("v30.state");
+    let (actions, _) = reference.values("v30.actions");
+    let (pads, _) = reference.values("v30.action_is_pad");
+    let (times, _) = reference.values("v30.timestamp");
+    let (episodes, _) = reference.values("v30.episode");
+    let (tasks, _) = reference.values("v30.task");
+    let pictures = CAMERAS.map(|camera| reference.pictures(&format!("v30.{camera}")));
+    let videos = pool();
+    let mut index = 0;
+    for episode in 0..3 {
+        let table = source.dataset.table(episode).expect("table");
+        for frame in 0..table.rows() {
+            let sample = source.sample(episode, frame, HORIZON, &videos).expect("sample");
+            let wide = |values: &[f32]| values.iter().map(|&value| f64::from(value)).collect::<Vec<_>>();
+            assert_eq!(episodes[index], episode as f64);
+            assert_eq!(wide(&sample.observation.state), states[index * 8..][..8]);
+            assert_eq!(wide(&sample.actions), actions[index * HORIZON * 7..][..HORIZON * 7]);
+            let got: Vec<f64> = sample.action_is_pad.iter().map(|&pad| f64::from(u8::from(pad))).collect();
+            assert_eq!(got, pads[index * HORIZON..][..HORIZON]);
+            assert_eq!(f64::from(table.floats("timestamp", frame).expect("time")[0]), times[index]);
+            let task = ["Push the red block.", "Open the drawer."][tasks[index] as usize];
+            assert_eq!(sample.observation.instruction, task);
+            for (view, pictures) in sample.observation.views.iter().zip(&pictures) {
+                let View::Present(got) = view else { panic!("present") };
+                let difference = difference(got.rgb(), &pictures[index]);
+                assert!(difference < LEVELS, "frame {index}: {difference} levels");
+            }
+            index += 1;
+        }
+    }
+    assert_eq!(index, times.len());
+}
+
+#[test]
+fn versions_2_and_3_of_a_dataset_are_the_same_samples() {
+    let of = |name: &str| mixture(DatasetConfig::new(fixture(name)));
+    let (two, three, videos) = (of("v21"), of("v30"), pool());
+    for (episode, frame) in [(0, 6), (1, 0), (1, 7), (2, 2)] {
+        let sample = |mixture: &Mixture| {
+            let sample = mixture.sources()[0].sample(episode, frame, HORIZON, &videos).expect("sample");
+            (sample.observation.views, sample.observation.state, sample.actions, sample.observation.instruction)
+        };
+        assert!(sample(&two) == sample(&three), "episode {episode}, frame {frame}");
+    }
+}
+
+#[test]
+fn version_2_0_is_read_like_2_1() {
+    let directory = common::copied("v21");
+    let path = directory.path().join("meta/info.json");
+    let text = std::fs::read_to_string(&path).expect("info").replace("v2.1", "v2.0");
+    std::fs::write(&path, text).expect("write");
+    std::fs::remove_file(directory.path().join("meta/episodes_stats.jsonl")).expect("it has none");
+    let dataset = Dataset::open(directory.path(), &OpenOptions::default()).expect("a dataset");
+    assert_eq!(dataset.info().codebase_version, "v2.0");
+    assert_eq!(dataset.table(1).expect("table"), open("v21").table(1).expect("table"));
+}
+
+#[test]
+fn pictures_in_tables_are_read() {
+    let (mixture, reference, videos) = (mixture(DatasetConfig::new(fixture("images"))), Reference::open(), pool());
+    let encoded = reference.pictures("v21.episode0.observation.images.front");
+    for (frame, encoded) in encoded.iter().enumerate() {
+        let sample = mixture.sources()[0].sample(0, frame, HORIZON, &videos).expect("sample");
+        let View::Present(picture) = &sample.observation.views[0] else { panic!("present") };
+        // The same picture was encoded as video; this one has lost nothing.
+        assert!(difference(picture.rgb(), encoded) < 25.0, "frame {frame}");
+        assert_eq!(picture.rgb()[(8 * 48 + 3 * frame) * 3..][..3], [250, 240, 30], "the square of frame {frame}");
+    }
+}
+
+/// Suites of the reference with their settings and whether their actions are relative.
+fn suites() -> [(&'static str, &'static str, serde_json::Value); 8] {
+    let none = serde_json::json!({});
+    let arms = serde_json::json!({ "state_key": "observation.state.arms", "action_key": "action.arms" });
+    let joined = ["action.cartesian_position", "action.gripper_position"];
+    [
+        ("default", "default", none.clone()),
+        ("franka_ee_pose", "franka_ee_pose", none.clone()),
+        ("franka_ee_pose_2", "franka_ee_pose", serde_json::json!({ "ee_pose_dims": [2, 4], "gripper_indices": [6] })),
+        ("franka_joint_angle", "franka_joint_angle", none.clone()),
+        ("droid_eef", "droid_eef", none.clone()),
+        ("aloha_joint_angle", "aloha_joint_angle", arms),
+        ("metaworld", "metaworld", none),
+        (
+            "custom",
+            "custom",
+            serde_json::json!({ "action_concat_keys": joined, "relative_dims": [[0, 2], [4, 5], [9, 12]] }),
+        ),
+    ]
+}
+
+fn with_suite(suite: &str, settings: &serde_json::Value) -> Mixture {
+    mixture(DatasetConfig {
+        process_suite: suite.into(),
+        suite_config: serde_json::from_value(settings.clone()).expect("a map"),
+        use_delta_action: true,
+        ..DatasetConfig::new(fixture("v21"))
+    })
+}
+
+#[test]
+fn suites_equal_their_reference() {
+    let reference = Reference::open();
+    for (name, suite, settings) in suites() {
+        let mixture = with_suite(suite, &settings);
+        let source = &mixture.sources()[0];
+        let (mut states, mut actions) = (Vec::new(), Vec::new());
+        for episode in source.episodes() {
+            let table = source.dataset.table(episode).expect("table");
+            for frame in 0..table.rows() {
+                states.extend(source.state(&table, episode, frame).expect("state"));
+                for step in frame..frame + HORIZON {
+                    actions.extend(source.action(&table, episode, step.min(table.rows() - 1)).expect("action"));
+                }
+            }
+        }
+        for (part, got) in [("state", states), ("actions", actions)] {
+            let (expected, _) = reference.values(&format!("suite.{name}.{part}"));
+            assert_eq!(got.len(), expected.len(), "{name} {part}");
+            for (got, expected) in got.iter().zip(&expected) {
+                assert!((f64::from(*got) - expected).abs() < 1e-6, "{name} {part}: {got} is not {expected}");
+            }
+        }
+    }
+}
+
+#[test]
+fn statistics_equal_numpys() {
+    let reference = Reference::open();
+    for (name, suite, settings) in suites() {
+        let mixture = with_suite(suite, &settings);
+        let statistics = mixture.statistics(|_, _| ()).expect("statistics");
+        let robot = statistics.select(&mixture.sources()[0].statistics_key()).expect("the dataset's");
+        for (part, vector) in [("state", &robot.state), ("action", &robot.action)] {
+            let lists = [
+                ("min", &vector.min),
+                ("max", &vector.max),
+                ("mean", &vector.mean),
+                ("std", &vector.std),
+                ("q01", &vector.q01),
+                ("q99", &vector.q99),
+            ];
+            for (statistic, list) in lists {
+                let (expected, _) = reference.values(&format!("statistics.{name}.{part}.{statistic}"));
+                let got = list.as_ref().expect("there");
+                assert_eq!(got.len(), expected.len());
+                for (got, expected) in got.iter().zip(&expected) {
+                    let error = (f64::from(*got) - expected).abs() / expected.abs().max(1.0);
+                    assert!(error < 1e-6, "{name} {part} {statistic}: {got} is not {expected}");
+                }
+            }
+        }
+    }
+}
