@@ -123,8 +123,8 @@ impl<S> Metered<S> {
     }
 
     /// The stream, for bytes that are not kept.
-    pub(crate) fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
+    pub(crate) fn into_inner(self) -> S {
+        self.inner
     }
 }
 

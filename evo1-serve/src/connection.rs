@@ -113,8 +113,9 @@ where
     shared.metrics.connections_total.inc();
     let mut connection = Connection { socket, meter, shared, terms, number, chunk: None, previous: None };
     let end = connection.run().await;
+    let shared = connection.shared.clone();
     connection.end(end).await;
-    connection.shared.metrics.connections.dec();
+    shared.metrics.connections.dec();
 }
 
 impl<S> Connection<S>
@@ -311,7 +312,7 @@ where
         }
     }
 
-    async fn end(&mut self, end: End) {
+    async fn end(mut self, end: End) {
         let (code, reason, is_broken) = match end {
             End::Gone => return,
             End::Close(code, reason) => (code, reason, false),
@@ -324,10 +325,12 @@ where
                 while let Some(Ok(_)) = self.socket.next().await {}
                 return Some(());
             }
-            // The peer is still sending, and would lose the close frame if the socket closed on what it sends.
-            let stream = self.socket.get_mut().get_mut();
+            // The peer is still sending, and would lose the close frame if the socket closed on what it sends. What has
+            // arrived of its message is let go.
+            let mut stream = self.socket.into_inner().into_inner();
+            drop(self.meter.complete());
             stream.shutdown().await.ok()?;
-            discard(stream).await.ok()
+            discard(&mut stream).await.ok()
         };
         let _ = timeout(CLOSE_TIMEOUT, close).await;
     }

@@ -1,0 +1,341 @@
+//! The server from outside: order, overload, deadlines, errors, limits and its end.
+
+mod support;
+
+use std::{
+    io::Write,
+    net::TcpStream,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use evo1_serve::{
+    Error, ServerOptions,
+    client::{Client, ClientError, ClientOptions},
+};
+use serde_json::Value;
+use support::{HORIZON, Raw, Running, http, message, named};
+use tokio_tungstenite::tungstenite::{self, Message, client::IntoClientRequest};
+
+fn first_value(reply: &str) -> f64 {
+    let rows: Vec<Vec<f64>> = serde_json::from_str(reply).expect("a list of lists");
+    assert_eq!((rows.len(), rows[0].len()), (HORIZON, 24));
+    rows[0][0]
+}
+
+fn error_kind(reply: &str) -> String {
+    let reply: Value = serde_json::from_str(reply).expect("an object");
+    reply["error"]["kind"].as_str().expect("a kind").to_owned()
+}
+
+#[test]
+fn replies_come_in_the_order_of_requests_and_binary_messages_are_read() {
+    let server = Running::scripted(ServerOptions::default());
+    let mut raw = server.raw("/any/path?x=1");
+    for seed in 0..5 {
+        raw.send(message("sleep 5", seed));
+    }
+    raw.0.send(Message::binary(message("go", 5).into_bytes())).expect("sent");
+    for seed in 0..6 {
+        assert_eq!(first_value(&raw.text()), f64::from(seed));
+    }
+}
+
+#[test]
+fn pings_are_answered_during_an_inference() {
+    let server = Running::scripted(ServerOptions::default());
+    let mut raw = server.raw("/");
+    raw.send(message("sleep 1500", 1));
+    let start = Instant::now();
+    for _ in 0..3 {
+        raw.0.send(Message::Ping(vec![1].into())).expect("sent");
+        assert!(matches!(raw.read(), Message::Pong(_)));
+    }
+    assert!(start.elapsed() < Duration::from_secs(1), "pongs came after {:?}", start.elapsed());
+    assert_eq!(first_value(&raw.text()), 1.0);
+}
+
+#[test]
+fn one_request_too_many_is_refused_at_once() {
+    let server = Running::scripted(ServerOptions { queue: 1, ..ServerOptions::default() });
+    let (mut busy, mut waiting, mut refused) = (server.raw("/"), server.raw("/"), server.raw("/?errors=json"));
+    busy.send(message("sleep 800", 1));
+    sleep(Duration::from_millis(200));
+    waiting.send(message("go", 2));
+    sleep(Duration::from_millis(100));
+    let start = Instant::now();
+    refused.send(message("go", 3));
+    assert_eq!(error_kind(&refused.text()), "overloaded");
+    assert!(start.elapsed() < Duration::from_millis(300), "{:?}", start.elapsed());
+    let mut closed = server.raw("/");
+    closed.send(message("go", 4));
+    let (code, reason) = closed.closed();
+    assert!(code == 1011 && reason.starts_with("overloaded"), "{code}: {reason}");
+    assert_eq!(first_value(&busy.text()), 1.0);
+    assert_eq!(first_value(&waiting.text()), 2.0);
+    refused.send(message("go", 5));
+    assert_eq!(first_value(&refused.text()), 5.0);
+}
+
+#[test]
+fn a_client_that_leaves_frees_its_place() {
+    let server = Running::scripted(ServerOptions { queue: 1, ..ServerOptions::default() });
+    let (mut busy, mut leaving) = (server.raw("/"), server.raw("/"));
+    busy.send(message("sleep 800", 1));
+    sleep(Duration::from_millis(200));
+    leaving.send(message("go", 2));
+    sleep(Duration::from_millis(100));
+    drop(leaving);
+    sleep(Duration::from_millis(100));
+    let mut next = server.raw("/");
+    next.send(message("go", 3));
+    assert_eq!(first_value(&next.text()), 3.0);
+    assert_eq!(first_value(&busy.text()), 1.0);
+}
+
+#[test]
+fn the_newest_request_wins_where_that_is_asked_for() {
+    let server = Running::scripted(ServerOptions::default());
+    let mut raw = server.raw("/?queue=latest");
+    raw.send(message("sleep 500", 1));
+    sleep(Duration::from_millis(150));
+    raw.send(named("go", 2));
+    raw.send(message("go", 3));
+    raw.send(message("go", 4));
+    assert_eq!(first_value(&raw.text()), 1.0);
+    assert_eq!(error_kind(&raw.text()), "superseded");
+    assert_eq!(first_value(&raw.text()), 4.0, "3 asked for no error object and gets nothing");
+    let (status, _) = server.get("/?queue=latest");
+    assert_eq!(status, 200);
+    assert!(tungstenite::connect(server.url("/?queue=newest")).is_err(), "an unknown value is refused");
+}
+
+#[test]
+fn deadlines_are_kept_while_waiting_and_while_computing() {
+    let server = Running::scripted(ServerOptions::default());
+    let mut raw = server.raw("/?errors=json");
+    let with_deadline = |text: String| text.replacen('{', "{\"deadline_ms\": 150, ", 1);
+    let start = Instant::now();
+    raw.send(with_deadline(message("sleep 1000", 1)));
+    raw.send(with_deadline(message("go", 2)));
+    assert_eq!(error_kind(&raw.text()), "deadline_exceeded");
+    assert_eq!(error_kind(&raw.text()), "deadline_exceeded");
+    assert!(start.elapsed() < Duration::from_millis(800), "{:?}", start.elapsed());
+    raw.send(message("go", 3));
+    assert_eq!(first_value(&raw.text()), 3.0);
+}
+
+#[test]
+fn errors_close_the_connection_unless_objects_are_asked_for() {
+    let server = Running::scripted(ServerOptions::default());
+    for (text, expected) in [
+        ("{".to_owned(), "not valid JSON"),
+        (message("go", 1).replace("\"state\"", "\"stat\""), "`state` is missing"),
+        (message("refuse", 1), "refused"),
+        ("[]".to_owned(), "not valid JSON"),
+    ] {
+        let mut raw = server.raw("/");
+        raw.send(text);
+        let (code, reason) = raw.closed();
+        assert!(code == 1008 && reason.contains(expected), "{expected}: {code} {reason}");
+    }
+    let mut raw = server.raw("/");
+    raw.send(named("refuse", 7));
+    let reply: Value = serde_json::from_str(&raw.text()).expect("an object");
+    assert_eq!((&reply["request_id"], &reply["error"]["kind"]), (&7.into(), &"invalid_request".into()));
+    raw.send(message("go", 8));
+    assert_eq!(first_value(&raw.text()), 8.0, "the connection goes on");
+    let mut client = server.client();
+    let refused = client.exchange(&message("refuse", 1)).expect("an object");
+    assert!(matches!(evo1_serve::client::read_reply(&refused), Err(ClientError::Refused { .. })));
+}
+
+#[test]
+fn what_is_not_finite_is_never_sent() {
+    let server = Running::scripted(ServerOptions::default());
+    let mut raw = server.raw("/");
+    raw.send(message("nan", 1));
+    let (code, reason) = raw.closed();
+    assert!(code == 1011 && reason.contains("not finite"), "{code}: {reason}");
+    let mut raw = server.raw("/");
+    raw.send(message("go", 1).replacen("0.0", "NaN", 1));
+    assert_eq!(raw.closed().0, 1008);
+}
+
+#[test]
+fn too_large_a_message_is_refused_before_it_is_read() {
+    let server = Running::scripted(ServerOptions { max_message: 10_000, ..ServerOptions::default() });
+    let mut raw = server.raw("/");
+    // The server closes while this is being sent, which may end the sending.
+    let _ = raw.0.send(Message::text("x".repeat(2_000_000)));
+    let (code, reason) = raw.closed();
+    assert!(code == 1008 && reason.contains("2000000"), "{code}: {reason}");
+    // In fragments, each below the limit.
+    let mut raw = server.raw("/");
+    let fragment = |first: bool| {
+        use tungstenite::protocol::frame::{
+            Frame,
+            coding::{Data, OpCode},
+        };
+        let kind = if first { Data::Text } else { Data::Continue };
+        Message::Frame(Frame::message(vec![b' '; 6_000], OpCode::Data(kind), false))
+    };
+    raw.0.send(fragment(true)).expect("sent");
+    raw.0.send(fragment(false)).expect("sent");
+    assert_eq!(raw.closed().0, 1008);
+}
+
+#[test]
+fn messages_of_all_clients_share_a_limit() {
+    let options = ServerOptions { max_memory: 300_000, ..ServerOptions::default() };
+    let server = Running::scripted(options);
+    let mut hog = server.raw("/");
+    let head = [0x81, 0xff, 0, 0, 0, 0, 0, 0x04, 0, 0, 1, 2, 3, 4];
+    let stream = match hog.0.get_mut() {
+        tungstenite::stream::MaybeTlsStream::Plain(stream) => stream,
+        _ => panic!("no TLS here"),
+    };
+    stream.write_all(&head).and_then(|()| stream.write_all(&[0; 200_000])).expect("sent");
+    sleep(Duration::from_millis(300));
+    let mut raw = server.raw("/");
+    let _ = raw.0.send(Message::text(" ".repeat(200_000)));
+    let (code, reason) = raw.closed();
+    assert!(code == 1011 && reason.starts_with("overloaded"), "{code}: {reason}");
+    let mut small = server.raw("/");
+    small.send(message("go", 3));
+    assert_eq!(first_value(&small.text()), 3.0);
+    drop(hog);
+    sleep(Duration::from_millis(300));
+    let (_, metrics) = server.get("/metrics");
+    assert!(metrics.contains("evo1_request_memory_bytes 0"), "{metrics}");
+}
+
+#[test]
+fn a_message_that_drips_is_cut_off() {
+    let server = Running::scripted(ServerOptions { transfer_timeout: Duration::from_secs(1), ..Default::default() });
+    let mut raw = server.raw("/");
+    if let tungstenite::stream::MaybeTlsStream::Plain(stream) = raw.0.get_mut() {
+        stream.write_all(&[0x81, 0xfe, 0x10, 0, 1, 2, 3, 4, b'{']).expect("sent");
+    }
+    let (code, reason) = raw.closed();
+    assert!(code == 1008 && reason.contains("within 1 s"), "{code}: {reason}");
+    let mut idle = server.raw("/");
+    sleep(Duration::from_millis(1800));
+    idle.send(message("go", 1));
+    assert_eq!(first_value(&idle.text()), 1.0, "a connection may be idle");
+}
+
+#[test]
+fn a_panic_of_the_model_ends_the_server_with_an_error() {
+    let server = Running::scripted(ServerOptions::default());
+    assert_eq!(server.get("/readyz"), (200, "ready\n".into()));
+    let (mut raw, mut other) = (server.raw("/"), server.raw("/"));
+    raw.send(message("panic", 1));
+    let (code, reason) = raw.closed();
+    assert!(code == 1011 && reason.contains("stopped"), "{code}: {reason}");
+    assert_eq!(other.closed().0, 1001);
+    assert!(matches!(server.end(), Err(Error::WorkerStopped)));
+}
+
+#[test]
+fn stopping_answers_what_is_under_way() {
+    let server = Running::scripted(ServerOptions::default());
+    let (mut busy, mut idle) = (server.raw("/"), server.raw("/"));
+    busy.send(message("sleep 600", 1));
+    sleep(Duration::from_millis(200));
+    server.stop();
+    assert_eq!(idle.closed().0, 1001);
+    busy.send(named("go", 2));
+    assert_eq!(first_value(&busy.text()), 1.0);
+    assert_eq!(error_kind(&busy.text()), "shutting_down");
+    assert!(TcpStream::connect(server.address).is_err(), "no more connections");
+    drop(busy);
+    server.end().expect("a clean end");
+}
+
+#[test]
+fn simultaneous_requests_are_computed_together() {
+    let options = ServerOptions { max_batch: 4, batch_wait: Duration::from_millis(100), ..Default::default() };
+    let server = Running::scripted(options);
+    let mut clients: Vec<Raw> = (0..4).map(|_| server.raw("/?reply=object")).collect();
+    for (seed, raw) in clients.iter_mut().enumerate() {
+        raw.send(named("go", seed as u64));
+    }
+    for (seed, raw) in clients.iter_mut().enumerate() {
+        let reply: Value = serde_json::from_str(&raw.text()).expect("an object");
+        assert_eq!((&reply["batch"], &reply["request_id"]), (&4.into(), &seed.into()));
+        assert_eq!(reply["actions"][0][0].as_f64(), Some(seed as f64));
+    }
+}
+
+#[test]
+fn a_token_is_demanded_of_everybody() {
+    let server = Running::scripted(ServerOptions { token: Some("secret".into()), ..Default::default() });
+    assert!(tungstenite::connect(server.url("/")).is_err());
+    assert!(tungstenite::connect(server.url("/?token=wrong")).is_err());
+    for header in ["Bearer secret", "Api-Key secret"] {
+        let mut request = server.url("/").into_client_request().expect("a URL");
+        request.headers_mut().insert("Authorization", header.parse().expect("a header"));
+        tungstenite::connect(request).expect("the token is right");
+    }
+    let options = ClientOptions { token: Some("secret".into()), ..Default::default() };
+    Client::connect(&server.url(""), options).expect("the token is right").close();
+    let statuses = ["/healthz", "/readyz", "/", "/metrics", "/info", "/last", "/last/view/0", "/info?token=secret"];
+    let got: Vec<u16> = statuses.iter().map(|path| server.get(path).0).collect();
+    assert_eq!(got, [200, 200, 200, 401, 401, 401, 401, 200]);
+}
+
+#[test]
+fn tls_is_spoken_with_those_who_trust_the_certificate() {
+    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let certificate = here.join("localhost.cert.pem");
+    let tls = Some((certificate.clone(), here.join("localhost.key.pem")));
+    let server = Running::scripted(ServerOptions { tls, ..Default::default() });
+    let url = format!("wss://localhost:{}", server.address.port());
+    let options = ClientOptions { certificate: Some(certificate), ..Default::default() };
+    let mut client = Client::connect(&url, options).expect("the certificate is trusted");
+    assert!(client.exchange(&message("go", 3)).expect("a reply").contains("\"actions\":[[3.0"));
+    assert!(Client::connect(&url, ClientOptions::default()).is_err(), "the system does not trust it");
+}
+
+#[test]
+fn http_tells_what_the_server_is_and_does() {
+    let server = Running::scripted(ServerOptions::default());
+    assert_eq!(server.get("/healthz"), (200, "OK\n".into()));
+    assert_eq!(server.get("/last"), (200, "null".into()));
+    assert_eq!(server.get("/nothing").0, 404);
+    assert_eq!(server.get("/openpi").0, 426);
+    assert_eq!(server.get("/last/view/0").0, 404);
+    let (_, info) = server.get("/info");
+    assert!(info.contains("\"scripted\"") && info.contains("\"swaps_channels\":true"), "{info}");
+    let mut raw = server.raw("/");
+    raw.send(message("look", 2));
+    raw.text();
+    let mut page = server.raw("/?client=page");
+    page.send(message("page", 2));
+    page.text();
+    let last: Value = serde_json::from_str(&server.get("/last").1).expect("JSON");
+    assert_eq!(last["prompt"], "look", "the page is no robot");
+    assert_eq!(last["views"][0]["width"], 8);
+    let (_, metrics) = server.get("/metrics");
+    for line in ["evo1_requests_total{protocol=\"json\"} 2", "evo1_stage_seconds_count{stage=\"total\"} 2"] {
+        assert!(metrics.contains(line), "{line} is not in {metrics}");
+    }
+    let host = server.address;
+    let post = format!("POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    assert_eq!(http(host, &post).0, 405);
+    let mut foreign = server.url("/").into_client_request().expect("a URL");
+    foreign.headers_mut().insert("Origin", "http://evil.example".parse().expect("a header"));
+    assert!(tungstenite::connect(foreign).is_err(), "pages of other sites are refused");
+}
+
+#[test]
+fn the_page_loads_nothing_from_elsewhere() {
+    let server = Running::scripted(ServerOptions::default());
+    let (status, page) = server.get("/");
+    assert_eq!(status, 200);
+    assert!(page.contains("<title>evo1"));
+    let foreign: Vec<&str> = page.match_indices("http").map(|(at, _)| &page[at..(at + 30).min(page.len())]).collect();
+    let allowed = ["http://www.w3.org/2000/svg", "https:'"];
+    assert!(foreign.iter().all(|text| allowed.iter().any(|start| text.starts_with(start))), "{foreign:?}");
+}

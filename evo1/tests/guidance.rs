@@ -1,0 +1,72 @@
+//! Real-time chunking equals PyTorch, with the identity and with the Jacobian, on every device of the build.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Device, Tensor, TensorData};
+use evo1::{
+    Context, LoadOptions, Policy, Trace,
+    action::{
+        Sampler,
+        flow::{Guidance, GuidanceConfig, GuidanceMethod, PrefixSchedule},
+    },
+    device::test_devices,
+    weights::{WeightFile, floats},
+};
+
+/// What the script that made the fixture has at its top.
+const STEPS: usize = 8;
+const DELAY: usize = 1;
+const EXECUTION_HORIZON: usize = 4;
+
+/// Largest difference, relative to the tensor's largest magnitude.
+const TOLERANCE: f32 = 1e-4;
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures")).join(name)
+}
+
+fn tensor<const D: usize>(file: &WeightFile, name: &str, device: &Device) -> Tensor<D> {
+    let data = file.read(name).expect(name);
+    let shape: [usize; D] = data.shape().dims();
+    Tensor::from_data(TensorData::new(floats(&data), shape), device)
+}
+
+#[test]
+fn guided_chunks_equal_pytorch() {
+    let inputs = WeightFile::open(&fixture("tiny-lerobot/inference.safetensors")).expect("fixture");
+    let guided = WeightFile::open(&fixture("guidance/guidance.safetensors")).expect("fixture");
+    for device in test_devices() {
+        let options = LoadOptions::new(&device);
+        let (policy, _) = Policy::load(&fixture("tiny-lerobot"), &options).expect("a policy");
+        let expert = &policy.network.action;
+        let valid: Tensor<2> = tensor(&inputs, "in.attention_mask", &device);
+        let context =
+            Context { tokens: tensor(&inputs, "llm.final_norm", &device), hidden: Some(valid.lower_elem(0.5)) };
+        let embodiment = [0, 0];
+        let state = tensor(&inputs, "in.padded_state", &device);
+        let conditioning = expert.condition(context, state, &embodiment, &mut Trace::off());
+        let (noise, mask): (Tensor<3>, Tensor<3>) =
+            (tensor(&inputs, "in.noise", &device), tensor(&inputs, "in.action_mask", &device));
+        let sampler = Sampler::new(STEPS, &policy.config.semantics);
+        for (method, method_name) in [(GuidanceMethod::Identity, "identity"), (GuidanceMethod::Jacobian, "jacobian")] {
+            for (schedule, schedule_name) in [
+                (PrefixSchedule::Linear, "linear"),
+                (PrefixSchedule::Exp, "exp"),
+                (PrefixSchedule::Ones, "ones"),
+                (PrefixSchedule::Zeros, "zeros"),
+            ] {
+                let config =
+                    GuidanceConfig { method, schedule, execution_horizon: EXECUTION_HORIZON, max_weight: 10.0 };
+                let guidance = Guidance::new(config, tensor(&guided, "previous", &device), DELAY, &mask);
+                let (noise, mask, mut trace) = (noise.clone(), mask.clone(), Trace::off());
+                let actions = sampler.sample_guided(expert, &conditioning, noise, mask, Some(&guidance), &mut trace);
+                let name = format!("{method_name}.{schedule_name}");
+                let want = floats(&guided.read(&name).expect("fixture"));
+                let got: Vec<f32> = actions.into_data().iter().collect();
+                let largest = want.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+                let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(worst <= TOLERANCE * largest, "{name} on {device:?}: {worst} of {largest}");
+            }
+        }
+    }
+}
