@@ -7,8 +7,11 @@ use burn::{
 };
 use evo1_core::{
     config::ActionConfig,
-    ops::{attention, attention_weights, gelu, merge_heads, split_heads},
+    ops::{attention, attention_weights, layer_norm, linear, linear_gelu, linear_residual, merge_heads, split_heads},
 };
+
+/// ε of the action expert's layer norms: PyTorch's default.
+pub(crate) const LAYER_NORM_EPS: f64 = 1e-5;
 
 /// Cross-attention block of the action expert (Evo-1 paper, section 3.2.2).
 ///
@@ -67,19 +70,25 @@ impl CrossAttention {
     /// Keys and values of the context, `[batch, context_len, embed]`.
     pub fn keys_values(&self, context: Tensor<3>) -> KeyValues {
         let embed = context.dims()[2];
-        let projected = self.kv_proj.forward(context);
+        let projected = linear(&self.kv_proj, context);
         let heads = |start| split_heads(projected.clone().narrow(2, start, embed), self.heads);
         KeyValues { key: heads(0), value: heads(embed) }
     }
 
-    /// Attends to a context.
+    /// `base` plus what x attends to in a context.
     ///
     /// # Shapes
-    /// - x: `[batch, horizon, embed]`
+    /// - x, base: `[batch, horizon, embed]`
     /// - hidden: `[batch, 1, 1, context_len]`, true where the context may not be seen
     /// - output: `[batch, horizon, embed]`
-    pub fn forward(&self, x: Tensor<3>, context: &KeyValues, hidden: Option<&Tensor<4, Bool>>) -> Tensor<3> {
-        let query = split_heads(self.q_proj.forward(x), self.heads);
+    pub fn forward_residual(
+        &self,
+        x: Tensor<3>,
+        context: &KeyValues,
+        hidden: Option<&Tensor<4, Bool>>,
+        base: Tensor<3>,
+    ) -> Tensor<3> {
+        let query = split_heads(linear(&self.q_proj, x), self.heads);
         let KeyValues { key, value } = context.clone();
         let hidden = hidden.cloned();
         let attended = if self.dropout.prob > 0.0 && query.device().is_autodiff() {
@@ -87,7 +96,7 @@ impl CrossAttention {
         } else {
             attention(query, key, value, hidden)
         };
-        self.out_proj.forward(merge_heads(attended))
+        linear_residual(&self.out_proj, merge_heads(attended), None, base)
     }
 }
 
@@ -96,9 +105,9 @@ impl CrossAttentionBlock {
     pub fn init(config: &ActionConfig, device: &Device) -> Self {
         let embed = config.embed_dim;
         Self {
-            norm1: LayerNormConfig::new(embed).init(device),
+            norm1: LayerNormConfig::new(embed).with_epsilon(LAYER_NORM_EPS).init(device),
             cross_attention: CrossAttention::init(config, device),
-            norm2: LayerNormConfig::new(embed).init(device),
+            norm2: LayerNormConfig::new(embed).with_epsilon(LAYER_NORM_EPS).init(device),
             feed_forward: FeedForward {
                 linear_1: LinearConfig::new(embed, 4 * embed).init(device),
                 linear_2: LinearConfig::new(4 * embed, embed).init(device),
@@ -130,8 +139,10 @@ impl CrossAttentionBlock {
         context: &KeyValues,
         hidden: Option<&Tensor<4, Bool>>,
     ) -> Tensor<3> {
-        let x = x.clone() + self.cross_attention.forward(self.norm1.forward(x), context, hidden);
-        let timed = self.norm2.forward(x.clone()) + time;
-        x + self.feed_forward.linear_2.forward(gelu(self.feed_forward.linear_1.forward(timed)))
+        let normed = layer_norm(&self.norm1, x.clone(), LAYER_NORM_EPS);
+        let x = self.cross_attention.forward_residual(normed, context, hidden, x);
+        let timed = layer_norm(&self.norm2, x.clone(), LAYER_NORM_EPS) + time;
+        let activated = linear_gelu(&self.feed_forward.linear_1, timed);
+        linear_residual(&self.feed_forward.linear_2, activated, None, x)
     }
 }

@@ -5,6 +5,7 @@ use burn::{
     nn::{Initializer, Linear, LinearConfig},
     tensor::{Device, Int, Tensor, activation::relu},
 };
+use evo1_core::ops::{linear, linear_relu};
 
 /// A linear layer, shared by all embodiments or chosen per sample by embodiment id.
 #[derive(Module, Debug)]
@@ -42,12 +43,20 @@ impl CategoryLinear {
     /// - output: `[batch, tokens, output]`
     pub fn forward(&self, x: Tensor<3>, embodiment: &Tensor<1, Int>) -> Tensor<3> {
         match self {
-            Self::Shared(linear) => linear.forward(x),
+            Self::Shared(layer) => linear(layer, x),
             Self::PerCategory(CategoryWeights { weight, bias }) => {
                 let weight = weight.val().select(0, embodiment.clone());
                 let bias = bias.val().select(0, embodiment.clone()).unsqueeze_dim(1);
                 x.matmul(weight) + bias
             }
+        }
+    }
+
+    /// ReLU of [`Self::forward`].
+    pub fn forward_relu(&self, x: Tensor<3>, embodiment: &Tensor<1, Int>) -> Tensor<3> {
+        match self {
+            Self::Shared(layer) => linear_relu(layer, x),
+            Self::PerCategory(_) => relu(self.forward(x, embodiment)),
         }
     }
 }
@@ -70,8 +79,8 @@ impl CategoryMlp {
 
     /// `[batch, input]` → `[batch, output]`.
     pub fn forward(&self, x: Tensor<2>, embodiment: &Tensor<1, Int>) -> Tensor<2> {
-        let x = self.fc1.forward(x.unsqueeze_dim(1), embodiment);
-        self.fc2.forward(relu(x), embodiment).squeeze_dim(1)
+        let x = self.fc1.forward_relu(x.unsqueeze_dim(1), embodiment);
+        self.fc2.forward(x, embodiment).squeeze_dim(1)
     }
 }
 

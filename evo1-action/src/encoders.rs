@@ -2,7 +2,7 @@
 
 use burn::{
     module::Module,
-    tensor::{Device, Int, Tensor, activation::relu},
+    tensor::{Device, Int, Tensor},
 };
 use evo1_core::config::ActionConfig;
 
@@ -15,6 +15,12 @@ use crate::{
 pub fn init_state_encoder(config: &ActionConfig, device: &Device) -> CategoryMlp {
     let ActionConfig { max_state_dim, state_hidden_dim, embed_dim, num_categories, .. } = *config;
     CategoryMlp::init(max_state_dim, state_hidden_dim, embed_dim, num_categories, device)
+}
+
+/// What tells the steps of a chunk apart: `[1, horizon, embed]`.
+pub fn step_table(horizon: usize, embed: usize, device: &Device) -> Tensor<3> {
+    let steps: Vec<usize> = (0..horizon).collect();
+    sinusoid(&steps, embed, device).unsqueeze()
 }
 
 /// The encoder of an action chunk: `W₃(ReLU(W₂(ReLU(W₁(a)) + sinusoid(step))))`, each step by itself.
@@ -33,13 +39,10 @@ impl ActionEncoder {
         Self { w1: linear(max_action_dim), w2: linear(embed_dim), w3: linear(embed_dim) }
     }
 
-    /// `[batch, horizon, max_action_dim]` → `[batch, horizon, embed]`.
-    pub fn forward(&self, actions: Tensor<3>, embodiment: &Tensor<1, Int>) -> Tensor<3> {
-        let x = relu(self.w1.forward(actions, embodiment));
-        let [_, horizon, embed] = x.dims();
-        let steps: Vec<usize> = (0..horizon).collect();
-        let positions = sinusoid(&steps, embed, &x.device()).cast(x.dtype());
-        let x = relu(self.w2.forward(x + positions.unsqueeze(), embodiment));
+    /// `[batch, horizon, max_action_dim]` → `[batch, horizon, embed]`; `steps` is [`step_table`] for the horizon.
+    pub fn forward(&self, actions: Tensor<3>, steps: Tensor<3>, embodiment: &Tensor<1, Int>) -> Tensor<3> {
+        let x = self.w1.forward_relu(actions, embodiment) + steps;
+        let x = self.w2.forward_relu(x, embodiment);
         self.w3.forward(x, embodiment)
     }
 }

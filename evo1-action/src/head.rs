@@ -5,12 +5,16 @@ use burn::{
     nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig},
     tensor::{Bool, DType, Device, Int, Tensor, TensorData},
 };
-use evo1_core::{Context, Trace, config::ActionConfig};
+use evo1_core::{
+    Context, Trace,
+    config::ActionConfig,
+    ops::{layer_norm, linear},
+};
 
 use crate::{
-    block::{CrossAttentionBlock, KeyValues},
+    block::{CrossAttentionBlock, KeyValues, LAYER_NORM_EPS},
     category::CategoryMlp,
-    encoders::{ActionEncoder, init_state_encoder},
+    encoders::{ActionEncoder, init_state_encoder, step_table},
 };
 
 /// The flow-matching diffusion transformer, which attends to the context and never to itself.
@@ -35,6 +39,8 @@ pub struct Conditioning {
     /// `[batch, 1, 1, context_len]`
     hidden: Option<Tensor<4, Bool>>,
     embodiment: Tensor<1, Int>,
+    /// [`step_table`], for chunks of more than one step.
+    steps: Option<Tensor<3>>,
 }
 
 /// An uninitialised action expert of the configuration's sizes.
@@ -47,7 +53,7 @@ pub fn init_action_expert(config: &ActionConfig, device: &Device) -> ActionExper
         action_encoder: is_chunk.then(|| ActionEncoder::init(config, device)),
         single_action_proj: (!is_chunk).then(|| LinearConfig::new(max_action_dim, embed_dim).init(device)),
         blocks: std::iter::repeat_with(block).take(config.num_layers).collect(),
-        norm_out: LayerNormConfig::new(embed_dim).init(device),
+        norm_out: LayerNormConfig::new(embed_dim).with_epsilon(LAYER_NORM_EPS).init(device),
         seq_pool_proj: LinearConfig::new(horizon * embed_dim, embed_dim).init(device),
         mlp_head: CategoryMlp::init(embed_dim, hidden_dim, horizon * max_action_dim, num_categories, device),
     }
@@ -69,6 +75,11 @@ impl ActionExpert {
     /// Channels of a token.
     pub fn embed_dim(&self) -> usize {
         self.seq_pool_proj.weight.lazy_shape()[1]
+    }
+
+    /// Steps of a chunk.
+    fn horizon(&self) -> usize {
+        self.seq_pool_proj.weight.lazy_shape()[0] / self.embed_dim()
     }
 
     /// The weight that pools a chunk into one token, `[horizon · embed, embed]`: a third of all parameters.
@@ -109,7 +120,9 @@ impl ActionExpert {
             trace.record("context_valid", &valid);
         }
         let keys_values = self.blocks.iter().map(|block| block.keys_values(tokens.clone())).collect();
-        Conditioning { keys_values, hidden, embodiment }
+        let steps =
+            self.action_encoder.is_some().then(|| step_table(self.horizon(), self.embed_dim(), &device).cast(dtype));
+        Conditioning { keys_values, hidden, embodiment, steps }
     }
 
     /// The velocity at noisy actions and a time.
@@ -125,13 +138,13 @@ impl ActionExpert {
         conditioning: &Conditioning,
         trace: &mut Trace,
     ) -> Tensor<3> {
-        let Conditioning { keys_values, hidden, embodiment } = conditioning;
+        let Conditioning { keys_values, hidden, embodiment, steps } = conditioning;
         let (shape, dtype) = (actions.dims(), self.dtype());
         let actions = actions.cast(dtype);
-        let mut x = match (&self.action_encoder, &self.single_action_proj) {
-            (Some(encoder), _) => encoder.forward(actions, embodiment),
-            (None, Some(projection)) => projection.forward(actions),
-            (None, None) => unreachable!("an action expert is built with one of its two encoders"),
+        let mut x = match (&self.action_encoder, steps, &self.single_action_proj) {
+            (Some(encoder), Some(steps), _) => encoder.forward(actions, steps.clone(), embodiment),
+            (_, _, Some(projection)) => linear(projection, actions),
+            _ => unreachable!("an action expert is built with one of its two encoders"),
         };
         trace.record("action_tokens", &x);
         let [batch, horizon, embed] = x.dims();
@@ -143,10 +156,10 @@ impl ActionExpert {
             x = block.forward(x, time.clone(), context, hidden.as_ref());
             trace.record(format_args!("block.{index}"), &x);
         }
-        let x = self.norm_out.forward(x);
+        let x = layer_norm(&self.norm_out, x, LAYER_NORM_EPS);
         trace.record("norm_out", &x);
         let flat = x.reshape([batch, horizon * embed]);
-        let pooled = if self.action_encoder.is_some() { self.seq_pool_proj.forward(flat) } else { flat };
+        let pooled = if self.action_encoder.is_some() { linear(&self.seq_pool_proj, flat) } else { flat };
         trace.record("pooled", &pooled);
         self.mlp_head.forward(pooled, embodiment).reshape(shape)
     }

@@ -1,9 +1,13 @@
-//! Timings of the Evo-1 policy by stage.
-//!
+//! Timings of the Evo-1 policy: predictions by stage, summed up, and the model's operations by themselves.
 #![forbid(unsafe_code)]
+
+mod kernels;
+mod report;
 
 pub use evo1::StageTimes;
 use evo1::{ActionChunk, Observation, Policy, PredictOptions, Result};
+pub use kernels::{KernelTime, Unit, kernel_times};
+pub use report::{Comparison, Provenance, Report, Setup, Summary, by_stage, compare, reference_milliseconds};
 
 /// [`Policy::predict`], with the time of each stage.
 pub fn predict_timed(
@@ -21,27 +25,4 @@ pub fn peak_memory() -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
-}
-
-#[cfg(test)]
-mod tests {
-    use evo1::{Frame, View, config::PolicyConfig, device::test_devices};
-
-    use super::*;
-
-    #[test]
-    fn a_timed_prediction_is_the_prediction() {
-        for device in test_devices() {
-            let policy = Policy::random(PolicyConfig::tiny(), 1, &device).expect("tiny");
-            let observation = Observation {
-                views: vec![View::Present(Frame::black(64, 64))],
-                instruction: "go".into(),
-                ..Observation::default()
-            };
-            let options = PredictOptions { steps: Some(2), ..PredictOptions::default() };
-            let (chunk, times) = predict_timed(&policy, &observation, &options).expect("a chunk");
-            assert_eq!(chunk, policy.predict(&observation, &options).expect("a chunk"));
-            assert!(times.stages().iter().all(|(_, time)| !time.is_zero()), "{times:?}");
-        }
-    }
 }

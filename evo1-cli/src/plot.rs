@@ -1,6 +1,8 @@
-//! A picture of one prediction: the camera frames that went in, the action chunk that came out.
+//! Pictures: of one prediction, with the camera frames that went in and the action chunk that came out, and of a
+//! benchmark.
 
 mod axis;
+mod bars;
 mod canvas;
 mod chart;
 #[cfg(test)]
@@ -9,6 +11,7 @@ mod tests;
 use std::{io::Cursor, path::Path};
 
 use evo1::{ActionChunk, Frame, files::write_atomically};
+use evo1_bench::Report;
 use eyre::{WrapErr, ensure, eyre};
 use image::{ImageFormat, RgbImage, imageops};
 use plotters::style::RGBColor;
@@ -55,10 +58,39 @@ pub(crate) struct Caption<'a> {
 /// # Errors
 /// When the chunk has no step, or the file cannot be written; `path` is then as it was.
 pub(crate) fn chunk_png(path: &Path, chunk: &ActionChunk, frames: &[Frame], caption: &Caption) -> eyre::Result<()> {
+    write_png(path, draw(chunk, frames, caption))
+}
+
+/// Draws the medians of a benchmark's stages as the PNG file `path`; a thin line goes on to the 90th percentile.
+///
+/// # Errors
+/// When the file cannot be written; `path` is then as it was.
+pub(crate) fn stages_png(path: &Path, report: &Report) -> eyre::Result<()> {
+    let setup = &report.setup;
+    let stages = ["prepare", "vision", "language", "action", "finish", "total"];
+    let bars: Vec<bars::Bar> = stages
+        .iter()
+        .filter_map(|&name| {
+            let summary = report.milliseconds.get(name)?;
+            Some(bars::Bar { name: name.into(), value: summary.p50, whisker: summary.p90 })
+        })
+        .collect();
+    let title = format!("{} · {} · {} views · {} steps", setup.preset, setup.dtype, setup.views, setup.steps);
+    let foot = format!(
+        "median of {} runs, line to the 90th percentile · batch {} · {} threads · {} · {}",
+        setup.repeat,
+        setup.batch,
+        setup.threads,
+        setup.device,
+        report.provenance.processor.as_deref().unwrap_or("unknown processor"),
+    );
+    write_png(path, bars::draw(&title, &foot, &bars))
+}
+
+fn write_png(path: &Path, picture: eyre::Result<RgbImage>) -> eyre::Result<()> {
     let failed = || format!("cannot write the plot {}", path.display());
-    let picture = draw(chunk, frames, caption).wrap_err_with(failed)?;
     let mut png = Cursor::new(Vec::new());
-    picture.write_to(&mut png, ImageFormat::Png).wrap_err_with(failed)?;
+    picture.wrap_err_with(failed)?.write_to(&mut png, ImageFormat::Png).wrap_err_with(failed)?;
     Ok(write_atomically(path, png.get_ref())?)
 }
 

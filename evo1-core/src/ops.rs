@@ -1,28 +1,55 @@
-//! Attention and activations as PyTorch computes them, forward and backward.
+//! Attention, norms, linear layers and activations as PyTorch computes them, forward and backward.
+//!
+//! Model code calls these instead of burn's modules: they run the kernels of `evo1-kernels` where a device has them, and
+//! burn's own operations elsewhere.
 
-use burn::tensor::{Bool, Tensor, activation, module, ops::AttentionModuleOptions};
+use burn::{
+    nn::{LayerNorm, Linear, RmsNorm},
+    tensor::{Bool, Tensor},
+};
+use evo1_kernels::Activation;
+pub use evo1_kernels::{attention, gelu, swiglu, swiglu_joint};
 
-/// Gaussian error linear unit with the exact error function: `x · Φ(x)`.
-///
-/// Composed of `erf` because burn's own `gelu` differentiates the tanh approximation on most devices, which misses
-/// PyTorch's gradient by more than 1e-4.
-pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    let phi = (x.clone() * std::f64::consts::FRAC_1_SQRT_2).erf() * 0.5 + 0.5;
-    x * phi
+/// `x·W + b` over the last dimension.
+pub fn linear<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
+    activated(layer, x, Activation::None)
 }
 
-/// Scaled dot-product attention: `softmax(q·kᵀ / √head_dim, hidden keys at −∞) · v`.
-///
-/// # Shapes
-/// - query: `[batch, heads, queries, head_dim]`
-/// - key, value: `[batch, heads, keys, head_dim]`
-/// - hidden: `[batch or 1, 1, queries or 1, keys]`, true where a query may not see a key
-/// - output: `[batch, heads, queries, head_dim]`
-pub fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, hidden: Option<Tensor<4, Bool>>) -> Tensor<4> {
-    let [batch, heads, queries, _] = query.dims();
-    let keys = key.dims()[2];
-    let hidden = hidden.map(|mask| mask.expand([batch, heads, queries, keys]));
-    module::attention(query, key, value, hidden, None, AttentionModuleOptions::default())
+/// `GELU(x·W + b)`.
+pub fn linear_gelu<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
+    activated(layer, x, Activation::Gelu)
+}
+
+/// `ReLU(x·W + b)`.
+pub fn linear_relu<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
+    activated(layer, x, Activation::Relu)
+}
+
+fn activated<const D: usize>(layer: &Linear, x: Tensor<D>, activation: Activation) -> Tensor<D> {
+    let bias = layer.bias.as_ref().map(|bias| bias.val());
+    evo1_kernels::linear(x, layer.weight.val(), bias, activation)
+}
+
+/// `base + scale ⊙ (x·W + b)`, with a factor for each channel.
+pub fn linear_residual<const D: usize>(
+    layer: &Linear,
+    x: Tensor<D>,
+    scale: Option<Tensor<1>>,
+    base: Tensor<D>,
+) -> Tensor<D> {
+    let bias = layer.bias.as_ref().map(|bias| bias.val());
+    evo1_kernels::linear_residual(x, layer.weight.val(), bias, scale, base)
+}
+
+/// `(x − mean) / √(variance + ε) ⊙ gamma + beta` over the last dimension. The layer keeps its ε to itself.
+pub fn layer_norm<const D: usize>(layer: &LayerNorm, x: Tensor<D>, epsilon: f64) -> Tensor<D> {
+    let beta = layer.beta.as_ref().map(|beta| beta.val());
+    evo1_kernels::layer_norm(x, layer.gamma.val(), beta, epsilon)
+}
+
+/// `x / √(mean of squares + ε) ⊙ gamma` over the last dimension.
+pub fn rms_norm<const D: usize>(layer: &RmsNorm, x: Tensor<D>) -> Tensor<D> {
+    evo1_kernels::rms_norm(x, layer.gamma.val(), layer.epsilon)
 }
 
 /// The weights of [`attention`], `[batch, heads, queries, keys]`, for callers that need to see or change them.
@@ -34,7 +61,7 @@ pub fn attention_weights(query: Tensor<4>, key: Tensor<4>, hidden: Option<Tensor
         Some(mask) => scores.mask_fill(mask.expand([batch, heads, queries, keys]), f32::NEG_INFINITY),
         None => scores,
     };
-    activation::softmax(scores, 3)
+    evo1_kernels::softmax(scores)
 }
 
 /// Splits the channels into heads: `[batch, tokens, heads · head_dim]` → `[batch, heads, tokens, head_dim]`.

@@ -1,1 +1,150 @@
 //! Vectorised, threaded CPU kernels, as an extension of burn's backends.
+//!
+//! burn's CPU device multiplies matrices at the processor's speed; what stands between the products (attention, norms,
+//! activations) it computes value by value on one thread. This crate has kernels for those, for the products with what
+//! follows them, and for weights in half the size. On every other device the same functions run burn's own operations.
+//!
+//! | function | computes |
+//! | --- | --- |
+//! | [`attention`] | softmax(q·kᵀ / √d)·v without the matrix of scores |
+//! | [`linear`], [`linear_residual`] | products with bias, activation, scale and residual |
+//! | [`layer_norm`], [`rms_norm`], [`softmax`] | row by row |
+//! | [`gelu`], [`swiglu`], [`swiglu_joint`] | value by value |
+//!
+//! All of them are differentiable. The kernels are safe Rust: `pulp` chooses the instructions at run time.
+#![forbid(unsafe_code)]
+
+mod attention;
+mod autodiff;
+mod backend;
+mod element;
+mod elementwise;
+mod fallback;
+#[cfg(feature = "flex")]
+mod flex;
+mod gemm;
+mod math;
+mod rows;
+mod scratch;
+mod simd;
+mod threads;
+
+pub use backend::{HiddenKeys, KernelOps, OptionalTensor};
+pub use gemm::Activation;
+pub use rows::Norm;
+
+use burn::{
+    backend::Dispatch,
+    tensor::{Bool, Tensor},
+};
+
+/// Gaussian error linear unit with the exact error function: `x · Φ(x)`.
+pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    Tensor::from_dispatch(<Dispatch as KernelOps>::kernel_gelu(x.into_dispatch()))
+}
+
+/// `SiLU(gate) ⊙ up`, for tensors of one shape.
+pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+    Tensor::from_dispatch(<Dispatch as KernelOps>::kernel_swiglu(gate.into_dispatch(), up.into_dispatch()))
+}
+
+/// [`swiglu`] of a tensor whose last dimension holds the gates and then, as many, the values.
+///
+/// `[.., 2 · width]` → `[.., width]`.
+pub fn swiglu_joint<const D: usize>(gate_up: Tensor<D>) -> Tensor<D> {
+    Tensor::from_dispatch(<Dispatch as KernelOps>::kernel_swiglu_joint(gate_up.into_dispatch()))
+}
+
+/// `(x − mean) / √(variance + ε) ⊙ gamma + beta` over the last dimension.
+pub fn layer_norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, beta: Option<Tensor<1>>, epsilon: f64) -> Tensor<D> {
+    norm(x, gamma, beta, Norm::Layer, epsilon)
+}
+
+/// `x / √(mean of squares + ε) ⊙ gamma` over the last dimension.
+pub fn rms_norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, epsilon: f64) -> Tensor<D> {
+    norm(x, gamma, None, Norm::Rms, epsilon)
+}
+
+fn norm<const D: usize>(
+    x: Tensor<D>,
+    gamma: Tensor<1>,
+    beta: Option<Tensor<1>>,
+    norm: Norm,
+    epsilon: f64,
+) -> Tensor<D> {
+    let (x, gamma) = (x.into_dispatch(), gamma.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as KernelOps>::kernel_norm(x, gamma, optional(beta), norm, epsilon))
+}
+
+/// Softmax over the last dimension.
+pub fn softmax<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    Tensor::from_dispatch(<Dispatch as KernelOps>::kernel_softmax(x.into_dispatch()))
+}
+
+/// Scaled dot-product attention: `softmax(q·kᵀ / √width, hidden keys at −∞) · v`.
+///
+/// Heads of keys and values may serve groups of query heads: head `h` serves the queries `h·g .. (h+1)·g`.
+///
+/// # Shapes
+/// - query: `[batch, heads, queries, width]`
+/// - key, value: `[batch, kv_heads, keys, width]`, `heads` a multiple of `kv_heads`
+/// - hidden: `[batch or 1, heads or 1, queries or 1, keys]`, true where a query may not see a key; every query must see one
+/// - output: `[batch, heads, queries, width]`
+pub fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, hidden: Option<Tensor<4, Bool>>) -> Tensor<4> {
+    let scale = 1.0 / (query.dims()[3] as f64).sqrt();
+    let hidden = match hidden {
+        Some(hidden) => HiddenKeys::Of(hidden.into_dispatch()),
+        None => HiddenKeys::None,
+    };
+    Tensor::from_dispatch(<Dispatch as KernelOps>::kernel_attention(
+        query.into_dispatch(),
+        key.into_dispatch(),
+        value.into_dispatch(),
+        hidden,
+        scale,
+    ))
+}
+
+/// `activation(x·weight + bias)`.
+///
+/// # Shapes
+/// - x: `[.., input]`
+/// - weight: `[input, output]`
+/// - bias: `[output]`
+/// - output: `[.., output]`
+pub fn linear<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    activation: Activation,
+) -> Tensor<D> {
+    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as KernelOps>::kernel_linear(x, weight, optional(bias), activation))
+}
+
+/// `base + scale ⊙ (x·weight + bias)`.
+///
+/// # Shapes
+/// - x: `[.., input]`
+/// - weight: `[input, output]`
+/// - bias, scale: `[output]`
+/// - base, output: `[.., output]`
+pub fn linear_residual<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    scale: Option<Tensor<1>>,
+    base: Tensor<D>,
+) -> Tensor<D> {
+    Tensor::from_dispatch(<Dispatch as KernelOps>::kernel_linear_residual(
+        x.into_dispatch(),
+        weight.into_dispatch(),
+        optional(bias),
+        optional(scale),
+        base.into_dispatch(),
+    ))
+}
+
+fn optional(tensor: Option<Tensor<1>>) -> OptionalTensor<Dispatch> {
+    tensor.map_or(OptionalTensor::Absent, |tensor| OptionalTensor::Present(tensor.into_dispatch()))
+}

@@ -5,7 +5,11 @@ use burn::{
     nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig},
     tensor::{Device, Tensor},
 };
-use evo1_core::{Trace, config::VlmConfig, ops::gelu};
+use evo1_core::{
+    Trace,
+    config::VlmConfig,
+    ops::{layer_norm, linear, linear_gelu},
+};
 
 /// `Linear₂(GELU(Linear₁(LN(x))))`.
 #[derive(Module, Debug)]
@@ -36,9 +40,9 @@ impl Projector {
     /// - tokens: `[tiles, tokens, channels · factor²]`
     /// - output: `[tiles, tokens, embed]`
     pub fn forward(&self, tokens: Tensor<3>, trace: &mut Trace) -> Tensor<3> {
-        let x = self.layer_norm.forward(tokens);
+        let x = layer_norm(&self.layer_norm, tokens, LAYER_NORM_EPS);
         trace.record("layer_norm", &x);
-        let x = self.linear_2.forward(gelu(self.linear_1.forward(x)));
+        let x = linear(&self.linear_2, linear_gelu(&self.linear_1, x));
         trace.record("out", &x);
         x
     }

@@ -1,19 +1,28 @@
-//! `evo1 bench`: how long a prediction takes, by stage.
+//! `evo1 bench`: how long a prediction takes, by stage, and the model's operations by themselves.
+
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use evo1::{
     Frame, Observation, Policy, PredictOptions, View,
     config::{PolicyConfig, Profile},
+    files::write_atomically,
 };
-use evo1_bench::{StageTimes, peak_memory, predict_timed};
-use eyre::Result;
-use serde_json::json;
+use evo1_bench::{
+    Provenance, Report, Setup, Summary, by_stage, compare, kernel_times, peak_memory, reference_milliseconds,
+};
+use eyre::{Result, WrapErr, bail};
 
-use crate::common::Common;
+use crate::{common::Common, plot};
+
+/// Stages in the order of a prediction, as the table shows them.
+const STAGES: [&str; 6] = ["prepare", "vision", "language", "action", "finish", "total"];
 
 /// Time predictions of a preset with random weights, by stage. Nothing is downloaded.
 #[derive(Args)]
-#[command(after_help = "Example:\n  evo1 bench --preset evo1 --steps 32 --repeat 5")]
+#[command(after_help = "Examples:\n  \
+    evo1 bench --preset evo1 --steps 32 --repeat 5 --json now.json --plot now.png\n  \
+    evo1 bench --compare before.json now.json --limit 1.25")]
 pub(crate) struct Bench {
     /// Size of the model
     #[arg(long, default_value = "tiny")]
@@ -23,9 +32,21 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=3))]
     views: u32,
 
+    /// Camera views after them that are masked
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=2))]
+    masked: u32,
+
     /// Euler steps
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     steps: u32,
+
+    /// Observations in one prediction
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
+    batch: u32,
+
+    /// Threads of the CPU devices; all by default
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    threads: Option<u32>,
 
     /// Timed predictions, after one that is not counted
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -35,9 +56,26 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
 
-    /// Print JSON instead of a table
+    /// Time the model's operations by themselves too
     #[arg(long)]
-    json: bool,
+    kernels: bool,
+
+    /// Write the report as JSON, to a file or, without one, in place of the table
+    #[arg(long, value_name = "FILE", num_args = 0..=1)]
+    json: Option<Option<PathBuf>>,
+
+    /// Draw the stages as bars
+    #[arg(long, value_name = "FILE.png")]
+    plot: Option<PathBuf>,
+
+    /// Compare two reports instead of timing anything
+    #[arg(long, num_args = 2, value_names = ["A.json", "B.json"])]
+    compare: Option<Vec<PathBuf>>,
+
+    /// With --compare: fail when a stage of B takes more than this many times A's, both counted in their own reference
+    /// arithmetic
+    #[arg(long, value_name = "RATIO", requires = "compare")]
+    limit: Option<f64>,
 }
 
 /// Sizes of a model.
@@ -51,78 +89,139 @@ enum Preset {
 
 impl Bench {
     pub(crate) fn run(self, common: &Common) -> Result<()> {
+        if let Some([first, second]) = self.compare.as_deref() {
+            return print_comparison(&read(first)?, &read(second)?, self.limit);
+        }
+        if let Some(threads) = self.threads {
+            rayon::ThreadPoolBuilder::new()
+                .num_threads(threads as usize)
+                .build_global()
+                .wrap_err("cannot start the threads")?;
+        }
+        let report = self.measure(common)?;
+        if let Some(path) = &self.plot {
+            plot::stages_png(path, &report)?;
+        }
+        match &self.json {
+            Some(Some(path)) => write_atomically(path, serde_json::to_string_pretty(&report)?.as_bytes())?,
+            Some(None) => {
+                println!("{}", serde_json::to_string_pretty(&report)?);
+                return Ok(());
+            }
+            None => {}
+        }
+        print_table(&report);
+        Ok(())
+    }
+
+    fn measure(&self, common: &Common) -> Result<Report> {
         let config = match self.preset {
             Preset::Evo1 => PolicyConfig::evo1(),
             Preset::Tiny => PolicyConfig::tiny(),
         };
         let config = config.with_profile(common.profile.unwrap_or(Profile::LeRobot));
+        if (self.views + self.masked) as usize > config.max_views {
+            bail!("{} views and {} masked ones are more than {}", self.views, self.masked, config.max_views);
+        }
         let (size, profile) = (config.vlm.image_size, config.profile);
         let device = common.open_device()?;
+        let kernels = if self.kernels { kernel_times(&config, &device, self.repeat as usize) } else { Vec::new() };
         let policy = Policy::random_in(config, self.seed, &device, common.precision())?;
+        let frame = || Frame::black(size, size);
+        let present = (0..self.views).map(|_| View::Present(frame()));
         let observation = Observation {
-            views: (0..self.views).map(|_| View::Present(Frame::black(size, size))).collect(),
+            views: present.chain((0..self.masked).map(|_| View::Masked(frame()))).collect(),
             state: vec![0.0; 8],
             instruction: "pick up the red block and put it into the bowl".into(),
             ..Observation::default()
         };
+        let observations = vec![observation; self.batch as usize];
         let options = PredictOptions { steps: Some(self.steps as usize), ..PredictOptions::default() };
-        let mut runs = Vec::new();
+        let (mut runs, mut reference) = (Vec::new(), Vec::new());
         for run in 0..=self.repeat {
-            let (_, times) = predict_timed(&policy, &observation, &options)?;
+            let (_, times) = policy.predict_batch_timed(&observations, &options)?;
+            let milliseconds = reference_milliseconds();
             if run > 0 {
                 runs.push(times);
+                reference.push(milliseconds);
             }
         }
-        let rows = summary(&runs);
-        let memory = peak_memory();
-        if self.json {
-            let stages: serde_json::Map<String, serde_json::Value> = rows
-                .iter()
-                .map(|(name, min, median)| ((*name).into(), json!({ "min": min, "median": median })))
-                .collect();
-            let document = json!({
-                "preset": format!("{:?}", self.preset).to_lowercase(),
-                "profile": profile,
-                "device": format!("{device:?}"),
-                "dtype": common.dtype_name(),
-                "views": self.views,
-                "steps": self.steps,
-                "repeat": self.repeat,
-                "milliseconds": stages,
-                "peak_memory_bytes": memory,
-            });
-            println!("{}", serde_json::to_string_pretty(&document)?);
-            return Ok(());
-        }
-        println!("{:?} on {device:?}, {}, profile {profile}", self.preset, common.dtype_name());
-        println!("{} views, {} steps, {} runs\n", self.views, self.steps, self.repeat);
-        println!("{:10} {:>10} {:>10}", "stage", "min ms", "median ms");
-        for (name, min, median) in rows {
-            println!("{name:10} {min:>10.1} {median:>10.1}");
-        }
-        if let Some(bytes) = memory {
-            println!("\npeak memory {:.2} GB", bytes as f64 / 1e9);
-        }
-        Ok(())
+        Ok(Report {
+            setup: Setup {
+                preset: format!("{:?}", self.preset).to_lowercase(),
+                profile: profile.to_string(),
+                device: format!("{device:?}"),
+                dtype: common.dtype_name(),
+                views: self.views as usize,
+                masked: self.masked as usize,
+                steps: self.steps as usize,
+                batch: self.batch as usize,
+                threads: rayon::current_num_threads(),
+                repeat: self.repeat as usize,
+            },
+            provenance: Provenance::here(),
+            milliseconds: by_stage(&runs),
+            reference: Summary::of(reference),
+            kernels,
+            peak_memory_bytes: peak_memory(),
+        })
     }
 }
 
-/// Minimum and median of every stage and of the whole, in milliseconds.
-fn summary(runs: &[StageTimes]) -> Vec<(&'static str, f64, f64)> {
-    let all = |run: &StageTimes| {
-        let mut stages = run.stages().to_vec();
-        stages.push(("total", run.total()));
-        stages
-    };
-    let names: Vec<&'static str> =
-        runs.first().map(all).unwrap_or_default().into_iter().map(|(name, _)| name).collect();
-    names
-        .into_iter()
-        .enumerate()
-        .map(|(stage, name)| {
-            let mut times: Vec<f64> = runs.iter().map(|run| all(run)[stage].1.as_secs_f64() * 1e3).collect();
-            times.sort_by(f64::total_cmp);
-            (name, times[0], times[times.len() / 2])
-        })
-        .collect()
+fn read(path: &Path) -> Result<Report> {
+    let text = std::fs::read_to_string(path).wrap_err_with(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_str(&text).wrap_err_with(|| format!("{} is no report of `evo1 bench`", path.display()))
+}
+
+fn print_table(report: &Report) {
+    let Report { setup, provenance, .. } = report;
+    println!("{} on {}, {}, profile {}", setup.preset, setup.device, setup.dtype, setup.profile);
+    println!(
+        "{} views, {} masked, {} steps, batch {}, {} threads, {} runs, {} build\n",
+        setup.views, setup.masked, setup.steps, setup.batch, setup.threads, setup.repeat, provenance.build
+    );
+    println!("{:10} {:>10} {:>10} {:>10}", "stage", "min ms", "p50 ms", "p90 ms");
+    let stages = STAGES.iter().filter_map(|&name| Some((name, report.milliseconds.get(name)?)));
+    for (name, Summary { min, p50, p90 }) in stages.chain([("reference", &report.reference)]) {
+        println!("{name:10} {min:>10.1} {p50:>10.1} {p90:>10.1}");
+    }
+    if let Some(total) = report.milliseconds.get("total") {
+        println!("\n{:.3} predictions per second", setup.batch as f64 * 1e3 / total.p50);
+    }
+    if let Some(bytes) = report.peak_memory_bytes {
+        println!("peak memory {:.2} GB", bytes as f64 / 1e9);
+    }
+    if !report.kernels.is_empty() {
+        println!("\n{:58} {:>10} {:>16} {:>8}", "operation", "min ms", "rate", "of best");
+    }
+    for kernel in &report.kernels {
+        let share = 100.0 * kernel.rate / kernel.ceiling;
+        let (min, rate, unit) = (kernel.milliseconds.min, kernel.rate, kernel.unit.name());
+        println!("{:58} {min:>10.3} {rate:>8.1} {unit:7} {share:>6.0} %", kernel.name);
+    }
+}
+
+fn print_comparison(first: &Report, second: &Report, limit: Option<f64>) -> Result<()> {
+    if (&first.setup.preset, &first.setup.dtype, first.setup.steps, first.setup.views)
+        != (&second.setup.preset, &second.setup.dtype, second.setup.steps, second.setup.views)
+    {
+        tracing::warn!("the reports are of different setups: {:?} and {:?}", first.setup, second.setup);
+    }
+    let compared = compare(first, second);
+    println!("{:10} {:>10} {:>10} {:>8} {:>14}", "stage", "A p50 ms", "B p50 ms", "B / A", "by reference");
+    for name in STAGES {
+        let Some(stage) = compared.iter().find(|stage| stage.name == name) else { continue };
+        let [a, b] = stage.medians;
+        println!("{name:10} {a:>10.1} {b:>10.1} {:>8.2} {:>14.2}", stage.ratio, stage.by_reference);
+    }
+    // Stages of less than a millisecond are too short to be judged.
+    let slower: Vec<String> = compared
+        .iter()
+        .filter(|stage| stage.medians[0] >= 1.0 && limit.is_some_and(|limit| stage.by_reference > limit))
+        .map(|stage| format!("`{}` takes {:.2} times as long", stage.name, stage.by_reference))
+        .collect();
+    if !slower.is_empty() {
+        bail!("{}; the limit is {}", slower.join(", "), limit.unwrap_or_default());
+    }
+    Ok(())
 }

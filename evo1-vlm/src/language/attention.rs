@@ -8,7 +8,7 @@ use burn::{
 use evo1_core::{
     Trace,
     config::{LanguageConfig, MaskedRows},
-    ops::{attention, merge_heads, split_heads},
+    ops::{attention, linear, merge_heads, split_heads},
 };
 
 use super::RotaryTable;
@@ -75,30 +75,21 @@ impl LanguageAttention {
 
     /// `x`: `[batch, tokens, hidden]` → the same shape.
     pub fn forward(&self, x: Tensor<3>, rope: &RotaryTable, mask: &AttentionMask, trace: &mut Trace) -> Tensor<3> {
-        let query = self.q_proj.forward(x.clone());
-        let key = self.k_proj.forward(x.clone());
-        let value = self.v_proj.forward(x);
+        let query = linear(&self.q_proj, x.clone());
+        let key = linear(&self.k_proj, x.clone());
+        let value = linear(&self.v_proj, x);
         trace.record("q_proj", &query);
         trace.record("k_proj", &key);
         trace.record("v_proj", &value);
 
         let query = rope.rotate(split_heads(query, self.heads));
-        let key = self.shared(rope.rotate(split_heads(key, self.kv_heads)));
-        let value = self.shared(split_heads(value, self.kv_heads));
+        let key = rope.rotate(split_heads(key, self.kv_heads));
+        let value = split_heads(value, self.kv_heads);
         let attended = merge_heads(attention(query, key, value, Some(mask.hidden.clone())));
         let attended = match &mask.row_scale {
             Some(scale) => attended.clone() * scale.clone().cast(attended.dtype()),
             None => attended,
         };
-        self.o_proj.forward(attended)
-    }
-
-    /// Key or value heads repeated for the query heads of their group: head `h` serves queries `h·g .. (h+1)·g`.
-    fn shared(&self, x: Tensor<4>) -> Tensor<4> {
-        let [batch, kv_heads, tokens, head_dim] = x.dims();
-        let group = self.heads / kv_heads;
-        x.unsqueeze_dim::<5>(2)
-            .expand([batch, kv_heads, group, tokens, head_dim])
-            .reshape([batch, self.heads, tokens, head_dim])
+        linear(&self.o_proj, attended)
     }
 }

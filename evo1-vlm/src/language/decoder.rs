@@ -8,6 +8,7 @@ use burn::{
 use evo1_core::{
     Trace,
     config::{LanguageConfig, MaskedRows},
+    ops::rms_norm,
 };
 
 use super::{AttentionMask, DecoderLayer, RotaryTable};
@@ -73,7 +74,7 @@ impl Decoder {
             x = trace.scope(format_args!("layer.{index}"), |trace| layer.forward(x, &rope, &mask, trace));
             trace.record(format_args!("layer.{index}"), &x);
         }
-        let x = self.norm.forward(x);
+        let x = rms_norm(&self.norm, x);
         trace.record("final_norm", &x);
         x
     }

@@ -5,7 +5,7 @@ use burn::{
     nn::{RmsNorm, RmsNormConfig},
     tensor::{Device, Tensor},
 };
-use evo1_core::{Trace, config::LanguageConfig};
+use evo1_core::{Trace, config::LanguageConfig, ops::rms_norm};
 
 use super::{AttentionMask, GatedMlp, LanguageAttention, RotaryTable};
 
@@ -32,16 +32,17 @@ impl DecoderLayer {
 
     /// `x`: `[batch, tokens, hidden]` → the same shape.
     pub fn forward(&self, x: Tensor<3>, rope: &RotaryTable, mask: &AttentionMask, trace: &mut Trace) -> Tensor<3> {
-        let normed = self.input_layernorm.forward(x.clone());
+        let normed = rms_norm(&self.input_layernorm, x.clone());
         trace.record("input_layernorm", &normed);
         let attended = self.self_attn.forward(normed, rope, mask, trace);
         trace.record("self_attn", &attended);
         let x = x + attended;
 
-        let normed = self.post_attention_layernorm.forward(x.clone());
+        let normed = rms_norm(&self.post_attention_layernorm, x.clone());
         trace.record("post_attention_layernorm", &normed);
-        let out = self.mlp.forward(normed);
-        trace.record("mlp", &out);
-        x + out
+        if trace.is_on() {
+            trace.record("mlp", &self.mlp.forward(normed.clone()));
+        }
+        self.mlp.forward_residual(normed, x)
     }
 }

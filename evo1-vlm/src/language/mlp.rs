@@ -3,9 +3,12 @@
 use burn::{
     module::Module,
     nn::{Linear, LinearConfig},
-    tensor::{Device, Tensor, activation::silu},
+    tensor::{Device, Tensor},
 };
-use evo1_core::config::LanguageConfig;
+use evo1_core::{
+    config::LanguageConfig,
+    ops::{linear, linear_residual, swiglu},
+};
 
 /// SwiGLU: `down(SiLU(gate(x)) ⊙ up(x))`, without biases.
 #[derive(Module, Debug)]
@@ -29,6 +32,15 @@ impl GatedMlp {
 
     /// `x`: `[batch, tokens, hidden]` → the same shape.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.down_proj.forward(silu(self.gate_proj.forward(x.clone())) * self.up_proj.forward(x))
+        linear(&self.down_proj, self.gated(x))
+    }
+
+    /// `base + MLP(x)`, both `[batch, tokens, hidden]`.
+    pub fn forward_residual(&self, x: Tensor<3>, base: Tensor<3>) -> Tensor<3> {
+        linear_residual(&self.down_proj, self.gated(x), None, base)
+    }
+
+    fn gated(&self, x: Tensor<3>) -> Tensor<3> {
+        swiglu(linear(&self.gate_proj, x.clone()), linear(&self.up_proj, x))
     }
 }

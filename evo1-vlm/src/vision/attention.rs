@@ -7,7 +7,7 @@ use burn::{
 };
 use evo1_core::{
     config::VisionConfig,
-    ops::{attention, merge_heads, split_heads},
+    ops::{attention, linear, linear_residual, merge_heads, split_heads},
 };
 
 /// Multi-head self-attention over the tokens of one tile, all projections with bias, no norm on q and k.
@@ -29,8 +29,17 @@ impl VisionAttention {
 
     /// `x`: `[tiles, tokens, hidden]` → the same shape.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let heads = |projection: &Linear| split_heads(projection.forward(x.clone()), self.heads);
-        let attended = attention(heads(&self.q_proj), heads(&self.k_proj), heads(&self.v_proj), None);
-        self.output.forward(merge_heads(attended))
+        linear(&self.output, self.attended(x))
+    }
+
+    /// `base + scale ⊙ Attention(x)`, all `[tiles, tokens, hidden]`.
+    pub fn forward_residual(&self, x: Tensor<3>, scale: Tensor<1>, base: Tensor<3>) -> Tensor<3> {
+        linear_residual(&self.output, self.attended(x), Some(scale), base)
+    }
+
+    /// What the heads attended to, before the output projection.
+    fn attended(&self, x: Tensor<3>) -> Tensor<3> {
+        let heads = |projection: &Linear| split_heads(linear(projection, x.clone()), self.heads);
+        merge_heads(attention(heads(&self.q_proj), heads(&self.k_proj), heads(&self.v_proj), None))
     }
 }

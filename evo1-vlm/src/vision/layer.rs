@@ -5,7 +5,11 @@ use burn::{
     nn::{Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig},
     tensor::{Device, Tensor},
 };
-use evo1_core::{Trace, config::VisionConfig, ops::gelu};
+use evo1_core::{
+    Trace,
+    config::VisionConfig,
+    ops::{layer_norm, linear, linear_gelu, linear_residual},
+};
 
 use super::VisionAttention;
 
@@ -18,6 +22,7 @@ pub struct VisionLayer {
     layernorm_after: LayerNorm,
     mlp: VisionMlp,
     layer_scale_2: Param<Tensor<1>>,
+    layer_norm_eps: f64,
 }
 
 /// `fc2(GELU(fc1(x)))`.
@@ -42,23 +47,27 @@ impl VisionLayer {
                 fc2: LinearConfig::new(intermediate, hidden).init(device),
             },
             layer_scale_2: Initializer::Zeros.init([hidden], device),
+            layer_norm_eps: config.layer_norm_eps,
         }
     }
 
     /// `x`: `[tiles, tokens, hidden]` → the same shape.
     pub fn forward(&self, x: Tensor<3>, trace: &mut Trace) -> Tensor<3> {
-        let normed = self.layernorm_before.forward(x.clone());
+        let normed = layer_norm(&self.layernorm_before, x.clone(), self.layer_norm_eps);
         trace.record("layernorm_before", &normed);
-        let attended = self.attention.forward(normed);
-        trace.record("attention", &attended);
-        let x = x + attended * self.layer_scale_1.val().unsqueeze();
+        // The branches are added where they are made, except for a trace, which wants them by themselves.
+        if trace.is_on() {
+            trace.record("attention", &self.attention.forward(normed.clone()));
+        }
+        let x = self.attention.forward_residual(normed, self.layer_scale_1.val(), x);
 
-        let normed = self.layernorm_after.forward(x.clone());
+        let normed = layer_norm(&self.layernorm_after, x.clone(), self.layer_norm_eps);
         trace.record("layernorm_after", &normed);
-        let activated = gelu(self.mlp.fc1.forward(normed));
+        let activated = linear_gelu(&self.mlp.fc1, normed);
         trace.record("mlp_act", &activated);
-        let out = self.mlp.fc2.forward(activated);
-        trace.record("mlp", &out);
-        x + out * self.layer_scale_2.val().unsqueeze()
+        if trace.is_on() {
+            trace.record("mlp", &linear(&self.mlp.fc2, activated.clone()));
+        }
+        linear_residual(&self.mlp.fc2, activated, Some(self.layer_scale_2.val()), x)
     }
 }

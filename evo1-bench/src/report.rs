@@ -1,0 +1,214 @@
+//! What a benchmark found: numbers with where they come from, as JSON and side by side.
+
+use std::collections::BTreeMap;
+
+use evo1::StageTimes;
+use serde::{Deserialize, Serialize};
+
+use crate::KernelTime;
+
+/// Repeated measurements in short.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// The smallest.
+    pub min: f64,
+    /// The median.
+    pub p50: f64,
+    /// Nine of ten are no larger.
+    pub p90: f64,
+}
+
+impl Summary {
+    /// Of at least one measurement.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn of(mut samples: Vec<f64>) -> Self {
+        assert!(!samples.is_empty(), "a summary of no measurement");
+        samples.sort_by(f64::total_cmp);
+        let at = |share: f64| samples[((samples.len() - 1) as f64 * share).round() as usize];
+        Self { min: samples[0], p50: at(0.5), p90: at(0.9) }
+    }
+}
+
+/// A benchmark's result.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// What was run.
+    pub setup: Setup,
+    /// Where it was run.
+    pub provenance: Provenance,
+    /// Milliseconds by stage, and of all of them as `total`.
+    pub milliseconds: BTreeMap<String, Summary>,
+    /// Milliseconds of a fixed amount of arithmetic, taken between the predictions: what another machine, or the same
+    /// one under load, is compared by.
+    pub reference: Summary,
+    /// The model's operations by themselves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kernels: Vec<KernelTime>,
+    /// Most memory of the process, in bytes.
+    pub peak_memory_bytes: Option<u64>,
+}
+
+/// What a benchmark runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setup {
+    /// Size of the model.
+    pub preset: String,
+    /// Reference whose semantics are used.
+    pub profile: String,
+    /// Where it runs.
+    pub device: String,
+    /// Number types.
+    pub dtype: String,
+    /// Views that are present.
+    pub views: usize,
+    /// Views that are masked.
+    pub masked: usize,
+    /// Euler steps.
+    pub steps: usize,
+    /// Observations in a prediction.
+    pub batch: usize,
+    /// Threads.
+    pub threads: usize,
+    /// Timed predictions.
+    pub repeat: usize,
+}
+
+/// Where numbers come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// Version of this crate.
+    pub version: String,
+    /// Commit, where the build was told (`EVO1_COMMIT`).
+    pub commit: Option<String>,
+    /// Version of burn.
+    pub burn: String,
+    /// `release` or `debug`.
+    pub build: String,
+    /// The processor, as the system names it.
+    pub processor: Option<String>,
+    /// Operating system and architecture.
+    pub system: String,
+}
+
+impl Provenance {
+    /// Of this build on this machine.
+    pub fn here() -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").into(),
+            commit: option_env!("EVO1_COMMIT").map(Into::into),
+            burn: "0.22".into(),
+            build: if cfg!(debug_assertions) { "debug" } else { "release" }.into(),
+            processor: processor(),
+            system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        }
+    }
+}
+
+fn processor() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("model name"))?;
+    Some(line.trim_start_matches([' ', '\t', ':']).to_owned())
+}
+
+/// Milliseconds by stage of some predictions.
+pub fn by_stage(runs: &[StageTimes]) -> BTreeMap<String, Summary> {
+    let milliseconds = |time: std::time::Duration| time.as_secs_f64() * 1e3;
+    let mut samples: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    for run in runs {
+        for (name, time) in run.stages() {
+            samples.entry(name.into()).or_default().push(milliseconds(time));
+        }
+        samples.entry("total".into()).or_default().push(milliseconds(run.total()));
+    }
+    samples.into_iter().map(|(name, samples)| (name, Summary::of(samples))).collect()
+}
+
+/// A stage of two reports.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Comparison {
+    /// The stage, or `reference`.
+    pub name: String,
+    /// Medians in milliseconds.
+    pub medians: [f64; 2],
+    /// The second's median over the first's.
+    pub ratio: f64,
+    /// The same with every time counted in its report's own reference arithmetic, fastest runs of both: what is left
+    /// when one machine was slower or busier.
+    pub by_reference: f64,
+}
+
+/// Two reports stage by stage.
+pub fn compare(first: &Report, second: &Report) -> Vec<Comparison> {
+    let stages =
+        first.milliseconds.iter().filter_map(|(name, a)| Some((name.clone(), *a, *second.milliseconds.get(name)?)));
+    stages
+        .map(|(name, a, b)| Comparison {
+            name,
+            medians: [a.p50, b.p50],
+            ratio: b.p50 / a.p50,
+            by_reference: (b.min / second.reference.min) / (a.min / first.reference.min),
+        })
+        .collect()
+}
+
+/// Milliseconds of a fixed amount of arithmetic on one thread, which no change to this project makes faster or slower.
+pub fn reference_milliseconds() -> f64 {
+    let start = std::time::Instant::now();
+    let mut state = [1_u64; 8];
+    for round in 0..400_000_u64 {
+        for (lane, value) in state.iter_mut().enumerate() {
+            *value = value.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(round ^ lane as u64);
+        }
+    }
+    std::hint::black_box(state);
+    start.elapsed().as_secs_f64() * 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_is_of_the_sorted_measurements() {
+        let summary = Summary::of((1..=11).rev().map(f64::from).collect());
+        assert_eq!(summary, Summary { min: 1.0, p50: 6.0, p90: 10.0 });
+        assert_eq!(Summary::of(vec![3.0]), Summary { min: 3.0, p50: 3.0, p90: 3.0 });
+    }
+
+    fn report(total: f64, reference: f64) -> Report {
+        let summary = |value| Summary { min: value, p50: value, p90: value };
+        Report {
+            setup: Setup {
+                preset: "tiny".into(),
+                profile: "lerobot".into(),
+                device: "flex".into(),
+                dtype: "f32".into(),
+                views: 1,
+                masked: 0,
+                steps: 1,
+                batch: 1,
+                threads: 1,
+                repeat: 1,
+            },
+            provenance: Provenance::here(),
+            milliseconds: [("total".to_owned(), summary(total))].into(),
+            reference: summary(reference),
+            kernels: Vec::new(),
+            peak_memory_bytes: None,
+        }
+    }
+
+    #[test]
+    fn a_machine_twice_as_slow_is_no_slower_by_its_reference() {
+        let compared = compare(&report(10.0, 1.0), &report(20.0, 2.0));
+        assert_eq!((compared[0].ratio, compared[0].by_reference), (2.0, 1.0));
+    }
+
+    #[test]
+    fn a_report_survives_its_file() {
+        let text = serde_json::to_string(&report(10.0, 1.0)).expect("JSON");
+        assert_eq!(serde_json::from_str::<Report>(&text).expect("a report"), report(10.0, 1.0));
+    }
+}

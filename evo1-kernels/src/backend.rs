@@ -1,0 +1,191 @@
+//! The kernels as operations of burn's backends.
+//!
+//! Every operation has a default made of burn's own operations: the fallback on devices without a kernel, and the
+//! reference that the kernels are tested against. Gradients are formulas too, kernel or not, so that a device without
+//! kernels trains with the same arithmetic.
+
+use burn::backend::{
+    Backend, ExtensionType, backend_extension,
+    tensor::{BoolTensor, FloatTensor},
+};
+
+use crate::{fallback, gemm::Activation, rows::Norm};
+
+/// A tensor that may be absent.
+#[derive(Debug, Clone, ExtensionType)]
+pub enum OptionalTensor<B: Backend> {
+    /// There is none.
+    Absent,
+    /// There is one.
+    Present(FloatTensor<B>),
+}
+
+impl<B: Backend> OptionalTensor<B> {
+    /// The tensor as an option.
+    pub fn into_option(self) -> Option<FloatTensor<B>> {
+        match self {
+            Self::Absent => None,
+            Self::Present(tensor) => Some(tensor),
+        }
+    }
+}
+
+/// Which keys an attention may not see.
+#[derive(Debug, Clone, ExtensionType)]
+pub enum HiddenKeys<B: Backend> {
+    /// All are seen.
+    None,
+    /// `[batch or 1, heads or 1, queries or 1, keys]`, true where hidden.
+    Of(BoolTensor<B>),
+}
+
+/// Operations that have kernels on some devices.
+#[backend_extension(
+    Autodiff,
+    Flex: cfg(feature = "flex"),
+    NdArray: cfg(feature = "ndarray"),
+    Cube: cfg(any(
+        feature = "cpu",
+        feature = "wgpu",
+        feature = "vulkan",
+        feature = "metal",
+        feature = "webgpu",
+        feature = "cuda"
+    )),
+)]
+pub trait KernelOps: Backend {
+    /// `x · Φ(x)`.
+    ///
+    /// Composed of `erf`, because burn's own `gelu` differentiates the tanh approximation on most devices.
+    fn kernel_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        fallback::gelu::<Self>(x)
+    }
+
+    /// `grad · (Φ(x) + x · φ(x))`.
+    fn kernel_gelu_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        fallback::gelu_backward::<Self>(x, grad)
+    }
+
+    /// `SiLU(gate) · up`.
+    fn kernel_swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        fallback::swiglu::<Self>(gate, up)
+    }
+
+    /// The gradients of `gate` and `up`.
+    fn kernel_swiglu_backward(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        fallback::swiglu_backward::<Self>(gate, up, grad)
+    }
+
+    /// [`Self::kernel_swiglu`] of a tensor whose last dimension holds the gates and then the values.
+    fn kernel_swiglu_joint(gate_up: FloatTensor<Self>) -> FloatTensor<Self> {
+        fallback::swiglu_joint::<Self>(gate_up)
+    }
+
+    /// `norm(x) ⊙ gamma + beta` over the last dimension.
+    fn kernel_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        #[extension_type] beta: OptionalTensor<Self>,
+        norm: Norm,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        fallback::norm::<Self>(x, gamma, beta, norm, epsilon)
+    }
+
+    /// The gradients of x, gamma and beta.
+    fn kernel_norm_backward(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        norm: Norm,
+        epsilon: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        fallback::norm_backward::<Self>(x, gamma, grad, norm, epsilon)
+    }
+
+    /// Softmax over the last dimension.
+    fn kernel_softmax(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        fallback::softmax::<Self>(x)
+    }
+
+    /// The gradient of x from softmax's result `y`.
+    fn kernel_softmax_backward(y: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        fallback::softmax_backward::<Self>(y, grad)
+    }
+
+    /// Scaled dot-product attention; heads of keys and values may serve groups of query heads.
+    fn kernel_attention(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        #[extension_type] hidden: HiddenKeys<Self>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        fallback::attention::<Self>(query, key, value, hidden, scale)
+    }
+
+    /// [`Self::kernel_attention`], and the logarithms of the sums of the rows' exponentials, `[batch, heads, queries]`.
+    fn kernel_attention_with_sums(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        #[extension_type] hidden: HiddenKeys<Self>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        fallback::attention_with_sums::<Self>(query, key, value, hidden, scale)
+    }
+
+    /// The gradients of query, key and value.
+    #[allow(clippy::too_many_arguments, reason = "what the forward pass had, and what it made")]
+    fn kernel_attention_backward(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        #[extension_type] hidden: HiddenKeys<Self>,
+        scale: f64,
+        out: FloatTensor<Self>,
+        log_sums: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        fallback::attention_backward::<Self>(query, key, value, hidden, scale, out, log_sums, grad)
+    }
+
+    /// `activation(x·weight + bias)`.
+    fn kernel_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        #[extension_type] bias: OptionalTensor<Self>,
+        activation: Activation,
+    ) -> FloatTensor<Self> {
+        fallback::linear::<Self>(x, weight, bias, activation)
+    }
+
+    /// `base + scale ⊙ (x·weight + bias)`.
+    fn kernel_linear_residual(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        #[extension_type] bias: OptionalTensor<Self>,
+        #[extension_type] scale: OptionalTensor<Self>,
+        base: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        fallback::linear_residual::<Self>(x, weight, bias, scale, base)
+    }
+}
+
+#[cfg(feature = "ndarray")]
+#[allow(deprecated, reason = "kept for comparison, as the device is")]
+impl KernelOps for burn::backend::NdArray {}
+
+#[cfg(any(
+    feature = "cpu",
+    feature = "wgpu",
+    feature = "vulkan",
+    feature = "metal",
+    feature = "webgpu",
+    feature = "cuda"
+))]
+impl KernelOps for burn::backend::Cube {}

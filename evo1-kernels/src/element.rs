@@ -1,0 +1,51 @@
+//! The number types that kernels read.
+
+use half::{bf16, f16};
+
+/// A float type that widens to `f32`, in which everything is computed.
+pub(crate) trait Element: burn::tensor::Element + pulp::bytemuck::Pod {
+    /// The value as `f32`.
+    fn widen(self) -> f32;
+    /// The nearest value of this type.
+    fn narrow(value: f32) -> Self;
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+
+    #[inline(always)]
+    fn narrow(value: f32) -> Self {
+        value
+    }
+}
+
+impl Element for bf16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+
+    /// Rounds to nearest, ties to even, as the hardware does; NaN stays NaN.
+    #[inline(always)]
+    fn narrow(value: f32) -> Self {
+        let bits = value.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+        let quiet = (bits >> 16) | 0x40;
+        Self::from_bits((if value.is_nan() { quiet } else { rounded }) as u16)
+    }
+}
+
+impl Element for f16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+
+    #[inline(always)]
+    fn narrow(value: f32) -> Self {
+        f16::from_f32(value)
+    }
+}

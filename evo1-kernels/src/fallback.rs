@@ -1,0 +1,285 @@
+//! Every operation made of burn's own: what devices without kernels run, and what the kernels are tested against.
+
+use burn::{
+    backend::{Backend, TensorMetadata, ops::AttentionModuleOptions, tensor::FloatTensor},
+    tensor::{Shape, Slice},
+};
+
+use crate::{
+    backend::{HiddenKeys, KernelOps, OptionalTensor},
+    gemm::Activation,
+    rows::Norm,
+};
+
+/// `x · Φ(x)`.
+///
+/// Composed of `erf`, because burn's own `gelu` differentiates the tanh approximation on most devices.
+pub(crate) fn gelu<B: KernelOps>(x: FloatTensor<B>) -> FloatTensor<B> {
+    B::float_mul(x.clone(), normal_cdf::<B>(x))
+}
+
+/// `grad · (Φ(x) + x · φ(x))`.
+pub(crate) fn gelu_backward<B: KernelOps>(x: FloatTensor<B>, grad: FloatTensor<B>) -> FloatTensor<B> {
+    let squares = B::float_mul(x.clone(), x.clone());
+    let density =
+        B::float_mul_scalar(B::float_exp(B::float_mul_scalar(squares, (-0.5).into())), INVERSE_SQRT_TAU.into());
+    let slope = B::float_add(normal_cdf::<B>(x.clone()), B::float_mul(x, density));
+    B::float_mul(grad, slope)
+}
+
+/// `SiLU(gate) · up`.
+pub(crate) fn swiglu<B: KernelOps>(gate: FloatTensor<B>, up: FloatTensor<B>) -> FloatTensor<B> {
+    let silu = B::float_mul(gate.clone(), B::sigmoid(gate));
+    B::float_mul(silu, up)
+}
+
+/// The gradients of `gate` and `up`.
+pub(crate) fn swiglu_backward<B: KernelOps>(
+    gate: FloatTensor<B>,
+    up: FloatTensor<B>,
+    grad: FloatTensor<B>,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let sigmoid = B::sigmoid(gate.clone());
+    let silu = B::float_mul(gate, sigmoid.clone());
+    // SiLU' = σ + x·σ·(1 − σ) = σ + SiLU − SiLU·σ
+    let slope = B::float_sub(B::float_add(sigmoid.clone(), silu.clone()), B::float_mul(silu.clone(), sigmoid));
+    let of_gate = B::float_mul(B::float_mul(grad.clone(), up), slope);
+    (of_gate, B::float_mul(grad, silu))
+}
+
+/// [`swiglu`] of a tensor whose last dimension holds the gates and then the values.
+pub(crate) fn swiglu_joint<B: KernelOps>(gate_up: FloatTensor<B>) -> FloatTensor<B> {
+    let shape = gate_up.shape();
+    let width = shape[shape.num_dims() - 1] / 2;
+    let gate = narrow_last::<B>(gate_up.clone(), 0..width);
+    B::kernel_swiglu(gate, narrow_last::<B>(gate_up, width..2 * width))
+}
+
+/// `norm(x) ⊙ gamma + beta` over the last dimension.
+pub(crate) fn norm<B: KernelOps>(
+    x: FloatTensor<B>,
+    gamma: FloatTensor<B>,
+    beta: OptionalTensor<B>,
+    norm: Norm,
+    epsilon: f64,
+) -> FloatTensor<B> {
+    let (normed, _) = normalized::<B>(x, norm, epsilon);
+    let scaled = B::float_mul(normed.clone(), broadcast::<B>(gamma, &normed));
+    match beta.into_option() {
+        Some(beta) => B::float_add(scaled, broadcast::<B>(beta, &normed)),
+        None => scaled,
+    }
+}
+
+/// The gradients of x, gamma and beta.
+pub(crate) fn norm_backward<B: KernelOps>(
+    x: FloatTensor<B>,
+    gamma: FloatTensor<B>,
+    grad: FloatTensor<B>,
+    norm: Norm,
+    epsilon: f64,
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let last = x.shape().num_dims() - 1;
+    let width = gamma.shape();
+    let (normed, scale) = normalized::<B>(x, norm, epsilon);
+    let leading: Vec<usize> = (0..last).collect();
+    let summed = |tensor| match leading.is_empty() {
+        true => B::float_reshape(tensor, width.clone()),
+        false => B::float_reshape(B::float_sum_dims(tensor, &leading), width.clone()),
+    };
+    let of_gamma = summed(B::float_mul(grad.clone(), normed.clone()));
+    let of_beta = summed(grad.clone());
+    let grad = B::float_mul(grad, broadcast::<B>(gamma, &normed));
+    let along = B::float_mean_dim(B::float_mul(grad.clone(), normed.clone()), last);
+    let centered = match norm {
+        Norm::Layer => B::float_sub(grad.clone(), B::float_mean_dim(grad, last)),
+        Norm::Rms => grad,
+    };
+    let of_x = B::float_mul(B::float_sub(centered, B::float_mul(normed, along)), scale);
+    (of_x, of_gamma, of_beta)
+}
+
+/// Softmax over the last dimension.
+pub(crate) fn softmax<B: KernelOps>(x: FloatTensor<B>) -> FloatTensor<B> {
+    let last = x.shape().num_dims() - 1;
+    B::softmax(x, last)
+}
+
+/// The gradient of x from softmax's result `y`.
+pub(crate) fn softmax_backward<B: KernelOps>(y: FloatTensor<B>, grad: FloatTensor<B>) -> FloatTensor<B> {
+    let last = y.shape().num_dims() - 1;
+    let along = B::float_sum_dim(B::float_mul(y.clone(), grad.clone()), last);
+    B::float_mul(y, B::float_sub(grad, along))
+}
+
+/// Scaled dot-product attention; heads of keys and values may serve groups of query heads.
+pub(crate) fn attention<B: KernelOps>(
+    query: FloatTensor<B>,
+    key: FloatTensor<B>,
+    value: FloatTensor<B>,
+    hidden: HiddenKeys<B>,
+    scale: f64,
+) -> FloatTensor<B> {
+    let (shape, heads) = (query.shape(), query.shape()[1]);
+    let keys = key.shape()[2];
+    let mask = match hidden {
+        HiddenKeys::None => None,
+        HiddenKeys::Of(mask) => Some(B::bool_expand(mask, Shape::from([shape[0], heads, shape[2], keys]))),
+    };
+    let options = AttentionModuleOptions { scale: Some(scale), ..Default::default() };
+    B::attention(query, shared::<B>(key, heads), shared::<B>(value, heads), mask, None, options)
+}
+
+/// [`attention`], and the logarithms of the sums of the rows' exponentials, `[batch, heads, queries]`.
+pub(crate) fn attention_with_sums<B: KernelOps>(
+    query: FloatTensor<B>,
+    key: FloatTensor<B>,
+    value: FloatTensor<B>,
+    hidden: HiddenKeys<B>,
+    scale: f64,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let (shape, heads) = (query.shape(), query.shape()[1]);
+    let scores = scores::<B>(query, shared::<B>(key, heads), hidden, scale);
+    let largest = B::float_max_dim(scores.clone(), 3);
+    let exponentials = B::float_exp(B::float_sub(scores, largest.clone()));
+    let sums = B::float_sum_dim(exponentials.clone(), 3);
+    let log_sums = B::float_add(B::float_log(sums.clone()), largest);
+    let weights = B::float_div(exponentials, sums);
+    let out = B::float_matmul(weights, shared::<B>(value, heads));
+    (out, B::float_reshape(log_sums, Shape::from([shape[0], heads, shape[2]])))
+}
+
+/// The gradients of query, key and value.
+#[allow(clippy::too_many_arguments, reason = "what the forward pass had, and what it made")]
+pub(crate) fn attention_backward<B: KernelOps>(
+    query: FloatTensor<B>,
+    key: FloatTensor<B>,
+    value: FloatTensor<B>,
+    hidden: HiddenKeys<B>,
+    scale: f64,
+    out: FloatTensor<B>,
+    log_sums: FloatTensor<B>,
+    grad: FloatTensor<B>,
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let (shape, heads, kv_shape) = (query.shape(), query.shape()[1], key.shape());
+    let value_shape = value.shape();
+    let (keys, values) = (shared::<B>(key, heads), shared::<B>(value, heads));
+    let scores = scores::<B>(query.clone(), keys.clone(), hidden, scale);
+    let log_sums = B::float_reshape(log_sums, Shape::from([shape[0], heads, shape[2], 1]));
+    let weights = B::float_exp(B::float_sub(scores, log_sums));
+    let transposed = |tensor| B::float_swap_dims(tensor, 2, 3);
+    let of_value = B::float_matmul(transposed(weights.clone()), grad.clone());
+    let of_weights = B::float_matmul(grad.clone(), transposed(values));
+    let along = B::float_sum_dim(B::float_mul(grad, out), 3);
+    let of_scores = B::float_mul(weights, B::float_sub(of_weights, along));
+    let of_scores = B::float_mul_scalar(of_scores, scale.into());
+    let of_query = B::float_matmul(of_scores.clone(), keys);
+    let of_key = B::float_matmul(transposed(of_scores), query);
+    (of_query, grouped::<B>(of_key, &kv_shape), grouped::<B>(of_value, &value_shape))
+}
+
+/// `activation(x·weight + bias)`.
+pub(crate) fn linear<B: KernelOps>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    bias: OptionalTensor<B>,
+    activation: Activation,
+) -> FloatTensor<B> {
+    let out = B::linear(x, weight, bias.into_option());
+    match activation {
+        Activation::None => out,
+        Activation::Gelu => B::kernel_gelu(out),
+        Activation::Relu => B::relu(out),
+    }
+}
+
+/// `base + scale ⊙ (x·weight + bias)`.
+pub(crate) fn linear_residual<B: KernelOps>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    bias: OptionalTensor<B>,
+    scale: OptionalTensor<B>,
+    base: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let out = B::linear(x, weight, bias.into_option());
+    let out = match scale.into_option() {
+        Some(scale) => {
+            let scale = broadcast::<B>(scale, &out);
+            B::float_mul(out, scale)
+        }
+        None => out,
+    };
+    B::float_add(base, out)
+}
+
+const INVERSE_SQRT_TAU: f64 = 0.398_942_280_401_432_7;
+
+fn normal_cdf<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    let erf = B::float_erf(B::float_mul_scalar(x, std::f64::consts::FRAC_1_SQRT_2.into()));
+    B::float_add_scalar(B::float_mul_scalar(erf, 0.5.into()), 0.5.into())
+}
+
+/// The normalised rows, and what they were multiplied with.
+fn normalized<B: Backend>(x: FloatTensor<B>, norm: Norm, epsilon: f64) -> (FloatTensor<B>, FloatTensor<B>) {
+    let last = x.shape().num_dims() - 1;
+    let centered = match norm {
+        Norm::Layer => B::float_sub(x.clone(), B::float_mean_dim(x, last)),
+        Norm::Rms => x,
+    };
+    let variance = B::float_mean_dim(B::float_mul(centered.clone(), centered.clone()), last);
+    let scale = B::float_recip(B::float_sqrt(B::float_add_scalar(variance, epsilon.into())));
+    (B::float_mul(centered, scale.clone()), scale)
+}
+
+/// A vector in as many dimensions as another tensor has.
+fn broadcast<B: Backend>(vector: FloatTensor<B>, like: &FloatTensor<B>) -> FloatTensor<B> {
+    let dims = like.shape().num_dims();
+    let mut shape = vec![1; dims];
+    shape[dims - 1] = vector.shape()[0];
+    B::float_reshape(vector, Shape::from(shape))
+}
+
+/// Heads of keys or values, each repeated for the queries of its group.
+fn shared<B: Backend>(x: FloatTensor<B>, heads: usize) -> FloatTensor<B> {
+    let shape = x.shape();
+    let [batch, kv_heads, rows, width] = shape.dims();
+    if kv_heads == heads {
+        return x;
+    }
+    let group = heads / kv_heads;
+    let x = B::float_reshape(x, Shape::from([batch, kv_heads, 1, rows, width]));
+    let x = B::float_expand(x, Shape::from([batch, kv_heads, group, rows, width]));
+    B::float_reshape(x, Shape::from([batch, heads, rows, width]))
+}
+
+/// The inverse of [`shared`] for gradients: the sums over each group.
+fn grouped<B: Backend>(x: FloatTensor<B>, shape: &Shape) -> FloatTensor<B> {
+    let [batch, heads, rows, width] = x.shape().dims();
+    let kv_heads = shape[1];
+    if kv_heads == heads {
+        return x;
+    }
+    let x = B::float_reshape(x, Shape::from([batch, kv_heads, heads / kv_heads, rows, width]));
+    B::float_reshape(B::float_sum_dim(x, 2), shape.clone())
+}
+
+/// `q·kᵀ · scale` with −∞ where hidden.
+fn scores<B: Backend>(query: FloatTensor<B>, key: FloatTensor<B>, hidden: HiddenKeys<B>, scale: f64) -> FloatTensor<B> {
+    let products = B::float_matmul(query, B::float_swap_dims(key, 2, 3));
+    let scores = B::float_mul_scalar(products, scale.into());
+    match hidden {
+        HiddenKeys::None => scores,
+        HiddenKeys::Of(mask) => {
+            let shape = scores.shape();
+            B::float_mask_fill(scores, B::bool_expand(mask, shape), f32::NEG_INFINITY.into())
+        }
+    }
+}
+
+/// Part of a tensor along its last dimension.
+fn narrow_last<B: Backend>(x: FloatTensor<B>, range: std::ops::Range<usize>) -> FloatTensor<B> {
+    let dims = x.shape().num_dims();
+    let mut slices = vec![Slice::full(); dims];
+    slices[dims - 1] = range.into();
+    B::float_slice(x, &slices)
+}

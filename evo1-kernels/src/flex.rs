@@ -1,0 +1,349 @@
+//! The kernels on burn's CPU device.
+
+use burn::{
+    backend::{
+        Flex, TensorMetadata,
+        flex::FlexTensor,
+        ops::FloatTensorOps,
+        tensor::{BoolTensor, FloatTensor},
+    },
+    tensor::{DType, Shape, TensorData},
+};
+use half::{bf16, f16};
+
+use crate::{
+    attention::{self, Heads, Hidden},
+    backend::{HiddenKeys, KernelOps, OptionalTensor},
+    element::Element,
+    elementwise, fallback,
+    gemm::{Activation, Epilogue, Matrix, gemm},
+    rows::{self, Norm},
+};
+
+/// Runs `$body` with `$element` as the number type of `$tensor`, or `$otherwise` for types without kernels.
+macro_rules! with_element {
+    ($tensor:expr, $element:ident => $body:expr, otherwise $otherwise:expr) => {
+        match $tensor.dtype() {
+            DType::F32 => {
+                type $element = f32;
+                $body
+            }
+            DType::BF16 => {
+                type $element = bf16;
+                $body
+            }
+            DType::F16 => {
+                type $element = f16;
+                $body
+            }
+            _ => $otherwise,
+        }
+    };
+}
+
+impl KernelOps for Flex {
+    fn kernel_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        with_element!(x, E => {
+            let mut x = contiguous(x);
+            elementwise::gelu_in_place::<E>(x.storage_mut());
+            x
+        }, otherwise fallback::gelu::<Self>(x))
+    }
+
+    fn kernel_gelu_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        with_element!(x, E => {
+            let (x, mut grad) = (contiguous(x), contiguous(grad));
+            elementwise::gelu_backward::<E>(x.storage(), grad.storage_mut());
+            grad
+        }, otherwise fallback::gelu_backward::<Self>(x, grad))
+    }
+
+    fn kernel_swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        with_element!(gate, E => {
+            let (mut gate, up) = (contiguous(gate), contiguous(up));
+            elementwise::swiglu::<E>(gate.storage_mut(), up.storage());
+            gate
+        }, otherwise fallback::swiglu::<Self>(gate, up))
+    }
+
+    fn kernel_swiglu_backward(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        with_element!(gate, E => {
+            let (gate, mut up, mut grad) = (contiguous(gate), contiguous(up), contiguous(grad));
+            elementwise::swiglu_backward::<E>(gate.storage(), up.storage_mut(), grad.storage_mut());
+            (grad, up)
+        }, otherwise fallback::swiglu_backward::<Self>(gate, up, grad))
+    }
+
+    fn kernel_swiglu_joint(gate_up: FloatTensor<Self>) -> FloatTensor<Self> {
+        with_element!(gate_up, E => {
+            let gate_up = contiguous(gate_up);
+            let mut shape = gate_up.shape();
+            let last = shape.num_dims() - 1;
+            shape[last] /= 2;
+            let width = shape[last];
+            let mut out = FlexTensor::empty(shape, gate_up.dtype());
+            elementwise::swiglu_joint::<E>(gate_up.storage(), width, out.storage_mut());
+            out
+        }, otherwise fallback::swiglu_joint::<Self>(gate_up))
+    }
+
+    fn kernel_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: OptionalTensor<Self>,
+        norm: Norm,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        with_element!(x, E => {
+            let (x, gamma) = (contiguous(x), contiguous(gamma));
+            let beta = beta.into_option().map(contiguous);
+            let beta = beta.as_ref().map(|beta| beta.storage::<E>());
+            let mut out = FlexTensor::empty(x.shape(), x.dtype());
+            rows::norm::<E>(norm, x.storage(), gamma.storage(), beta, epsilon as f32, out.storage_mut());
+            out
+        }, otherwise fallback::norm::<Self>(x, gamma, beta, norm, epsilon))
+    }
+
+    fn kernel_norm_backward(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        norm: Norm,
+        epsilon: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        with_element!(x, E => {
+            let (x, gamma, mut grad) = (contiguous(x), contiguous(gamma), contiguous(grad));
+            let (width, epsilon) = (gamma.shape()[0], epsilon as f32);
+            let mut of_gamma =
+                rows::norm_backward::<E>(norm, x.storage(), gamma.storage(), epsilon, grad.storage_mut());
+            let of_beta = of_gamma.split_off(width);
+            let dtype = gamma.dtype();
+            (grad, narrowed(of_gamma, [width], dtype), narrowed(of_beta, [width], dtype))
+        }, otherwise fallback::norm_backward::<Self>(x, gamma, grad, norm, epsilon))
+    }
+
+    fn kernel_softmax(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        with_element!(x, E => {
+            let mut x = contiguous(x);
+            let shape = x.shape();
+            rows::softmax_in_place::<E>(x.storage_mut(), shape[shape.num_dims() - 1]);
+            x
+        }, otherwise fallback::softmax::<Self>(x))
+    }
+
+    fn kernel_softmax_backward(y: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        with_element!(y, E => {
+            let (y, mut grad) = (contiguous(y), contiguous(grad));
+            let shape = y.shape();
+            rows::softmax_backward::<E>(y.storage(), shape[shape.num_dims() - 1], grad.storage_mut());
+            grad
+        }, otherwise fallback::softmax_backward::<Self>(y, grad))
+    }
+
+    fn kernel_attention(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        hidden: HiddenKeys<Self>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        Self::kernel_attention_with_sums(query, key, value, hidden, scale).0
+    }
+
+    fn kernel_attention_with_sums(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        hidden: HiddenKeys<Self>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let dtype = query.dtype();
+        if !has_kernel(dtype) {
+            return fallback::attention_with_sums::<Self>(query, key, value, hidden, scale);
+        }
+        let [batch, heads, queries, _] = query.shape().dims();
+        let width = value.shape()[3];
+        let (query, key, value) = (with_contiguous_rows(query), with_contiguous_rows(key), with_contiguous_rows(value));
+        let hidden = hidden_keys(hidden);
+        let (out, log_sums) = attention::forward(
+            heads_of(&query),
+            heads_of(&key),
+            heads_of(&value),
+            hidden.as_ref().map(hidden_of),
+            scale as f32,
+        );
+        let out = Self::float_swap_dims(narrowed(out, [batch, queries, heads, width], dtype), 1, 2);
+        (out, narrowed(log_sums, [batch, heads, queries], DType::F32))
+    }
+
+    fn kernel_attention_backward(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        hidden: HiddenKeys<Self>,
+        scale: f64,
+        out: FloatTensor<Self>,
+        log_sums: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let dtype = query.dtype();
+        if !has_kernel(dtype) {
+            return fallback::attention_backward::<Self>(query, key, value, hidden, scale, out, log_sums, grad);
+        }
+        let [query, key, value, out, grad] = [query, key, value, out, grad].map(with_contiguous_rows);
+        let (log_sums, hidden) = (contiguous(log_sums), hidden_keys(hidden));
+        let gradients = attention::backward(
+            heads_of(&query),
+            heads_of(&key),
+            heads_of(&value),
+            hidden.as_ref().map(hidden_of),
+            scale as f32,
+            heads_of(&out),
+            log_sums.storage(),
+            heads_of(&grad),
+        );
+        let by_head = |values, like: &FlexTensor| {
+            let [batch, heads, rows, width] = like.shape().dims();
+            Self::float_swap_dims(narrowed(values, [batch, rows, heads, width], dtype), 1, 2)
+        };
+        (by_head(gradients.query, &query), by_head(gradients.key, &key), by_head(gradients.value, &value))
+    }
+
+    fn kernel_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: OptionalTensor<Self>,
+        activation: Activation,
+    ) -> FloatTensor<Self> {
+        if !has_kernel(x.dtype()) || !has_kernel(weight.dtype()) {
+            return fallback::linear::<Self>(x, weight, bias, activation);
+        }
+        let (dtype, shape) = (x.dtype(), linear_shape(&x, &weight));
+        let bias = bias.into_option().map(vector);
+        let epilogue = Epilogue { bias: bias.as_ref().map(|bias| bias.storage()), activation, ..Epilogue::NONE };
+        let mut out = vec![0.0; shape.num_elements()];
+        multiply(x, &weight, &mut out, &epilogue);
+        narrowed(out, shape, dtype)
+    }
+
+    fn kernel_linear_residual(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: OptionalTensor<Self>,
+        scale: OptionalTensor<Self>,
+        base: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        if !has_kernel(x.dtype()) || !has_kernel(weight.dtype()) {
+            return fallback::linear_residual::<Self>(x, weight, bias, scale, base);
+        }
+        let dtype = base.dtype();
+        let (bias, scale) = (bias.into_option().map(vector), scale.into_option().map(vector));
+        let epilogue = Epilogue {
+            bias: bias.as_ref().map(|bias| bias.storage()),
+            scale: scale.as_ref().map(|scale| scale.storage()),
+            accumulates: true,
+            ..Epilogue::NONE
+        };
+        let mut out = vector(base);
+        multiply(x, &weight, out.storage_mut(), &epilogue);
+        if dtype == DType::F32 { out } else { Self::float_cast(out, dtype.into()) }
+    }
+}
+
+/// Whether a type has kernels.
+fn has_kernel(dtype: DType) -> bool {
+    matches!(dtype, DType::F32 | DType::BF16 | DType::F16)
+}
+
+/// The tensor with its values one after the other from the start of its storage.
+fn contiguous(tensor: FlexTensor) -> FlexTensor {
+    tensor.to_contiguous()
+}
+
+/// The tensor in `f32`, in whatever layout it has.
+fn widened(tensor: FlexTensor) -> FlexTensor {
+    if tensor.dtype() == DType::F32 { tensor } else { Flex::float_cast(tensor, DType::F32.into()) }
+}
+
+/// The tensor in `f32`, one value after the other.
+fn vector(tensor: FlexTensor) -> FlexTensor {
+    contiguous(widened(tensor))
+}
+
+/// A tensor of a number type from its values.
+fn narrowed(values: Vec<f32>, shape: impl Into<Shape>, dtype: DType) -> FlexTensor {
+    let tensor = FlexTensor::from_data(TensorData::new(values, shape.into()));
+    if dtype == DType::F32 { tensor } else { Flex::float_cast(tensor, dtype.into()) }
+}
+
+/// The tensor in `f32` with contiguous channels.
+fn with_contiguous_rows(tensor: FlexTensor) -> FlexTensor {
+    let tensor = widened(tensor);
+    let strides = tensor.layout().strides();
+    let is_fine = strides.last() == Some(&1) && strides.iter().all(|&stride| stride >= 0);
+    if is_fine { tensor } else { contiguous(tensor) }
+}
+
+/// The shape of a linear layer's output.
+fn linear_shape(x: &FlexTensor, weight: &FlexTensor) -> Shape {
+    let mut shape = x.shape();
+    let last = shape.num_dims() - 1;
+    shape[last] = weight.shape()[1];
+    shape
+}
+
+/// `out = epilogue(x·weight)` over the last dimension of x.
+fn multiply(x: FlexTensor, weight: &FlexTensor, out: &mut [f32], epilogue: &Epilogue) {
+    let x = contiguous(x);
+    with_element!(x, X => {
+        let values = x.storage::<X>();
+        let inner = weight.shape()[0];
+        let x = Matrix::row_major(values, values.len().checked_div(inner).unwrap_or(0), inner);
+        with_element!(weight, W => gemm(x, matrix_of::<W>(weight), out, epilogue), otherwise unreachable!("checked"));
+    }, otherwise unreachable!("checked before"));
+}
+
+/// A matrix where it lies.
+fn matrix_of<E: Element>(tensor: &FlexTensor) -> Matrix<'_, E> {
+    let ([rows, columns], layout) = (tensor.shape().dims(), tensor.layout());
+    Matrix {
+        data: &tensor.storage()[layout.start_offset()..],
+        rows,
+        columns,
+        row_stride: layout.strides()[0] as usize,
+        column_stride: layout.strides()[1] as usize,
+    }
+}
+
+/// Heads `[batch, heads, rows, width]` where they lie.
+fn heads_of(tensor: &FlexTensor) -> Heads<'_> {
+    let ([batch, heads, rows, width], layout) = (tensor.shape().dims(), tensor.layout());
+    let stride = |dim: usize| layout.strides()[dim] as usize;
+    Heads {
+        data: &tensor.storage()[layout.start_offset()..],
+        batch,
+        heads,
+        rows,
+        width,
+        strides: [stride(0), stride(1), stride(2)],
+    }
+}
+
+fn hidden_keys(hidden: HiddenKeys<Flex>) -> Option<BoolTensor<Flex>> {
+    match hidden {
+        HiddenKeys::None => None,
+        HiddenKeys::Of(mask) => Some(contiguous(mask)),
+    }
+}
+
+/// A contiguous mask `[batch or 1, heads or 1, queries or 1, keys]`.
+fn hidden_of(mask: &BoolTensor<Flex>) -> Hidden<'_> {
+    let [batch, heads, queries, keys] = mask.shape().dims();
+    let stride = |size: usize, stride: usize| if size == 1 { 0 } else { stride };
+    let strides = [stride(batch, heads * queries * keys), stride(heads, queries * keys), stride(queries, keys)];
+    Hidden { data: mask.bytes(), strides, keys }
+}

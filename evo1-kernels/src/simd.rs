@@ -1,0 +1,45 @@
+//! Choosing the processor's instructions at run time.
+
+use pulp::{Arch, Simd, WithSimd};
+
+/// Code that is compiled once for each set of vector instructions. `run` must be marked `#[inline(always)]`, and so must
+/// what it calls, or the compiler falls back to the instructions that every processor has.
+pub(crate) trait Vectorized: Sized {
+    /// What it computes.
+    type Output;
+
+    /// Computes it.
+    fn run(self) -> Self::Output;
+
+    /// Computes it with the widest vectors that the processor has.
+    fn dispatch(self) -> Self::Output {
+        struct Call<Kernel>(Kernel);
+
+        impl<Kernel: Vectorized> WithSimd for Call<Kernel> {
+            type Output = Kernel::Output;
+
+            #[inline(always)]
+            fn with_simd<S: Simd>(self, _: S) -> Kernel::Output {
+                self.0.run()
+            }
+        }
+
+        Arch::new().dispatch(Call(self))
+    }
+}
+
+/// Values in one vector of `f32`.
+pub(crate) fn lanes() -> usize {
+    struct Lanes;
+
+    impl WithSimd for Lanes {
+        type Output = usize;
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) -> usize {
+            S::F32_LANES
+        }
+    }
+
+    Arch::new().dispatch(Lanes)
+}
