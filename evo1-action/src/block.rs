@@ -54,6 +54,22 @@ pub struct KeyValues {
     value: Tensor<4>,
 }
 
+impl KeyValues {
+    /// Every sample `times` times in a row.
+    pub(crate) fn repeated(self, times: usize) -> Self {
+        let repeated = |x: Tensor<4>| {
+            let [batch, heads, keys, head_dim] = x.dims();
+            x.unsqueeze_dim::<5>(1).expand([batch, times, heads, keys, head_dim]).reshape([
+                batch * times,
+                heads,
+                keys,
+                head_dim,
+            ])
+        };
+        Self { key: repeated(self.key), value: repeated(self.value) }
+    }
+}
+
 impl CrossAttention {
     /// Uninitialised attention of the configuration's sizes.
     pub fn init(config: &ActionConfig, device: &Device) -> Self {
@@ -115,9 +131,9 @@ impl CrossAttentionBlock {
         }
     }
 
-    /// Switches dropout off for good.
-    pub(crate) fn remove_dropout(&mut self) {
-        self.cross_attention.dropout.prob = 0.0;
+    /// Drops attention weights with another probability while training.
+    pub(crate) fn set_dropout(&mut self, probability: f64) {
+        self.cross_attention.dropout.prob = probability;
     }
 
     /// This block's keys and values of the context, `[batch, context_len, embed]`.

@@ -43,6 +43,27 @@ pub struct Conditioning {
     steps: Option<Tensor<3>>,
 }
 
+impl Conditioning {
+    /// Every sample `times` times in a row, for as many points on its path: what was computed of the context is shared.
+    pub fn repeated(self, times: usize) -> Self {
+        if times == 1 {
+            return self;
+        }
+        let [batch] = self.embodiment.dims();
+        let embodiment = self.embodiment.unsqueeze_dim::<2>(1).expand([batch, times]).reshape([batch * times]);
+        let hidden = self.hidden.map(|hidden| {
+            let keys = hidden.dims()[3];
+            hidden.expand([batch, times, 1, keys]).reshape([batch * times, 1, 1, keys])
+        });
+        Self {
+            keys_values: self.keys_values.into_iter().map(|context| context.repeated(times)).collect(),
+            hidden,
+            embodiment,
+            steps: self.steps,
+        }
+    }
+}
+
 /// An uninitialised action expert of the configuration's sizes.
 pub fn init_action_expert(config: &ActionConfig, device: &Device) -> ActionExpert {
     let ActionConfig { embed_dim, hidden_dim, horizon, max_action_dim, num_categories, .. } = *config;
@@ -60,6 +81,12 @@ pub fn init_action_expert(config: &ActionConfig, device: &Device) -> ActionExper
 }
 
 impl ActionExpert {
+    /// The same expert dropping attention weights with another probability while training.
+    pub fn with_dropout(mut self, probability: f64) -> Self {
+        self.blocks.iter_mut().for_each(|block| block.set_dropout(probability));
+        self
+    }
+
     /// The number type of the weights.
     pub fn dtype(&self) -> DType {
         self.seq_pool_proj.weight.val().dtype()
@@ -67,9 +94,7 @@ impl ActionExpert {
 
     /// The expert as it is in use, also where it is differentiated.
     pub fn without_dropout(&self) -> Self {
-        let mut expert = self.clone();
-        expert.blocks.iter_mut().for_each(CrossAttentionBlock::remove_dropout);
-        expert
+        self.clone().with_dropout(0.0)
     }
 
     /// Channels of a token.

@@ -35,6 +35,7 @@ enum Command {
     Inspect(commands::inspect::Inspect),
     Convert(commands::convert::Convert),
     Serve(Box<commands::serve::Serve>),
+    Train(commands::train::Train),
     Bench(commands::bench::Bench),
     Devices(commands::devices::Devices),
 }
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         Command::Inspect(inspect) => inspect.run(&common),
         Command::Convert(convert) => convert.run(&common),
         Command::Serve(serve) => serve.run(&common),
+        Command::Train(train) => train.run(&common),
         Command::Bench(bench) => bench.run(&common),
         Command::Devices(devices) => devices.run(),
     };

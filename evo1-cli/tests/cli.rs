@@ -321,6 +321,38 @@ fn inspect_shows_what_is_in_a_policy() {
 }
 
 #[test]
+fn a_run_trains_stops_and_goes_on() {
+    let folder = tempfile::tempdir().expect("folder");
+    let run = folder.path().join("run");
+    let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/tiny.yaml");
+    let dataset = format!("data.data_groups.default.dataset.path={}", fixture("lerobot-datasets/v30").display());
+    let output = format!("output={}", run.display());
+    let train = ["train", "--config", text(&recipe), "--set", &dataset, "--set", &output];
+    let first = evo1(&[&train[..], &["--set", "steps=3", "--set", "batch_size=4", "--json"]].concat());
+    assert!(first.status.success(), "{}", stderr(&first));
+    let result: serde_json::Value = serde_json::from_str(&stdout(&first)).expect("JSON");
+    let checkpoint = result["checkpoint"].as_str().expect("a path");
+    assert!(result["steps"] == 3 && checkpoint.ends_with("step-00000003"), "{result}");
+
+    let more = evo1(&["train", "--resume", text(&run), "--set", "steps=5"]);
+    assert!(more.status.success() && stdout(&more).starts_with("5 steps"), "{}{}", stdout(&more), stderr(&more));
+    let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/image.png");
+    let state = ["--state", "0,0,0,0,0,0,0,0", "--prompt", "go", "--json"];
+    let predicted = evo1(&[&["infer", "--policy", checkpoint, "--image", text(&image)], &state[..]].concat());
+    assert!(predicted.status.success(), "{}", stderr(&predicted));
+
+    refused(&[&train[..], &["--set", "steps=9"]].concat(), 1, "a folder without a run in it");
+    refused(&["train", "--config", text(&recipe), "--set", "optimizer.lr=1"], 1, "unknown field `lr`");
+    refused(
+        &[&train[..], &["--set", "output=other", "--set", "batch_size=100000"]].concat(),
+        1,
+        "`batch_size` must be",
+    );
+    refused(&["train"], 1, "`--config FILE`");
+    refused(&["train", "--resume", text(folder.path())], 1, "not the folder of a run");
+}
+
+#[test]
 fn inspect_names_what_is_unusual() {
     let policy = Copy::of("tiny-lerobot");
     let mut weights = std::fs::read(policy.path("model.safetensors")).expect("weights");

@@ -29,6 +29,22 @@ impl Frame {
         Self { width, height, rgb: vec![0; width * height * 3] }
     }
 
+    /// A rectangle of it.
+    ///
+    /// # Panics
+    /// When the rectangle is empty or reaches beyond the frame.
+    pub fn cropped(&self, left: usize, top: usize, width: usize, height: usize) -> Self {
+        assert!(
+            width > 0 && height > 0 && left + width <= self.width && top + height <= self.height,
+            "{width} × {height} pixels at ({left}, {top}) are not in a frame of {} × {}",
+            self.width,
+            self.height
+        );
+        let rows = self.rgb.chunks_exact(3 * self.width).skip(top).take(height);
+        let rgb = rows.flat_map(|row| &row[3 * left..3 * (left + width)]).copied().collect();
+        Self { width, height, rgb }
+    }
+
     /// Pixels per row.
     pub fn width(&self) -> usize {
         self.width

@@ -14,8 +14,13 @@ pub fn stream(seed: u64, purpose: &str) -> ChaCha8Rng {
     rng
 }
 
+/// A seed for generators that are not ours, such as a device's own.
+pub fn stream_seed(seed: u64, purpose: &str) -> u64 {
+    stream(seed, purpose).next_u64()
+}
+
 /// FNV-1a, 64 bit: a hash whose values are fixed by its definition, unlike those of the standard library.
-fn fnv1a(bytes: &[u8]) -> u64 {
+pub fn fnv1a(bytes: &[u8]) -> u64 {
     const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0100_0000_01b3;
     bytes.iter().fold(OFFSET, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME))

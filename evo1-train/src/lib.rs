@@ -1,1 +1,50 @@
-//! Two-stage training with exact resume.
+//! Two-stage training of Evo-1 policies with exact resume.
+//!
+//! A [`Learner`] does one step after another on [`Batch`]es that the caller brings. A [`Trainer`] adds what a run needs:
+//! data by a configuration file, checkpoints, metrics and a report.
+//!
+//! ```no_run
+//! use std::{ops::ControlFlow, path::Path};
+//!
+//! use evo1_train::{Event, TrainConfig, Trainer};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let device = evo1::device::test_devices().remove(0);
+//! let config = TrainConfig::read(Path::new("recipes/tiny.yaml"), &["steps=200".into()])?;
+//! let finished = Trainer::open(config, &device, |_, _| ())?.run(|event| {
+//!     if let Event::Logged(line) = event {
+//!         println!("step {}: loss {}", line.step, line.loss);
+//!     }
+//!     ControlFlow::Continue(())
+//! })?;
+//! println!("{} steps, saved in {}", finished.steps, finished.checkpoint.display());
+//! # Ok(())
+//! # }
+//! ```
+#![forbid(unsafe_code)]
+
+mod batch;
+mod checkpoint;
+mod config;
+mod data;
+mod error;
+mod learner;
+mod open;
+mod optimizer;
+mod parameters;
+pub mod record;
+mod schedule;
+mod trainer;
+
+pub use batch::{Batch, Batches};
+pub use config::{
+    CheckpointConfig, Compute, DataSource, PolicySource, Preset, ScheduleConfig, StatisticsSource, TokenizerSource,
+    TrainConfig, parse_config, read_config,
+};
+pub use data::DatasetBatches;
+pub use error::{Error, Result};
+pub use learner::{Draw, Learner, LearnerConfig, Progress, StepReport};
+pub use optimizer::{OptimizerConfig, global_norm};
+pub use parameters::{Parameter, Trained, parameters, with_stable_ids};
+pub use schedule::{Decay, Schedule};
+pub use trainer::{Event, Finished, Start, Trainer};

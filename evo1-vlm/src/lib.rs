@@ -17,14 +17,17 @@ pub mod error;
 pub mod frame;
 pub mod language;
 pub mod model;
+pub mod pieces;
 pub mod projector;
 pub mod prompt;
 pub mod splice;
 pub mod tokens;
 pub mod unshuffle;
 pub mod vision;
+mod words;
 
 pub use error::{Error, Result};
 pub use model::{InternVl, init_internvl};
 pub use prompt::{Prompt, PromptTokenizer};
 pub use tokens::TokenBatch;
+pub use words::word_tokenizer;

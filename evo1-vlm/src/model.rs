@@ -10,8 +10,8 @@ use evo1_core::{
 };
 
 use crate::{
-    Error, Result, TokenBatch, language::Decoder, projector::Projector, splice::splice, unshuffle::pixel_unshuffle,
-    vision::VisionTower,
+    Error, Result, TokenBatch, language::Decoder, pieces::Piece, projector::Projector, splice::splice,
+    unshuffle::pixel_unshuffle, vision::VisionTower,
 };
 
 /// InternVL3: vision tower, projector and language model.
@@ -61,10 +61,7 @@ impl InternVl {
         semantics: &Semantics,
         trace: &mut Trace,
     ) -> Result<Context> {
-        let rows = self.language_model.vocab_size();
-        if let Some(&id) = tokens.ids().iter().flatten().find(|id| **id as usize >= rows) {
-            return Err(Error::TokenId { id, rows });
-        }
+        self.check_ids(tokens)?;
         let device = self.language_model.device();
         let visual = visual.map(|visual| visual.flatten::<2>(0, 1));
         let fused = trace.scope("llm", |trace| {
@@ -74,14 +71,51 @@ impl InternVl {
             trace.record("inputs_embeds", &embeds);
             Ok::<_, Error>(self.language_model.forward(embeds, tokens, semantics.masked_rows, trace))
         })?;
+        Ok(self.context(fused, tokens, semantics, &device))
+    }
+
+    /// What the action expert is given of the fused tokens.
+    pub fn context(&self, fused: Tensor<3>, tokens: &TokenBatch, semantics: &Semantics, device: &Device) -> Context {
         if self.is_pooled {
-            return Ok(Context { tokens: pooled(fused, tokens, semantics.pooled_token), hidden: None });
+            return Context { tokens: pooled(fused, tokens, semantics.pooled_token), hidden: None };
         }
         let hidden = match semantics.context_scope {
-            ContextScope::ValidTokens if !tokens.is_all_valid() => Some(tokens.masked(&device)),
+            ContextScope::ValidTokens if !tokens.is_all_valid() => Some(tokens.masked(device)),
             _ => None,
         };
-        Ok(Context { tokens: fused, hidden })
+        Context { tokens: fused, hidden }
+    }
+
+    /// [`Self::visual_tokens`] and [`Self::forward`] in pieces, from pixels to fused tokens: the first piece makes
+    /// nothing of what it is given, each other is given what the one before it gave.
+    pub fn pieces<'a>(
+        &'a self,
+        pixels: Tensor<4>,
+        tokens: &'a TokenBatch,
+        image_token: u32,
+        semantics: &Semantics,
+    ) -> Result<Vec<Piece<'a>>> {
+        self.check_ids(tokens)?;
+        let device = pixels.device();
+        let mut pieces = self.vision_tower.pieces(pixels.cast(self.dtype()));
+        pieces.push(Piece::vision(|patches| {
+            self.projector.forward(pixel_unshuffle(patches, self.unshuffle_factor), &mut Trace::off())
+        }));
+        let ids = tokens.ids_tensor(&device);
+        pieces.push(Piece::language(move |visual| {
+            let embeds = self.language_model.embed(ids.clone());
+            splice(embeds, Some(visual.flatten::<2>(0, 1)), tokens, image_token)
+        }));
+        pieces.extend(self.language_model.pieces(tokens, semantics.masked_rows, &device));
+        Ok(pieces)
+    }
+
+    fn check_ids(&self, tokens: &TokenBatch) -> Result<()> {
+        let rows = self.language_model.vocab_size();
+        match tokens.ids().iter().flatten().find(|id| **id as usize >= rows) {
+            Some(&id) => Err(Error::TokenId { id, rows }),
+            None => Ok(()),
+        }
     }
 
     /// The number type of the weights.

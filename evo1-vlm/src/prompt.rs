@@ -7,10 +7,10 @@ use tokenizers::Tokenizer;
 
 use crate::{Error, Result, TokenBatch};
 
-const IMAGE_START: &str = "<img>";
-const IMAGE_END: &str = "</img>";
-const IMAGE_CONTEXT: &str = "<IMG_CONTEXT>";
-const PADDING: &str = "<|endoftext|>";
+pub(crate) const IMAGE_START: &str = "<img>";
+pub(crate) const IMAGE_END: &str = "</img>";
+pub(crate) const IMAGE_CONTEXT: &str = "<IMG_CONTEXT>";
+pub(crate) const PADDING: &str = "<|endoftext|>";
 
 const INTERNVL3: &[u8] = include_bytes!("../assets/internvl3/tokenizer.json");
 
@@ -79,6 +79,11 @@ impl PromptTokenizer {
     /// The text of its `tokenizer.json`.
     pub fn to_json(&self) -> Result<String> {
         self.tokenizer.to_string(false).map_err(|error| Error::Tokenize(error.to_string()))
+    }
+
+    /// Number of ids: an embedding table needs as many rows.
+    pub fn vocabulary_size(&self) -> usize {
+        self.tokenizer.get_vocab_size(true)
     }
 
     /// The id whose embeddings visual tokens replace.

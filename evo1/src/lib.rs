@@ -31,4 +31,5 @@ pub use load::{LoadOptions, LoadReport};
 pub use network::Evo1;
 pub use policy::{ActionWidth, FinishOptions, Noise, Policy, PredictOptions, Prediction};
 pub use preparer::{Inputs, Preparer};
+pub use presets::byte_tokenizer;
 pub use timing::StageTimes;

@@ -3,6 +3,8 @@
 //! Inference and training prepare their inputs with the same [`Preparer`], so that what a policy is trained on and what
 //! it is given later cannot differ.
 
+use std::borrow::Cow;
+
 use burn::tensor::{Device, Tensor, TensorData};
 use evo1_core::{
     Observation, View,
@@ -151,7 +153,8 @@ impl Preparer {
                 // Nothing sees a masked view when unseen tokens are skipped, so that one tile stands for any number.
                 Some(_) if skips && !view.is_present() => 1,
                 Some(frame) => {
-                    let tiles = frame::tiles(frame, size, semantics.frames, &config.tiling, self.arithmetic);
+                    let frame = config.crop.map_or(Cow::Borrowed(frame), |crop| Cow::Owned(crop.of(frame)));
+                    let tiles = frame::tiles(&frame, size, semantics.frames, &config.tiling, self.arithmetic);
                     samples.pixels.extend(tiles.pixels);
                     tiles.count
                 }

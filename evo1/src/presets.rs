@@ -18,6 +18,11 @@ const BYTE_TOKENIZER: &[u8] = include_bytes!("../assets/byte_tokenizer.json");
 /// Statistics of Meta-World demonstrations: 8 state and 4 action dimensions.
 const METAWORLD_STATISTICS: &str = include_str!("../assets/metaworld_norm_stats.json");
 
+/// The byte-level tokenizer of policies without one of their own.
+pub fn byte_tokenizer(max_length: usize) -> Result<PromptTokenizer> {
+    Ok(PromptTokenizer::from_bytes(Path::new("byte_tokenizer.json"), BYTE_TOKENIZER, max_length)?)
+}
+
 impl Policy {
     /// A policy of any size with weights from a seed and a byte-level tokenizer, in f32, for tests and timings.
     pub fn random(config: PolicyConfig, seed: u64, device: &Device) -> Result<Self> {
@@ -29,8 +34,7 @@ impl Policy {
         config.validate("configuration")?;
         precision.require(device)?;
         let network = initialize(Evo1::init(&config, device), seed, |path| precision.of(path));
-        let tokenizer =
-            PromptTokenizer::from_bytes(Path::new("byte_tokenizer.json"), BYTE_TOKENIZER, config.max_text_length)?;
+        let tokenizer = byte_tokenizer(config.max_text_length)?;
         Ok(Self::new(config, network, tokenizer, None, device))
     }
 

@@ -7,3 +7,4 @@ pub(crate) mod infer;
 pub(crate) mod inspect;
 pub(crate) mod serve;
 pub(crate) mod trace;
+pub(crate) mod train;

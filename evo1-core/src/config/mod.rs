@@ -4,6 +4,7 @@
 //! [`PolicyConfig::tiny`] small ones for tests, and [`upstream`] reads the configuration files of the references.
 
 mod action;
+mod crop;
 mod policy;
 mod profile;
 mod stored;
@@ -11,6 +12,7 @@ pub mod upstream;
 mod vlm;
 
 pub use action::ActionConfig;
+pub use crop::FrameCrop;
 pub use policy::{GripperRule, PolicyConfig, Precision};
 pub use profile::{
     ContextScope, FramePreprocessing, LossKind, MaskedRows, PooledToken, Profile, PromptLength, RangeEpsilon,

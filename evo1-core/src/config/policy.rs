@@ -3,7 +3,9 @@
 use burn::tensor::{DType, Device};
 use serde::{Deserialize, Serialize};
 
-use super::{ActionConfig, LanguageConfig, Profile, Semantics, TilingConfig, VisionConfig, VlmConfig, check_fields};
+use super::{
+    ActionConfig, FrameCrop, LanguageConfig, Profile, Semantics, TilingConfig, VisionConfig, VlmConfig, check_fields,
+};
 use crate::{Result, device::require_dtype, normalize::NormalizationType};
 
 /// Everything that decides what a policy computes, its weights aside.
@@ -17,6 +19,9 @@ pub struct PolicyConfig {
     pub profile: Profile,
     /// The choices in which references differ; the profile's unless a study mixes them.
     pub semantics: Semantics,
+    /// The part of a frame that is looked at; the whole frame when `None`.
+    #[serde(default)]
+    pub crop: Option<FrameCrop>,
     /// How a frame becomes tiles.
     pub tiling: TilingConfig,
     /// Camera views of a prompt: 3. Views that are absent keep their place.
@@ -142,6 +147,7 @@ impl PolicyConfig {
             action,
             profile,
             semantics,
+            crop: None,
             tiling: TilingConfig::default(),
             max_views: 3,
             max_text_length: 1024,
@@ -160,6 +166,9 @@ impl PolicyConfig {
     pub fn validate(&self, origin: &str) -> Result<()> {
         self.vlm.validate(origin)?;
         self.action.validate(origin)?;
+        if let Some(crop) = &self.crop {
+            crop.validate(origin)?;
+        }
         let (embed, hidden) = (self.action.embed_dim, self.vlm.language.hidden_size);
         let (state, max_state) = (self.state_dim, self.action.max_state_dim);
         let (width, padded) = (self.action_dim, self.action.max_action_dim);

@@ -19,6 +19,7 @@ pub enum Profile {
     /// The authors' present code with FlashAttention, which is how their checkpoints were trained.
     OfficialFlash,
     /// The port in the LeRobot library.
+    #[serde(rename = "lerobot", alias = "le-robot")]
     LeRobot,
 }
 
@@ -214,11 +215,13 @@ pub enum FramePreprocessing {
 }
 
 /// Whether a normalised state is clamped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StateClamp {
     /// To [−1, 1].
     Unit,
+    /// To ± a limit, which no reference does.
+    Within(f32),
     /// Not at all.
     Off,
 }

@@ -262,8 +262,13 @@ impl Normalizer {
             self.check_width("state", state, &statistics.state)?;
         }
         let mut out = self.normalized(state, &statistics.state, "observation.state")?;
-        if self.clamp == StateClamp::Unit && self.is_bounded() {
-            out.iter_mut().for_each(|value| *value = value.clamp(-1.0, 1.0));
+        let limit = match self.clamp {
+            StateClamp::Unit => Some(1.0),
+            StateClamp::Within(limit) => Some(limit.abs()),
+            StateClamp::Off => None,
+        };
+        if let Some(limit) = limit.filter(|_| self.is_bounded()) {
+            out.iter_mut().for_each(|value| *value = value.clamp(-limit, limit));
         }
         out.resize(padded, self.padded_state_value());
         Ok(out)

@@ -5,15 +5,31 @@ use burn::{
     tensor::{DType, Tensor, TensorData},
 };
 use rand::RngExt;
+use serde::{Deserialize, Serialize};
 
 use super::{Owner, ParamSpec, Position, load::place_in};
 use crate::rng;
 
-/// Standard deviation of embeddings and positions, as transformers initialises them.
-const EMBEDDING_STD: f32 = 0.02;
+/// Standard deviation of the class token, as transformers initialises it.
+const CLASS_TOKEN_STD: f32 = 0.02;
 
-/// Initial value of the per-channel layer scale of the vision tower.
-const LAYER_SCALE: f32 = 0.1;
+/// How large parameters start whose size is a matter of choice.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct InitialScales {
+    /// Standard deviation of token embeddings: 0.02, as in transformers.
+    pub embeddings: f32,
+    /// Standard deviation of the vision tower's position embeddings: 0.02, as in transformers.
+    pub positions: f32,
+    /// The vision tower's per-channel layer scales: 0.1.
+    pub layer_scale: f32,
+}
+
+impl Default for InitialScales {
+    fn default() -> Self {
+        Self { embeddings: 0.02, positions: 0.02, layer_scale: 0.1 }
+    }
+}
 
 /// Gives every parameter a value from `seed`, as PyTorch's defaults do: linear and convolution weights and biases
 /// uniform in ±1/√fan_in, norms one and zero, attention projections Xavier-uniform with zero bias, and so each
@@ -23,16 +39,23 @@ const LAYER_SCALE: f32 = 0.1;
 /// Every parameter has a stream of its own, named by its path, so that one parameter's shape does not change another's
 /// values and the order does not matter. `dtype` gives each parameter's number type.
 pub fn initialize<M: Module>(module: M, seed: u64, dtype: impl Fn(&str) -> DType) -> M {
-    module.map(&mut Initializer { seed, dtype, position: Position::default(), fan_in: None })
+    initialize_scaled(module, seed, InitialScales::default(), dtype)
+}
+
+/// [`initialize`] with other scales.
+pub fn initialize_scaled<M: Module>(module: M, seed: u64, scales: InitialScales, dtype: impl Fn(&str) -> DType) -> M {
+    module.map(&mut Initializer { seed, scales, dtype, position: Position::default(), fan_in: None })
 }
 
 /// [`initialize`] for the part `name` of a larger module, which gets the values that it would get within the whole.
 pub fn initialize_part<M: Module>(name: &str, module: M, seed: u64, dtype: impl Fn(&str) -> DType) -> M {
-    module.map(&mut Initializer { seed, dtype, position: Position::inside(name), fan_in: None })
+    let scales = InitialScales::default();
+    module.map(&mut Initializer { seed, scales, dtype, position: Position::inside(name), fan_in: None })
 }
 
 struct Initializer<F> {
     seed: u64,
+    scales: InitialScales,
     dtype: F,
     position: Position,
     /// Inputs of the layer whose weight was last met, for its bias.
@@ -55,8 +78,10 @@ impl<F> Initializer<F> {
         match (spec.owner, leaf) {
             (Owner::Norm, "gamma") => Draw::Constant(1.0),
             (Owner::Norm, _) => Draw::Constant(0.0),
-            (Owner::Embedding, _) | (_, "cls_token" | "position_embeddings") => uniform_of_std(EMBEDDING_STD),
-            (_, "layer_scale_1" | "layer_scale_2") => Draw::Constant(LAYER_SCALE),
+            (Owner::Embedding, _) => uniform_of_std(self.scales.embeddings),
+            (_, "position_embeddings") => uniform_of_std(self.scales.positions),
+            (_, "cls_token") => uniform_of_std(CLASS_TOKEN_STD),
+            (_, "layer_scale_1" | "layer_scale_2") => Draw::Constant(self.scales.layer_scale),
             (_, "bias") if spec.path.contains("cross_attention.") || is_per_category => Draw::Constant(0.0),
             (Owner::Linear, "weight") if is_attention_input => {
                 // PyTorch draws q, k and v as one matrix of three times as many outputs as inputs.

@@ -15,7 +15,7 @@ pub use audit::{Audit, Finding, LARGEST_PLAUSIBLE};
 pub use burnpack::write_burnpack_lazily;
 pub use convert::converted;
 pub use file::WeightFile;
-pub use init::{initialize, initialize_part};
+pub use init::{InitialScales, initialize, initialize_part, initialize_scaled};
 pub use load::{LoadOptions, Loaded, check, load};
 pub use names::{Component, Naming, Place, TABLES};
 pub use write::{LazyTensor, Reader, checkpoint_tensors, module_tensors, write_safetensors, write_safetensors_lazily};

@@ -1,5 +1,7 @@
 //! The whole language model.
 
+use std::rc::Rc;
+
 use burn::{
     module::Module,
     nn::{Embedding, EmbeddingConfig, RmsNorm, RmsNormConfig},
@@ -12,7 +14,7 @@ use evo1_core::{
 };
 
 use super::{AttentionMask, DecoderLayer, RotaryTable};
-use crate::TokenBatch;
+use crate::{TokenBatch, pieces::Piece};
 
 /// Token embeddings, the layers that are kept, and the final norm, which stays although layers were cut.
 #[derive(Module, Debug)]
@@ -22,6 +24,12 @@ pub struct Decoder {
     norm: RmsNorm,
     head_dim: usize,
     rope_theta: f64,
+}
+
+/// Where the tokens of a batch are, and what each may attend to.
+struct Places {
+    rope: RotaryTable,
+    mask: AttentionMask,
 }
 
 impl Decoder {
@@ -52,6 +60,24 @@ impl Decoder {
         self.embed_tokens.forward(ids)
     }
 
+    /// Positions and masks of a batch, which all layers share.
+    fn places(&self, tokens: &TokenBatch, masked_rows: MaskedRows, device: &Device) -> Places {
+        Places {
+            rope: RotaryTable::new(tokens.positions(), self.head_dim, self.rope_theta, device),
+            mask: AttentionMask::new(tokens, masked_rows, device),
+        }
+    }
+
+    /// [`Self::forward`] layer by layer, the final norm last: each piece is given what the one before it gave.
+    pub(crate) fn pieces(&self, tokens: &TokenBatch, masked_rows: MaskedRows, device: &Device) -> Vec<Piece<'_>> {
+        let places = Rc::new(self.places(tokens, masked_rows, device));
+        let layers = self.layers.iter().map(|layer| {
+            let places = Rc::clone(&places);
+            Piece::language(move |x| Ok(layer.forward(x, &places.rope, &places.mask, &mut Trace::off())))
+        });
+        layers.chain([Piece::language(|x| Ok(rms_norm(&self.norm, x)))]).collect()
+    }
+
     /// Final-normed hidden states.
     ///
     /// # Shapes
@@ -64,14 +90,12 @@ impl Decoder {
         masked_rows: MaskedRows,
         trace: &mut Trace,
     ) -> Tensor<3> {
-        let device = embeds.device();
-        let rope = RotaryTable::new(tokens.positions(), self.head_dim, self.rope_theta, &device);
-        trace.record("rope_cos", &rope.cos);
-        trace.record("rope_sin", &rope.sin);
-        let mask = AttentionMask::new(tokens, masked_rows, &device);
+        let places = self.places(tokens, masked_rows, &embeds.device());
+        trace.record("rope_cos", &places.rope.cos);
+        trace.record("rope_sin", &places.rope.sin);
         let mut x = embeds;
         for (index, layer) in self.layers.iter().enumerate() {
-            x = trace.scope(format_args!("layer.{index}"), |trace| layer.forward(x, &rope, &mask, trace));
+            x = trace.scope(format_args!("layer.{index}"), |trace| layer.forward(x, &places.rope, &places.mask, trace));
             trace.record(format_args!("layer.{index}"), &x);
         }
         let x = rms_norm(&self.norm, x);

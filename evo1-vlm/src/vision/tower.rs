@@ -7,6 +7,7 @@ use burn::{
 use evo1_core::{Trace, config::VlmConfig};
 
 use super::{VisionEmbeddings, VisionLayer};
+use crate::pieces::Piece;
 
 /// Embeddings and pre-norm layers. There is no norm after the last layer.
 #[derive(Module, Debug)]
@@ -42,7 +43,18 @@ impl VisionTower {
             x = trace.scope(format_args!("layer.{index}"), |trace| layer.forward(x, trace));
             trace.record(format_args!("layer.{index}"), &x);
         }
-        let tokens = x.dims()[1];
-        x.narrow(1, 1, tokens - 1)
+        without_class_token(x)
     }
+
+    /// [`Self::forward`] layer by layer: the first piece embeds the pixels, the last one drops the class token.
+    pub(crate) fn pieces(&self, pixels: Tensor<4>) -> Vec<Piece<'_>> {
+        let embeddings = Piece::vision(move |_| self.embeddings.forward(pixels.clone()));
+        let layers = self.layers.iter().map(|layer| Piece::vision(|x| layer.forward(x, &mut Trace::off())));
+        [embeddings].into_iter().chain(layers).chain([Piece::vision(without_class_token)]).collect()
+    }
+}
+
+fn without_class_token(x: Tensor<3>) -> Tensor<3> {
+    let tokens = x.dims()[1];
+    x.narrow(1, 1, tokens - 1)
 }

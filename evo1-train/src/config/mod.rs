@@ -1,0 +1,306 @@
+//! The configuration of a run: one file, every value with a default.
+
+mod file;
+mod policy;
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::DType;
+use evo1::CoreError;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{Decay, Error, LearnerConfig, OptimizerConfig, Result, Schedule, Trained};
+
+pub use file::{parse_config, read_config};
+pub use policy::{PolicySource, Preset, TokenizerSource};
+
+/// The file that says how a run was configured, beside its checkpoints.
+pub(crate) const CONFIG_FILE: &str = "config.yaml";
+
+/// A training run. Paths are relative to the folder that the program runs in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainConfig {
+    /// The folder of the run: checkpoints, metrics, report. `runs/train`.
+    pub output: PathBuf,
+    /// What is trained: the policy and where its weights start.
+    pub policy: PolicySource,
+    /// The data: the path of a file in the authors' format, or its contents.
+    pub data: DataSource,
+    /// What states and actions are normalised with: `policy` (its own, or the data's where it has none), `data` (each
+    /// dataset's own), `{dataset: arm/name}` (that one's for all), or `{file: norm_stats.json}`.
+    pub statistics: StatisticsSource,
+    /// The stage, which decides what is trained: 1 the action expert, 2 everything, starting from a policy of stage 1.
+    /// With `null`, `trained` decides alone.
+    pub stage: Option<u8>,
+    /// Which parts are trained, where `stage` does not say it.
+    pub trained: Option<Trained>,
+    /// Steps of the run: 5000.
+    pub steps: u64,
+    /// Observations of a batch, on each device: 16.
+    pub batch_size: usize,
+    /// Batches whose gradients are averaged for a step: 1.
+    pub accumulate: usize,
+    /// Points on the path (τ, ε) drawn for each observation: 1. The context is computed once for all of them.
+    pub draws: usize,
+    /// Probability with which attention weights of the action expert are dropped; the policy's own when `null`.
+    pub dropout: Option<f64>,
+    /// AdamW and gradient clipping.
+    pub optimizer: OptimizerConfig,
+    /// The learning rate's schedule.
+    pub schedule: ScheduleConfig,
+    /// The number type of the computation: f32. Weights, gradients and loss stay in f32.
+    pub compute: Compute,
+    /// Keep of the vision-language model only what passes between its layers, and run each again for its gradients: less
+    /// memory for one more forward pass.
+    pub gradient_checkpointing: bool,
+    /// Everything random comes from it: 0.
+    pub seed: u64,
+    /// Devices that compute a batch each, in parallel; the one of the command line when empty.
+    pub devices: Vec<String>,
+    /// Threads that prepare batches: 0, which means one for each core.
+    pub workers: usize,
+    /// What is saved, and when.
+    pub checkpoints: CheckpointConfig,
+    /// Steps between two lines of `metrics.jsonl`: 10.
+    pub log_every: u64,
+    /// The effective batch of the recipe that the run follows; a much smaller one is warned of.
+    pub recipe_batch: Option<usize>,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            output: PathBuf::from("runs/train"),
+            policy: PolicySource::default(),
+            data: DataSource::default(),
+            statistics: StatisticsSource::Policy,
+            stage: Some(1),
+            trained: None,
+            steps: 5000,
+            batch_size: 16,
+            accumulate: 1,
+            draws: 1,
+            dropout: None,
+            optimizer: OptimizerConfig::default(),
+            schedule: ScheduleConfig::default(),
+            compute: Compute::F32,
+            gradient_checkpointing: false,
+            seed: 0,
+            devices: Vec::new(),
+            workers: 0,
+            checkpoints: CheckpointConfig::default(),
+            log_every: 10,
+            recipe_batch: None,
+        }
+    }
+}
+
+/// Where the data is described.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum DataSource {
+    /// A file.
+    File(PathBuf),
+    /// In the run's own configuration.
+    Inline(Value),
+}
+
+impl Default for DataSource {
+    fn default() -> Self {
+        Self::Inline(Value::Null)
+    }
+}
+
+/// What states and actions are normalised with.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StatisticsSource {
+    /// The policy's own; the data's where it has none.
+    #[default]
+    Policy,
+    /// Each dataset's own, over the windows that are trained on.
+    Data,
+    /// Those of one dataset, for all of them.
+    Dataset(String),
+    /// A `norm_stats.json`.
+    File(PathBuf),
+}
+
+/// The learning rate's schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScheduleConfig {
+    /// Steps of the linear warm-up: 300. The first step's rate is 0.
+    pub warmup_steps: u64,
+    /// What follows: `cosine` to 0 at the last step, or `constant`.
+    pub decay: Decay,
+}
+
+impl Default for ScheduleConfig {
+    fn default() -> Self {
+        Self { warmup_steps: 300, decay: Decay::Cosine }
+    }
+}
+
+/// What is saved, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckpointConfig {
+    /// Steps between two checkpoints: 2500. The last step is always saved.
+    pub every: u64,
+    /// The newest checkpoints that are kept: 2.
+    pub keep: usize,
+    /// Checkpoints at multiples of these steps are kept for good; `null` for none.
+    pub keep_every: Option<u64>,
+    /// Keep the checkpoint with the lowest mean loss since the one before it, as well.
+    pub keep_best: bool,
+}
+
+impl Default for CheckpointConfig {
+    fn default() -> Self {
+        Self { every: 2500, keep: 2, keep_every: None, keep_best: true }
+    }
+}
+
+/// A number type to compute in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compute {
+    /// Single precision.
+    #[default]
+    F32,
+    /// bfloat16 from single-precision weights.
+    Bf16,
+}
+
+impl TrainConfig {
+    /// Reads a YAML or TOML file with some values set to others, each written `dotted.path=value`.
+    ///
+    /// # Errors
+    /// When a key is unknown or a value is not one that the key may have.
+    pub fn read(path: &Path, sets: &[String]) -> Result<Self> {
+        read_config::<Self>(path, sets)?.with_absolute_paths()
+    }
+
+    /// The configuration of the run in a folder, with some values set to others.
+    pub fn of_run(run: &Path, sets: &[String]) -> Result<Self> {
+        let path = run.join(CONFIG_FILE);
+        if !path.is_file() {
+            return Err(Error::checkpoint(run, format!("not the folder of a run: it has no `{CONFIG_FILE}`")));
+        }
+        Self { output: run.to_owned(), ..read_config(&path, sets)? }.with_absolute_paths()
+    }
+
+    /// Every path from the root on, so that the run can be gone on with from anywhere.
+    fn with_absolute_paths(mut self) -> Result<Self> {
+        let absolute = |path: &mut PathBuf| -> Result<()> {
+            *path = std::path::absolute(&*path).map_err(|reason| CoreError::io("find", &*path, reason))?;
+            Ok(())
+        };
+        absolute(&mut self.output)?;
+        let PolicySource { from, base, tokenizer, .. } = &mut self.policy;
+        from.iter_mut().chain(base).try_for_each(absolute)?;
+        if let TokenizerSource::File(path) = tokenizer {
+            absolute(path)?;
+        }
+        if let StatisticsSource::File(path) = &mut self.statistics {
+            absolute(path)?;
+        }
+        match &mut self.data {
+            DataSource::File(path) => absolute(path)?,
+            DataSource::Inline(data) => {
+                let groups = data.get_mut("data_groups").and_then(Value::as_object_mut).into_iter().flatten();
+                let datasets = groups.filter_map(|(_, group)| group.as_object_mut()).flatten();
+                for path in datasets.filter_map(|(_, dataset)| dataset.get_mut("path")) {
+                    if let Some(text) = path.as_str() {
+                        let mut full = PathBuf::from(text);
+                        absolute(&mut full)?;
+                        *path = full.to_string_lossy().into_owned().into();
+                    }
+                }
+            }
+        }
+        Ok(self)
+    }
+
+    /// What is trained, by `stage` or `trained`.
+    ///
+    /// # Errors
+    /// When neither or both say it, or the stage is none.
+    pub fn trained(&self) -> Result<Trained> {
+        match (self.stage, &self.trained) {
+            (Some(1), None) => Ok(Trained::stage1()),
+            (Some(2), None) => Ok(Trained::all()),
+            (None, Some(trained)) => Ok(trained.clone()),
+            (Some(stage), None) => Err(Error::config("stage", "1, 2 or null", stage)),
+            (Some(_), Some(_)) => Err(Error::config("stage", "null where `trained` is given", "both")),
+            (None, None) => Err(Error::config("stage", "1 or 2, or `trained` given", "neither")),
+        }
+    }
+
+    /// The configuration of the learner.
+    pub fn learner(&self) -> Result<LearnerConfig> {
+        Ok(LearnerConfig {
+            trained: self.trained()?,
+            optimizer: self.optimizer,
+            schedule: Schedule { warmup: self.schedule.warmup_steps, total: self.steps, decay: self.schedule.decay },
+            draws: self.draws,
+            gradient_checkpointing: self.gradient_checkpointing,
+            compute: match self.compute {
+                Compute::F32 => DType::F32,
+                Compute::Bf16 => DType::BF16,
+            },
+            seed: self.seed,
+        })
+    }
+
+    /// Observations of one step.
+    pub fn effective_batch(&self) -> usize {
+        self.batch_size * self.accumulate * self.devices.len().max(1)
+    }
+
+    /// Fails unless the values can be used together; everything that can be known before data or weights are read.
+    pub fn validate(&self) -> Result<()> {
+        self.trained()?;
+        for (field, value) in [
+            ("batch_size", self.batch_size as u64),
+            ("accumulate", self.accumulate as u64),
+            ("draws", self.draws as u64),
+            ("steps", self.steps),
+            ("log_every", self.log_every),
+            ("checkpoints.every", self.checkpoints.every),
+            ("checkpoints.keep", self.checkpoints.keep as u64),
+        ] {
+            if value == 0 {
+                return Err(Error::config(field, "at least 1", 0));
+            }
+        }
+        let OptimizerConfig { learning_rate, betas, epsilon, weight_decay, clip_norm } = self.optimizer;
+        let is_in = |value: f32, range: std::ops::Range<f32>| range.contains(&value);
+        for (field, expected, holds, got) in [
+            ("optimizer.learning_rate", "above 0", learning_rate.is_finite() && learning_rate > 0.0, learning_rate),
+            (
+                "optimizer.betas",
+                "from 0 to below 1",
+                is_in(betas.0, 0.0..1.0) && is_in(betas.1, 0.0..1.0),
+                betas.0.into(),
+            ),
+            ("optimizer.epsilon", "above 0", epsilon > 0.0, epsilon.into()),
+            ("optimizer.weight_decay", "at least 0", weight_decay >= 0.0, weight_decay.into()),
+            ("optimizer.clip_norm", "above 0", clip_norm.is_none_or(|norm| norm > 0.0), clip_norm.unwrap_or(0.0)),
+            (
+                "dropout",
+                "from 0 to below 1",
+                self.dropout.is_none_or(|p| (0.0..1.0).contains(&p)),
+                self.dropout.unwrap_or(0.0),
+            ),
+        ] {
+            if !holds {
+                return Err(Error::config(field, expected, got));
+            }
+        }
+        self.policy.validate(self.stage == Some(2))
+    }
+}

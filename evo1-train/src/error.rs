@@ -1,0 +1,77 @@
+//! The error of this crate.
+
+use std::path::PathBuf;
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong in a training run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A policy cannot be loaded, saved or given an observation.
+    #[error(transparent)]
+    Policy(#[from] evo1::Error),
+    /// A file, device or configuration of the policy cannot be used.
+    #[error(transparent)]
+    Core(#[from] evo1::CoreError),
+    /// A value of the run's configuration is not one that it may have.
+    #[error("`{field}` must be {expected}, got {got}")]
+    Config {
+        /// Dotted path of the value.
+        field: String,
+        /// What would be accepted.
+        expected: String,
+        /// What came.
+        got: String,
+    },
+    /// The configuration file cannot be read as one.
+    #[error("{}: {message}", path.display())]
+    ConfigFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, with line and column where known.
+        message: String,
+    },
+    /// The network diverged.
+    #[error(
+        "the loss or its gradient was not finite in {streak} steps in a row, the last being step {step}: lower the \
+         learning rate, or look at the data named in metrics.jsonl"
+    )]
+    NonFinite {
+        /// Steps in a row.
+        streak: u32,
+        /// The last of them.
+        step: u64,
+    },
+    /// A checkpoint is not one that the run can go on from.
+    #[error("{}: {message}", path.display())]
+    Checkpoint {
+        /// The checkpoint's folder or file.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A picture cannot be drawn.
+    #[error("cannot draw {}: {message}", path.display())]
+    Plot {
+        /// The picture's file.
+        path: PathBuf,
+        /// Why.
+        message: String,
+    },
+    /// The training data cannot be read.
+    #[error(transparent)]
+    Data(#[from] evo1_data::Error),
+}
+
+impl Error {
+    /// A value that a field of the configuration may not have.
+    pub fn config(field: impl ToString, expected: impl ToString, got: impl ToString) -> Self {
+        Self::Config { field: field.to_string(), expected: expected.to_string(), got: got.to_string() }
+    }
+
+    /// A folder or file that is no usable checkpoint.
+    pub fn checkpoint(path: impl Into<PathBuf>, message: impl ToString) -> Self {
+        Self::Checkpoint { path: path.into(), message: message.to_string() }
+    }
+}

@@ -1,0 +1,405 @@
+//! One step of training: loss, gradients, clipping, update.
+
+use burn::{
+    module::{Module, ModuleMapper, Param},
+    optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer, OptimizerRecord},
+    tensor::{DType, Device, Tensor},
+};
+use evo1::{
+    Context, Evo1, Inputs, Policy, Trace,
+    action::{FlowSample, flow::draw_times, flow::uniform_noise, flow_matching_loss},
+    rng,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Batch, Error, OptimizerConfig, Result, Schedule, Trained,
+    optimizer::global_norm,
+    parameters::{Parameter, parameters, with_stable_ids},
+};
+
+/// How a policy is trained, the data and what is kept of the run aside.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LearnerConfig {
+    /// Which parts are trained.
+    pub trained: Trained,
+    /// The optimiser.
+    pub optimizer: OptimizerConfig,
+    /// The learning rate's schedule.
+    pub schedule: Schedule,
+    /// Points (τ, ε) drawn for each observation; the context is computed once for all of them.
+    pub draws: usize,
+    /// Keep of the vision-language model only what passes between its layers, and run each again for its gradients.
+    pub gradient_checkpointing: bool,
+    /// The number type that the network computes in. Weights, gradients, the optimiser's state and the loss are f32.
+    pub compute: DType,
+    /// Everything random comes from it.
+    pub seed: u64,
+}
+
+impl LearnerConfig {
+    /// One draw for each observation, in f32.
+    pub fn new(trained: Trained, optimizer: OptimizerConfig, schedule: Schedule) -> Self {
+        Self { trained, optimizer, schedule, draws: 1, gradient_checkpointing: false, compute: DType::F32, seed: 0 }
+    }
+}
+
+/// A policy in training, with its optimiser.
+pub struct Learner {
+    policy: Policy,
+    optimizer: ModuleOptimizer,
+    config: LearnerConfig,
+    devices: Vec<Device>,
+    progress: Progress,
+}
+
+/// How far a run is: with the weights and the optimiser's state all that it needs to go on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Steps done, skipped ones included.
+    pub step: u64,
+    /// Batches used: the data's and the generator's position.
+    pub batches: u64,
+    /// Steps skipped because loss or gradient were not finite.
+    pub skipped: u64,
+    /// How many of them were the last ones, in a row.
+    pub skipped_in_a_row: u32,
+}
+
+/// What one step did.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepReport {
+    /// The step, counted from 0.
+    pub step: u64,
+    /// The loss, averaged over the step's batches.
+    pub loss: f64,
+    /// The norm of all gradients, before clipping.
+    pub gradient_norm: f64,
+    /// The learning rate.
+    pub learning_rate: f64,
+    /// Observations used.
+    pub observations: usize,
+    /// Whether the step was skipped because loss or gradient were not finite.
+    pub is_skipped: bool,
+}
+
+/// τ and ε of a batch, given instead of drawn.
+#[derive(Debug, Clone)]
+pub struct Draw {
+    /// τ of each sample.
+    pub time: Vec<f32>,
+    /// ε, `[batch, horizon, max_action_dim]`.
+    pub noise: Tensor<3>,
+}
+
+/// More steps in a row that are not finite end the run.
+const MOST_SKIPPED: u32 = 5;
+
+impl Learner {
+    /// A learner of `policy` from its first step, on the policy's device.
+    ///
+    /// # Errors
+    /// When the configuration trains nothing, or asks for what the device cannot do.
+    pub fn new(policy: Policy, config: LearnerConfig) -> Result<Self> {
+        let device = policy.device().clone().autodiff();
+        if !device.supports_dtype(config.compute) {
+            return Err(Error::config("compute", "a number type of the device", config.compute.name()));
+        }
+        if config.draws == 0 {
+            return Err(Error::config("draws", "at least 1", 0));
+        }
+        let network = with_stable_ids(policy.network).train();
+        let network = config.trained.apply(network)?;
+        let optimizer = config.optimizer.build(&network);
+        let policy = Policy::new(policy.config, network, policy.tokenizer, policy.statistics, &device);
+        Ok(Self { policy, optimizer, config, devices: vec![device], progress: Progress::default() })
+    }
+
+    /// The same learner computing each batch of a step on the next of `devices`, in parallel. Weights and optimiser stay
+    /// on the first one.
+    ///
+    /// # Panics
+    /// When there is no device.
+    pub fn on_devices(mut self, devices: &[Device]) -> Self {
+        assert!(!devices.is_empty(), "training needs at least one device");
+        self.devices = devices.iter().map(|device| device.clone().autodiff()).collect();
+        self.policy.network = self.policy.network.fork(&self.devices[0]);
+        self
+    }
+
+    /// How far the run is.
+    pub fn progress(&self) -> Progress {
+        self.progress
+    }
+
+    /// The policy as it is now, ready to predict.
+    pub fn policy(&self) -> Policy {
+        let Policy { config, network, tokenizer, statistics, .. } = self.policy.clone();
+        let device = self.devices[0].clone().without_autodiff();
+        Policy::new(config, network.valid(), tokenizer, statistics, &device)
+    }
+
+    /// Number of parameters that are trained, and of all.
+    pub fn parameter_counts(&self) -> (usize, usize) {
+        let all = parameters(&self.policy.network).iter().map(Parameter::count).sum();
+        (self.trained_parameters().map(|parameter| parameter.count()).sum(), all)
+    }
+
+    fn trained_parameters(&self) -> impl Iterator<Item = Parameter> {
+        parameters(&self.policy.network).into_iter().filter(|parameter| parameter.is_trained)
+    }
+
+    /// The optimiser's state, in burn's format.
+    pub(crate) fn optimizer(&self) -> &ModuleOptimizer {
+        &self.optimizer
+    }
+
+    /// The learner with the state of an earlier one: its optimiser's, and how far it was. The weights are those of the
+    /// policy that it was made with.
+    ///
+    /// # Errors
+    /// With what is wrong when the record is of other parameters: burn would begin their state anew without a word.
+    pub(crate) fn restored(mut self, record: OptimizerRecord, progress: Progress) -> Result<Self, String> {
+        // Two moments of each parameter that had a gradient, once a step was done.
+        let (given, most) = (record.len(), 2 * self.trained_parameters().count());
+        let has_state = progress.step > progress.skipped;
+        if given > most || (given > 0) != has_state {
+            return Err(format!("it holds {given} tensors of an optimiser's state, but the run has {most}"));
+        }
+        self.optimizer = self.optimizer.load_record(record);
+        self.progress = progress;
+        Ok(self)
+    }
+
+    /// The learning rate of the next step.
+    pub fn learning_rate(&self) -> f64 {
+        self.config.optimizer.learning_rate * self.config.schedule.factor(self.progress.step)
+    }
+
+    /// One step on the mean gradient of some batches.
+    ///
+    /// When loss or gradient are not finite, nothing is updated and the report says so.
+    ///
+    /// # Errors
+    /// When that has happened more than five times in a row.
+    pub fn step(&mut self, batches: &[Batch]) -> Result<StepReport> {
+        let first = self.progress.batches;
+        let jobs: Vec<Job<'_>> =
+            batches.iter().enumerate().map(|(at, batch)| Job { batch, draw: None, index: first + at as u64 }).collect();
+        self.step_on(&jobs)
+    }
+
+    /// [`Self::step`] on one batch with given τ and ε.
+    pub fn step_with(&mut self, batch: &Batch, draw: Draw) -> Result<StepReport> {
+        self.step_on(&[Job { batch, draw: Some(draw), index: self.progress.batches }])
+    }
+
+    fn step_on(&mut self, jobs: &[Job<'_>]) -> Result<StepReport> {
+        let (loss, gradients) = self.gradients(jobs)?;
+        let network = &self.policy.network;
+        let gradient_norm = global_norm(&gradients, network);
+        let (step, learning_rate) = (self.progress.step, self.learning_rate());
+        let is_skipped = !(loss.is_finite() && gradient_norm.is_finite());
+        let report = StepReport {
+            step,
+            loss,
+            gradient_norm,
+            learning_rate,
+            observations: jobs.iter().map(|job| job.batch.size()).sum(),
+            is_skipped,
+        };
+        self.progress.step += 1;
+        self.progress.batches += jobs.len() as u64;
+        if is_skipped {
+            self.progress.skipped += 1;
+            self.progress.skipped_in_a_row += 1;
+            if self.progress.skipped_in_a_row > MOST_SKIPPED {
+                return Err(Error::NonFinite { streak: self.progress.skipped_in_a_row, step });
+            }
+            return Ok(report);
+        }
+        self.progress.skipped_in_a_row = 0;
+        let gradients = self.config.optimizer.clip(gradients, gradient_norm, network);
+        self.policy.network = self.optimizer.step(learning_rate, network.clone(), gradients);
+        Ok(report)
+    }
+
+    /// The mean loss of some batches and its gradient, without a step.
+    fn gradients(&self, jobs: &[Job<'_>]) -> Result<(f64, GradientsParams)> {
+        let share = 1.0 / jobs.len() as f64;
+        let mut accumulator = GradientsAccumulator::new();
+        let mut total = 0.0;
+        for round in jobs.chunks(self.devices.len()) {
+            for done in self.round(round, share) {
+                let (loss, gradients) = done?;
+                total += share * loss;
+                let gradients = gradients.to_device(&self.devices[0].clone().without_autodiff(), &self.policy.network);
+                accumulator.accumulate(&self.policy.network, gradients);
+            }
+        }
+        Ok((total, accumulator.grads()))
+    }
+
+    /// One batch on each device.
+    fn round(&self, jobs: &[Job<'_>], share: f64) -> Vec<Result<(f64, GradientsParams)>> {
+        let network = &self.policy.network;
+        if let [job] = jobs {
+            return vec![self.backward(network, job, share)];
+        }
+        std::thread::scope(|scope| {
+            let running: Vec<_> = jobs
+                .iter()
+                .zip(&self.devices)
+                .map(|(job, device)| {
+                    let network = network.clone().fork(device);
+                    scope.spawn(move || self.backward(&network, job, share))
+                })
+                .collect();
+            let joined = running.into_iter().map(|thread| thread.join());
+            joined.map(|done| done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        })
+    }
+
+    fn backward(&self, network: &Evo1, job: &Job<'_>, share: f64) -> Result<(f64, GradientsParams)> {
+        // Dropout draws from the device's generator, whose state cannot be kept: it starts anew for every batch.
+        let device = network.action.pooling_weight().device();
+        device.seed(rng::stream_seed(self.config.seed, &format!("dropout.{}", job.index)));
+        let computing = match self.config.compute {
+            DType::F32 => network.clone(),
+            dtype => network.clone().map(&mut Cast(dtype)),
+        };
+        let trained = &self.config.trained;
+        match &job.batch.inputs.pixels {
+            Some(pixels) if self.config.gradient_checkpointing && (trained.vision || trained.language) => {
+                self.backward_in_pieces(network, &computing, pixels, job, share)
+            }
+            _ => {
+                let context = self.context(&computing, job.batch)?;
+                let loss = self.loss(&computing, context, job);
+                let value = loss.clone().into_scalar::<f64>();
+                if !value.is_finite() {
+                    // Its gradients are not finite either, and nothing is done with them.
+                    return Ok((value, GradientsParams::new()));
+                }
+                Ok((value, GradientsParams::from_grads((loss * share).backward(), network)))
+            }
+        }
+    }
+
+    /// Back-propagation that keeps of the vision-language model only what passes between its layers: one layer's
+    /// activations are in memory at a time.
+    fn backward_in_pieces(
+        &self,
+        network: &Evo1,
+        computing: &Evo1,
+        pixels: &Tensor<4>,
+        job: &Job<'_>,
+        share: f64,
+    ) -> Result<(f64, GradientsParams)> {
+        let (tokens, semantics) = (&job.batch.inputs.tokens, &self.policy.config.semantics);
+        let image_token = self.policy.tokenizer.image_context();
+        let failed = evo1::Error::from;
+        let frozen = computing.vlm.valid();
+        let mut between: Vec<Tensor<3>> = vec![Tensor::zeros([1, 1, 1], &pixels.device())];
+        for piece in frozen.pieces(pixels.clone(), tokens, image_token, semantics).map_err(failed)? {
+            let given = between[between.len() - 1].clone();
+            between.push(piece.forward(given).map_err(failed)?);
+        }
+        let leaf = |x: Tensor<3>| x.autodiff().require_grad();
+        let fused = leaf(between.pop().unwrap_or_else(|| unreachable!("it begins with one tensor")));
+        let context = computing.vlm.context(fused.clone(), tokens, semantics, &pixels.device());
+        let loss = self.loss(computing, context, job);
+        let value = loss.clone().into_scalar::<f64>();
+        if !value.is_finite() {
+            return Ok((value, GradientsParams::new()));
+        }
+        let mut accumulator = GradientsAccumulator::new();
+        let mut gradients = (loss * share).backward();
+        let mut above = fused.grad(&gradients);
+        accumulator.accumulate(network, GradientsParams::from_module(&mut gradients, network));
+        let pieces = computing.vlm.pieces(pixels.clone(), tokens, image_token, semantics).map_err(failed)?;
+        for (piece, given) in pieces.iter().zip(between).rev() {
+            // Below the lowest trained part nobody asks for gradients.
+            let Some(gradient) = above.take().filter(|_| self.config.trained.vision || !piece.is_vision()) else {
+                break;
+            };
+            let given = leaf(given);
+            let got = piece.forward(given.clone()).map_err(failed)?;
+            let mut gradients = (got * gradient).sum().backward();
+            above = given.grad(&gradients);
+            accumulator.accumulate(network, GradientsParams::from_module(&mut gradients, network));
+        }
+        Ok((value, accumulator.grads()))
+    }
+
+    /// The loss of a batch in a context, `[1]`.
+    fn loss(&self, network: &Evo1, context: Context, job: &Job<'_>) -> Tensor<1> {
+        let Job { batch, draw, index } = job;
+        let (semantics, trace) = (&self.policy.config.semantics, &mut Trace::off());
+        let Inputs { state, embodiment, .. } = &batch.inputs;
+        let conditioning = network.action.condition(context, state.clone(), embodiment, trace);
+        let (size, draws) = (batch.size(), self.config.draws);
+        let draw = match draw {
+            Some(draw) => draw.clone(),
+            None => self.drawn(size * draws, *index),
+        };
+        let sample = FlowSample {
+            actions: repeated(batch.actions.clone(), draws),
+            mask: repeated(batch.mask.clone(), draws),
+            noise: draw.noise,
+            time: draw.time,
+        };
+        flow_matching_loss(&network.action, &conditioning.repeated(draws), sample, semantics, trace).loss
+    }
+
+    /// What the vision-language model makes of a batch. Frozen parts run without autodiff.
+    fn context(&self, network: &Evo1, batch: &Batch) -> Result<Context> {
+        let (trained, trace) = (&self.config.trained, &mut Trace::off());
+        let frozen = network.vlm.valid();
+        let part = |is_trained: bool| if is_trained { &network.vlm } else { &frozen };
+        let (vision, language) = (part(trained.vision), part(trained.vision || trained.language));
+        let visual = batch.inputs.pixels.clone().map(|pixels| vision.visual_tokens(pixels, trace));
+        let (image_token, semantics) = (self.policy.tokenizer.image_context(), &self.policy.config.semantics);
+        let context = language.forward(visual, &batch.inputs.tokens, image_token, semantics, trace);
+        Ok(context.map_err(evo1::Error::from)?)
+    }
+
+    /// τ and ε that the batch of an index of the run draws for `samples` samples.
+    pub fn drawn(&self, samples: usize, index: u64) -> Draw {
+        let action = &self.policy.config.action;
+        let mut times = rng::stream(self.config.seed, &format!("time.{index}"));
+        let mut noise = rng::stream(self.config.seed, &format!("noise.{index}"));
+        let shape = [samples, action.horizon, action.max_action_dim];
+        Draw {
+            time: draw_times(samples, &mut times),
+            noise: uniform_noise(shape, &mut noise, &self.devices[0].clone().without_autodiff()),
+        }
+    }
+}
+
+/// A batch of a step.
+struct Job<'a> {
+    batch: &'a Batch,
+    draw: Option<Draw>,
+    /// Index of the batch in the whole run.
+    index: u64,
+}
+
+/// Every sample `times` times in a row.
+fn repeated(x: Tensor<3>, times: usize) -> Tensor<3> {
+    if times == 1 {
+        return x;
+    }
+    let [batch, horizon, width] = x.dims();
+    x.unsqueeze_dim::<4>(1).expand([batch, times, horizon, width]).reshape([batch * times, horizon, width])
+}
+
+/// A copy of a network in another number type, through which gradients flow back to the original.
+struct Cast(DType);
+
+impl ModuleMapper for Cast {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let (id, value, _) = param.consume();
+        Param::initialized(id, value.cast(self.0))
+    }
+}

@@ -1,0 +1,115 @@
+//! A run from its configuration alone: data, statistics, policy.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use burn::tensor::Device;
+use evo1::{Policy, config::PolicyConfig, normalize::Statistics};
+use evo1_data::{DataConfig, Mixture};
+
+use crate::{
+    Error, Result, TrainConfig, Trainer,
+    config::{DataSource, StatisticsSource},
+    data::DatasetBatches,
+};
+
+impl Trainer {
+    /// A new run: opens the data and the policy that the configuration names. `progress` is told of the episodes that
+    /// statistics were made of, and of all.
+    ///
+    /// # Errors
+    /// When anything that the configuration names is missing or does not fit together.
+    pub fn open(config: TrainConfig, device: &Device, progress: impl FnMut(usize, usize)) -> Result<Self> {
+        config.validate()?;
+        let data = config.data.read()?;
+        let existing = config.policy.open_existing(config.seed, device)?;
+        let (mut policy, mixture) = match existing {
+            Some(policy) => {
+                let mixture = Mixture::open(&data, policy.config.action.horizon)?;
+                (policy, mixture)
+            }
+            None => {
+                let described = config.policy.preset_config()?;
+                let mixture = Mixture::open(&data, described.action.horizon)?;
+                let tasks = mixture.sources().iter().flat_map(|source| source.dataset.tasks().values());
+                let policy = config.policy.initialize(described, config.seed, tasks.map(String::as_str), device)?;
+                (policy, mixture)
+            }
+        };
+        let mixture = Arc::new(mixture);
+        let statistics = config.statistics.of(policy.statistics.take(), &mixture, progress)?;
+        if config.policy.from.is_none() {
+            fit_to_robot(&mut policy.config, &statistics);
+        }
+        policy.statistics = Some(statistics);
+        let batches = batches_for(&policy, mixture, &config)?;
+        Self::new(config, policy, batches)
+    }
+
+    /// A run that goes on from the newest checkpoint in its folder.
+    ///
+    /// # Errors
+    /// When there is none, or the data that the run's configuration names is no longer there.
+    pub fn reopen(config: TrainConfig, device: &Device) -> Result<Self> {
+        let data = config.data.read()?;
+        Self::resume_with(config.clone(), device, |policy| {
+            let mixture = Mixture::open(&data, policy.config.action.horizon)?;
+            Ok(batches_for(policy, Arc::new(mixture), &config)?)
+        })
+    }
+}
+
+/// A new policy's widths are those of its robot, where all robots of the data have the same.
+fn fit_to_robot(config: &mut PolicyConfig, statistics: &Statistics) {
+    let widths: BTreeSet<_> =
+        statistics.robots().map(|(_, robot)| (robot.state.width(), robot.action.width())).collect();
+    let (most_state, most_action) = (config.action.max_state_dim, config.action.max_action_dim);
+    if let [(state, action)] = widths.into_iter().collect::<Vec<_>>()[..] {
+        (config.state_dim, config.action_dim) = (state.min(most_state), action.min(most_action));
+    }
+}
+
+/// The batches of a mixture for a policy. A policy with one set of statistics uses it for every dataset.
+fn batches_for(policy: &Policy, mixture: Arc<Mixture>, config: &TrainConfig) -> Result<Box<DatasetBatches>> {
+    let mut preparer = policy.preparer();
+    if let Some(robot) = preparer.statistics.as_ref().and_then(Statistics::only) {
+        let mut shared = Statistics::default();
+        for source in mixture.sources() {
+            shared.insert(&source.statistics_key(), robot.clone());
+        }
+        preparer.statistics = Some(shared);
+    }
+    Ok(Box::new(DatasetBatches::new(mixture, preparer, config)?))
+}
+
+impl StatisticsSource {
+    /// The statistics of the policy that is trained; `own` are those that it has.
+    fn of(&self, own: Option<Statistics>, mixture: &Mixture, progress: impl FnMut(usize, usize)) -> Result<Statistics> {
+        match (self, own) {
+            (Self::Policy, Some(own)) => Ok(own),
+            (Self::Policy, None) | (Self::Data, _) => Ok(mixture.statistics(progress)?),
+            (Self::Dataset(name), _) => {
+                let all = mixture.statistics(progress)?;
+                let found = all.robots().find(|(key, _)| key == name).map(|(_, robot)| robot.clone());
+                let known = || all.robots().map(|(key, _)| key).collect::<Vec<_>>().join(", ");
+                let robot =
+                    found.ok_or_else(|| Error::config("statistics.dataset", format!("one of {}", known()), name))?;
+                Ok(Statistics::single(robot))
+            }
+            (Self::File(path), _) => Ok(Statistics::read(path)?),
+        }
+    }
+}
+
+impl DataSource {
+    /// The data's configuration.
+    fn read(&self) -> Result<DataConfig> {
+        match self {
+            Self::File(path) => Ok(DataConfig::read(path)?),
+            Self::Inline(serde_json::Value::Null) => {
+                Err(Error::config("data", "the path of a data configuration, or its contents", "nothing"))
+            }
+            Self::Inline(value) => DataConfig::parse(&value.to_string())
+                .map_err(|message| Error::config("data", "a data configuration", message)),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Parameters of a network by path: which are trained, which decay, and ids that outlive a process.
+
+use burn::{
+    module::{Module, ModuleMapper, ModuleVisitor, Param, ParamGroup, ParamId},
+    tensor::Tensor,
+};
+use evo1::rng::fnv1a;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// Which parts of a policy are trained.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Trained {
+    /// The vision tower and the projector.
+    pub vision: bool,
+    /// The language model.
+    pub language: bool,
+    /// The action expert with its state encoder.
+    pub action: bool,
+    /// Regular expressions; parameters whose path one of them matches stay frozen, for example
+    /// `vlm\.language_model\.embed_tokens` or `vision_tower\.layers\.[0-9]\.`.
+    pub frozen: Vec<String>,
+}
+
+impl Default for Trained {
+    fn default() -> Self {
+        Self::stage1()
+    }
+}
+
+impl Trained {
+    /// Stage 1: the action expert; the vision-language model is frozen.
+    pub fn stage1() -> Self {
+        Self { vision: false, language: false, action: true, frozen: Vec::new() }
+    }
+
+    /// Stage 2: everything.
+    pub fn all() -> Self {
+        Self { vision: true, language: true, ..Self::stage1() }
+    }
+
+    /// Freezes what is not trained.
+    ///
+    /// # Errors
+    /// When a pattern is no regular expression or matches no parameter, or nothing is left to train.
+    pub fn apply<M: Module>(&self, module: M) -> Result<M> {
+        let mut module = module;
+        for (is_trained, pattern) in [
+            (self.vision, r"^vlm\.(vision_tower|projector)\."),
+            (self.language, r"^vlm\.language_model\."),
+            (self.action, r"^action\."),
+        ] {
+            if !is_trained {
+                module = module.freeze_group(group(pattern)?);
+            }
+        }
+        for pattern in &self.frozen {
+            let group = group(pattern)?;
+            if !parameters(&module).iter().any(|parameter| group.matches(&parameter.id, Some(&parameter.path))) {
+                return Err(Error::config("trained.frozen", "patterns that match a parameter", pattern));
+            }
+            module = module.freeze_group(group);
+        }
+        if !parameters(&module).iter().any(|parameter| parameter.is_trained) {
+            return Err(Error::config("trained", "at least one part that is trained", "none"));
+        }
+        Ok(module)
+    }
+}
+
+fn group(pattern: &str) -> Result<ParamGroup> {
+    ParamGroup::from_regex(pattern)
+        .map_err(|error| Error::config("trained.frozen", "regular expressions", format!("{error:?}")))
+}
+
+/// A parameter of a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parameter {
+    /// What gradients and the optimiser's state are kept under.
+    pub id: ParamId,
+    /// Its dotted path.
+    pub path: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Whether it has gradients.
+    pub is_trained: bool,
+}
+
+impl Parameter {
+    /// Number of values.
+    pub fn count(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether weight decay acts on it: not on biases, one-dimensional parameters and those of norms.
+    pub fn decays(&self) -> bool {
+        self.shape.len() > 1 && !self.path.ends_with("bias") && !self.path.contains("norm")
+    }
+}
+
+/// The parameters of a network in the order of its fields.
+pub fn parameters<M: Module>(module: &M) -> Vec<Parameter> {
+    let mut lister = Lister::default();
+    module.visit(&mut lister);
+    lister.found
+}
+
+#[derive(Default)]
+struct Lister {
+    path: Vec<String>,
+    found: Vec<Parameter>,
+}
+
+impl ModuleVisitor for Lister {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.found.push(Parameter {
+            id: param.id,
+            path: self.path.join("."),
+            shape: param.lazy_shape().to_vec(),
+            is_trained: param.is_require_grad(),
+        });
+    }
+}
+
+/// The network with ids made from its parameters' paths.
+///
+/// burn keeps an optimiser's state by parameter id and draws ids at random; these are the same in every process, so that
+/// a saved state finds its parameter again whatever format the weights are in.
+pub fn with_stable_ids<M: Module>(module: M) -> M {
+    module.map(&mut StableIds::default())
+}
+
+#[derive(Default)]
+struct StableIds {
+    path: Vec<String>,
+}
+
+impl ModuleMapper for StableIds {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let (_, value, mapper) = param.consume();
+        Param::from_mapped_value(ParamId::from(fnv1a(self.path.join(".").as_bytes())), value, mapper)
+    }
+}
