@@ -13,6 +13,8 @@
 //!
 //! All of them are differentiable. The kernels are safe Rust: `pulp` chooses the instructions at run time.
 #![forbid(unsafe_code)]
+// burn deprecates its ndarray backend; the feature is kept for comparison.
+#![cfg_attr(feature = "ndarray", allow(deprecated))]
 
 mod attention;
 mod autodiff;
