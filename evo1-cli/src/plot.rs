@@ -1,10 +1,11 @@
-//! Pictures: of one prediction, with the camera frames that went in and the action chunk that came out, and of a
-//! benchmark.
+//! Pictures: of one prediction, with the camera frames that went in and the action chunk that came out; of a benchmark;
+//! of an episode of a recording ([`sheet`]).
 
 mod axis;
 mod bars;
 mod canvas;
-mod chart;
+pub(crate) mod chart;
+pub(crate) mod sheet;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +18,7 @@ use image::{ImageFormat, RgbImage, imageops};
 use plotters::style::RGBColor;
 
 use canvas::{Align, BLACK, Canvas, Font, GREY, Rect};
+use chart::Lines;
 
 /// Blank border around the picture; all sizes are in pixels.
 const MARGIN: f64 = 28.0;
@@ -87,6 +89,7 @@ pub(crate) fn stages_png(path: &Path, report: &Report) -> eyre::Result<()> {
     write_png(path, bars::draw(&title, &foot, &bars))
 }
 
+/// Writes a drawing as a PNG file, whole or not at all.
 fn write_png(path: &Path, picture: eyre::Result<RgbImage>) -> eyre::Result<()> {
     let failed = || format!("cannot write the plot {}", path.display());
     let mut png = Cursor::new(Vec::new());
@@ -98,13 +101,19 @@ fn write_png(path: &Path, picture: eyre::Result<RgbImage>) -> eyre::Result<()> {
 fn draw(chunk: &ActionChunk, frames: &[Frame], caption: &Caption) -> eyre::Result<RgbImage> {
     ensure!(chunk.horizon() > 0, "the action chunk has no step");
     canvas::register_fonts()?;
+    let lines = Lines {
+        values: chunk.values(),
+        names: (0..chunk.width()).map(|dimension| format!("action {dimension}")).collect(),
+        x_name: "step of the chunk",
+        y_name: "action value (robot units)",
+    };
     let note_height = if caption.note.is_some() { NOTE_HEIGHT } else { 0.0 };
     let top = MARGIN + TITLE_HEIGHT + note_height;
     let tiles = place_frames(frames, top)?;
     let frames_right = tiles.iter().map(|tile| tile.column_right).fold(MARGIN, f64::max);
     let left = if tiles.is_empty() { MARGIN } else { frames_right + GUTTER };
     let frames_bottom = tiles.iter().map(|tile| tile.rect.bottom).fold(top, f64::max);
-    let bottom = frames_bottom.max(top + chart::least_height(chunk));
+    let bottom = frames_bottom.max(top + chart::least_height(&lines));
     let area = Rect { left, top, right: left + CHART_WIDTH, bottom };
 
     let mut picture = canvas::render((area.right + MARGIN, area.bottom + MARGIN), |canvas| {
@@ -113,7 +122,7 @@ fn draw(chunk: &ActionChunk, frames: &[Frame], caption: &Caption) -> eyre::Resul
             canvas.rect(tile.rect.grown(1.0), GREY)?;
             canvas.text(&tile.label, (tile.rect.left, tile.rect.top - 0.5 * FRAME_LABEL), Align::Left, FRAME_FONT)?;
         }
-        chart::draw(canvas, area, chunk)
+        chart::draw(canvas, area, &lines)
     })?;
     for (tile, frame) in tiles.iter().zip(frames) {
         let scaled = scaled(frame, tile.rect.width() as u32, tile.rect.height() as u32)?;

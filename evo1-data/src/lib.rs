@@ -46,6 +46,7 @@ mod sampler;
 mod source;
 mod statistics;
 mod suite;
+mod summary;
 mod video;
 
 pub use augment::{Changes, ColorChange};

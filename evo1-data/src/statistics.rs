@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use evo1_core::normalize::{RobotStatistics, Statistics, VectorStatistics};
 
-use crate::{Error, Result, Source, mixture::frames, sampler::Run};
+use crate::{Error, Result, Source, mixture::frames, sampler::Run, summary::Summary};
 
 /// Statistics of every dataset, by arm and dataset key.
 pub(crate) fn of_mixture(
@@ -80,83 +80,39 @@ fn action_counts(starts: &[usize], rows: usize, horizon: usize) -> Vec<u64> {
     counts
 }
 
-/// Values of a vector's dimensions with how often each occurs.
+/// Summaries of a vector's dimensions.
 #[derive(Debug, Default)]
 struct Accumulator {
-    dimensions: Vec<Vec<(f32, u64)>>,
+    dimensions: Vec<Summary>,
 }
 
 impl Accumulator {
     /// Fails with the widths when they differ.
     fn add(&mut self, vector: &[f32], count: u64) -> Result<(), (usize, usize)> {
         if self.dimensions.is_empty() {
-            self.dimensions.resize(vector.len(), Vec::new());
+            self.dimensions.resize_with(vector.len(), Summary::default);
         }
         if self.dimensions.len() != vector.len() {
             return Err((self.dimensions.len(), vector.len()));
         }
-        self.dimensions.iter_mut().zip(vector).for_each(|(dimension, &value)| dimension.push((value, count)));
+        self.dimensions.iter_mut().zip(vector).for_each(|(dimension, &value)| dimension.add(value, count));
         Ok(())
     }
 
-    fn finish(self) -> Option<VectorStatistics> {
-        let summaries: Vec<Summary> = self.dimensions.into_iter().map(Summary::of).collect::<Option<_>>()?;
-        let list = |of: fn(&Summary) -> f64| Some(summaries.iter().map(|summary| of(summary) as f32).collect());
-        (!summaries.is_empty()).then(|| VectorStatistics {
-            min: list(|summary| summary.min),
-            max: list(|summary| summary.max),
-            mean: list(|summary| summary.mean),
-            std: list(|summary| summary.std),
-            q01: list(|summary| summary.q01),
-            q99: list(|summary| summary.q99),
-        })
-    }
-}
-
-/// Statistics of one dimension.
-struct Summary {
-    min: f64,
-    max: f64,
-    mean: f64,
-    std: f64,
-    q01: f64,
-    q99: f64,
-}
-
-impl Summary {
-    fn of(mut values: Vec<(f32, u64)>) -> Option<Self> {
-        values.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let (&(min, _), &(max, _)) = (values.first()?, values.last()?);
-        let total: u64 = values.iter().map(|&(_, count)| count).sum();
-        let mean_of = |of: &dyn Fn(f64) -> f64| {
-            values.iter().map(|&(value, count)| of(f64::from(value)) * count as f64).sum::<f64>() / total as f64
+    fn finish(mut self) -> Option<VectorStatistics> {
+        let mut list = |of: &dyn Fn(&mut Summary) -> f64| {
+            Some(self.dimensions.iter_mut().map(|summary| of(summary) as f32).collect::<Vec<_>>())
         };
-        let mean = mean_of(&|value| value);
-        let std = mean_of(&|value| (value - mean).powi(2)).sqrt();
-        Some(Self {
-            min: min.into(),
-            max: max.into(),
-            mean,
-            std,
-            q01: quantile(&values, total, 0.01),
-            q99: quantile(&values, total, 0.99),
-        })
+        let statistics = VectorStatistics {
+            min: list(&|summary| summary.min),
+            max: list(&|summary| summary.max),
+            mean: list(&|summary| summary.mean),
+            std: list(&|summary| summary.std()),
+            q01: list(&|summary| summary.quantile(0.01)),
+            q99: list(&|summary| summary.quantile(0.99)),
+        };
+        (statistics.width() > 0).then_some(statistics)
     }
-}
-
-/// The quantile of sorted values with their counts, interpolated linearly between neighbours as NumPy does.
-fn quantile(sorted: &[(f32, u64)], total: u64, quantile: f64) -> f64 {
-    let place = (total - 1) as f64 * quantile;
-    let at = |place: u64| {
-        let mut passed = 0;
-        let found = sorted.iter().find(|&&(_, count)| {
-            passed += count;
-            passed > place
-        });
-        found.or(sorted.last()).map_or(0.0, |&(value, _)| f64::from(value))
-    };
-    let (low, high) = (at(place.floor() as u64), at(place.ceil() as u64));
-    low + (high - low) * place.fract()
 }
 
 #[cfg(test)]
@@ -169,17 +125,5 @@ mod tests {
         assert_eq!(action_counts(&[0, 1, 2, 3], 4, 3), [1, 2, 3, 6]);
         assert_eq!(action_counts(&[1], 4, 2), [0, 1, 1, 0]);
         assert_eq!(action_counts(&[0], 1, 5), [5]);
-    }
-
-    #[test]
-    fn counted_values_have_the_statistics_of_repeated_ones() {
-        // numpy over [1, 1, 1, 2, 5, 5]: mean 2.5, std 1.80277564, quantiles 0.01: 1.0, 0.99: 5.0
-        let summary = Summary::of(vec![(5.0, 2), (1.0, 3), (2.0, 1)]).expect("values");
-        assert_eq!((summary.min, summary.max, summary.mean), (1.0, 5.0, 2.5));
-        assert!((summary.std - 1.802_775_637_7).abs() < 1e-9);
-        // numpy.quantile([0, 10, 20], [0.01, 0.99]) = [0.2, 19.8]
-        let values = [(0.0, 1), (10.0, 1), (20.0, 1)];
-        assert!((quantile(&values, 3, 0.01) - 0.2).abs() < 1e-9);
-        assert!((quantile(&values, 3, 0.99) - 19.8).abs() < 1e-9);
     }
 }

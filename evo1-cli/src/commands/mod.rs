@@ -2,9 +2,11 @@
 
 pub(crate) mod bench;
 pub(crate) mod convert;
+pub(crate) mod data;
 pub(crate) mod devices;
 pub(crate) mod infer;
 pub(crate) mod inspect;
 pub(crate) mod serve;
+pub(crate) mod stats;
 pub(crate) mod trace;
 pub(crate) mod train;

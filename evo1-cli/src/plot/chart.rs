@@ -1,6 +1,5 @@
-//! The lines of an action chunk: one chart for all dimensions, or one small chart for each.
+//! The lines of an action chunk or a recording: one chart for all dimensions, or one small chart for each.
 
-use evo1::ActionChunk;
 use plotters::style::RGBColor;
 
 use super::{
@@ -67,57 +66,84 @@ const MOST_DOTTED_STEPS: usize = 24;
 /// Wider chunks of one step have no numbers at their dots.
 const MOST_NUMBERED_DOTS: usize = 32;
 
-/// Height that the chart of `chunk` needs to be readable.
-pub(super) fn least_height(chunk: &ActionChunk) -> f64 {
-    if !is_mixed_scale(chunk) {
-        return CHART_HEIGHT.max(chunk.width().div_ceil(MOST_LEGEND_COLUMNS) as f64 * LEGEND_ROW);
+/// What a chart shows: some dimensions over some steps.
+#[derive(Debug, Clone)]
+pub(crate) struct Lines<'a> {
+    /// `[steps, dimensions]`, row-major.
+    pub(crate) values: &'a [f32],
+    /// Names of the dimensions.
+    pub(crate) names: Vec<String>,
+    /// What the steps are.
+    pub(crate) x_name: &'a str,
+    /// What the values are.
+    pub(crate) y_name: &'a str,
+}
+
+impl Lines<'_> {
+    fn width(&self) -> usize {
+        self.names.len()
     }
-    let rows = chunk.width().div_ceil(panel_columns(chunk.width())) as f64;
+
+    fn horizon(&self) -> usize {
+        self.values.len() / self.width()
+    }
+
+    fn steps(&self) -> impl Iterator<Item = &[f32]> {
+        self.values.chunks_exact(self.width())
+    }
+}
+
+/// Height that the chart of `lines` needs to be readable.
+pub(super) fn least_height(lines: &Lines<'_>) -> f64 {
+    if !is_mixed_scale(lines) {
+        return CHART_HEIGHT.max(lines.width().div_ceil(MOST_LEGEND_COLUMNS) as f64 * LEGEND_ROW);
+    }
+    let rows = lines.width().div_ceil(panel_columns(lines.width())) as f64;
     CHART_HEIGHT.max(rows * PANEL_HEIGHT + STEP_LABELS + AXIS_NAME)
 }
 
-/// Draws the chart of `chunk` into `area`.
-pub(super) fn draw(canvas: &Canvas<'_>, area: Rect, chunk: &ActionChunk) -> eyre::Result<()> {
-    if is_mixed_scale(chunk) { draw_panels(canvas, area, chunk) } else { draw_common(canvas, area, chunk) }
+/// Draws the chart of `lines` into `area`.
+pub(super) fn draw(canvas: &Canvas<'_>, area: Rect, lines: &Lines<'_>) -> eyre::Result<()> {
+    if is_mixed_scale(lines) { draw_panels(canvas, area, lines) } else { draw_common(canvas, area, lines) }
 }
 
 /// Whether the dimensions' scales are too different for one chart. Dimensions that are zero throughout fit any, and
 /// so does a single step, whose values are written in the legend.
-fn is_mixed_scale(chunk: &ActionChunk) -> bool {
-    if chunk.horizon() == 1 {
+fn is_mixed_scale(lines: &Lines<'_>) -> bool {
+    if lines.horizon() == 1 {
         return false;
     }
-    let scale = |dimension| values(chunk, dimension).map(f64::abs).fold(0.0, f64::max);
-    let scales = (0..chunk.width()).map(scale).filter(|&scale| scale > 0.0);
+    let scale = |dimension| values(lines, dimension).map(f64::abs).fold(0.0, f64::max);
+    let scales = (0..lines.width()).map(scale).filter(|&scale| scale > 0.0);
     let (least, most) = scales.fold((f64::INFINITY, 0.0f64), |(least, most), s| (least.min(s), most.max(s)));
     most > COMMON_SCALE * least
 }
 
-fn values(chunk: &ActionChunk, dimension: usize) -> impl Iterator<Item = f64> {
-    chunk.steps().map(move |action| f64::from(action[dimension]))
+fn values(lines: &Lines<'_>, dimension: usize) -> impl Iterator<Item = f64> {
+    lines.steps().map(move |action| f64::from(action[dimension]))
 }
 
 /// All dimensions in one chart, the legend at its right.
-fn draw_common(canvas: &Canvas<'_>, area: Rect, chunk: &ActionChunk) -> eyre::Result<()> {
-    let columns = chunk.width().div_ceil((area.height() / LEGEND_ROW) as usize);
-    let rows = chunk.width().div_ceil(columns);
-    let names: Vec<String> = (0..chunk.width()).map(|dimension| legend_text(chunk, dimension)).collect();
+fn draw_common(canvas: &Canvas<'_>, area: Rect, lines: &Lines<'_>) -> eyre::Result<()> {
+    let columns = lines.width().div_ceil((area.height() / LEGEND_ROW) as usize);
+    let rows = lines.width().div_ceil(columns);
+    let names: Vec<String> = (0..lines.width()).map(|dimension| legend_text(lines, dimension)).collect();
     let entry = LEGEND_SWATCH + LABEL_GAP + widest(&names, LEGEND_FONT)?;
     let legend = columns as f64 * (entry + LEGEND_GAP);
 
-    let y_axis = Axis::covering(chunk.values().iter().map(|&value| f64::from(value)), CHART_TICKS);
+    let y_axis = Axis::covering(lines.values.iter().map(|&value| f64::from(value)), CHART_TICKS);
     let plot = plot_area(Rect { right: area.right - legend, ..area }, &y_axis)?;
-    let panel = Panel::new(plot, chunk.horizon(), y_axis);
+    let panel = Panel::new(plot, lines.horizon(), y_axis);
     panel.draw_grid(canvas, true)?;
-    draw_axis_names(canvas, area, plot)?;
-    let has_dots = chunk.horizon() <= MOST_DOTTED_STEPS && chunk.width() <= HUES;
-    let is_single = chunk.horizon() == 1;
+    draw_axis_names(canvas, area, plot, lines)?;
+    let has_dots = lines.horizon() <= MOST_DOTTED_STEPS && lines.width() <= HUES;
+    let is_single = lines.horizon() == 1;
     for (dimension, name) in names.iter().enumerate() {
         // The dots of a single step stand side by side, else they would hide each other.
-        let place = (dimension as f64 + 0.5) / chunk.width() as f64 - 0.5;
-        let points = steps(chunk, dimension, if is_single { SINGLE_SPREAD * place } else { 0.0 });
+        let place = (dimension as f64 + 0.5) / lines.width() as f64 - 0.5;
+        let points = steps(lines, dimension, if is_single { SINGLE_SPREAD * place } else { 0.0 });
         panel.draw_line(canvas, &points, stroke(dimension), has_dots)?;
-        if is_single && chunk.width() <= MOST_NUMBERED_DOTS {
+        if is_single && lines.width() <= MOST_NUMBERED_DOTS {
             let (x, y) = panel.point(points[0].0, points[0].1);
             canvas.text(&dimension.to_string(), (x, y - NUMBER_OFFSET), Align::Center, DOT_FONT)?;
         }
@@ -134,15 +160,15 @@ fn draw_common(canvas: &Canvas<'_>, area: Rect, chunk: &ActionChunk) -> eyre::Re
 }
 
 /// One panel for each dimension, each with its own range of values.
-fn draw_panels(canvas: &Canvas<'_>, area: Rect, chunk: &ActionChunk) -> eyre::Result<()> {
-    let columns = panel_columns(chunk.width());
-    let rows = chunk.width().div_ceil(columns);
+fn draw_panels(canvas: &Canvas<'_>, area: Rect, lines: &Lines<'_>) -> eyre::Result<()> {
+    let columns = panel_columns(lines.width());
+    let rows = lines.width().div_ceil(columns);
     let inner = Rect { left: area.left + AXIS_NAME, bottom: area.bottom - AXIS_NAME - STEP_LABELS, ..area };
     let (width, height) = (inner.width() / columns as f64, inner.height() / rows as f64);
-    let y_axes: Vec<Axis> = (0..chunk.width()).map(|d| Axis::covering(values(chunk, d), PANEL_TICKS)).collect();
+    let y_axes: Vec<Axis> = (0..lines.width()).map(|d| Axis::covering(values(lines, d), PANEL_TICKS)).collect();
     let labels: Vec<String> = y_axes.iter().flat_map(|axis| axis.ticks().map(|tick| axis.label(tick))).collect();
     let label_width = widest(&labels, TICK_FONT)? + LABEL_GAP;
-    let has_dots = chunk.horizon() <= MOST_DOTTED_STEPS;
+    let has_dots = lines.horizon() <= MOST_DOTTED_STEPS;
     for (dimension, y_axis) in y_axes.into_iter().enumerate() {
         let (row, column) = ((dimension / columns) as f64, (dimension % columns) as f64);
         let plot = Rect {
@@ -151,12 +177,12 @@ fn draw_panels(canvas: &Canvas<'_>, area: Rect, chunk: &ActionChunk) -> eyre::Re
             right: (inner.left + (column + 1.0) * width - PANEL_GAP).round(),
             bottom: (inner.top + (row + 1.0) * height - PANEL_GAP).round(),
         };
-        let panel = Panel::new(plot, chunk.horizon(), y_axis);
-        panel.draw_grid(canvas, dimension + columns >= chunk.width())?;
-        canvas.text(&name(dimension), (plot.left, plot.top - 0.5 * PANEL_TITLE), Align::Left, PANEL_FONT)?;
-        panel.draw_line(canvas, &steps(chunk, dimension, 0.0), stroke(dimension % HUES), has_dots)?;
+        let panel = Panel::new(plot, lines.horizon(), y_axis);
+        panel.draw_grid(canvas, dimension + columns >= lines.width())?;
+        canvas.text(&lines.names[dimension], (plot.left, plot.top - 0.5 * PANEL_TITLE), Align::Left, PANEL_FONT)?;
+        panel.draw_line(canvas, &steps(lines, dimension, 0.0), stroke(dimension % HUES), has_dots)?;
     }
-    draw_axis_names(canvas, area, inner)
+    draw_axis_names(canvas, area, inner, lines)
 }
 
 fn panel_columns(panels: usize) -> usize {
@@ -175,10 +201,10 @@ fn plot_area(area: Rect, y_axis: &Axis) -> eyre::Result<Rect> {
     Ok(Rect { left, right: area.right.round(), bottom: area.bottom - AXIS_NAME - STEP_LABELS, ..area })
 }
 
-fn draw_axis_names(canvas: &Canvas<'_>, area: Rect, plot: Rect) -> eyre::Result<()> {
+fn draw_axis_names(canvas: &Canvas<'_>, area: Rect, plot: Rect, lines: &Lines<'_>) -> eyre::Result<()> {
     let (x, y) = plot.center();
-    canvas.text("step of the chunk", (x, area.bottom - 0.3 * AXIS_NAME), Align::Center, AXIS_FONT)?;
-    canvas.text_upwards("action value (robot units)", (area.left + 0.3 * AXIS_NAME, y), AXIS_FONT)
+    canvas.text(lines.x_name, (x, area.bottom - 0.3 * AXIS_NAME), Align::Center, AXIS_FONT)?;
+    canvas.text_upwards(lines.y_name, (area.left + 0.3 * AXIS_NAME, y), AXIS_FONT)
 }
 
 /// A plot with its two axes.
@@ -232,8 +258,8 @@ impl Panel {
 }
 
 /// The `(step, value)` points of a dimension, moved by `shift` steps.
-fn steps(chunk: &ActionChunk, dimension: usize, shift: f64) -> Vec<Point> {
-    values(chunk, dimension).enumerate().map(|(step, value)| (step as f64 + shift, value)).collect()
+fn steps(lines: &Lines<'_>, dimension: usize, shift: f64) -> Vec<Point> {
+    values(lines, dimension).enumerate().map(|(step, value)| (step as f64 + shift, value)).collect()
 }
 
 /// The look of a dimension's line.
@@ -242,16 +268,12 @@ fn stroke(dimension: usize) -> Stroke {
     Stroke { color: PALETTE[index], width: LINE_WIDTH, dashes: DASHES[index / HUES] }
 }
 
-fn name(dimension: usize) -> String {
-    format!("action {dimension}")
-}
-
-fn legend_text(chunk: &ActionChunk, dimension: usize) -> String {
-    match chunk.values() {
-        values if chunk.horizon() == 1 => {
-            format!("{}:  {}", name(dimension), axis::value_label(f64::from(values[dimension])))
+fn legend_text(lines: &Lines<'_>, dimension: usize) -> String {
+    match lines.values {
+        values if lines.horizon() == 1 => {
+            format!("{}:  {}", lines.names[dimension], axis::value_label(f64::from(values[dimension])))
         }
-        _ => name(dimension),
+        _ => lines.names[dimension].clone(),
     }
 }
 

@@ -1,0 +1,151 @@
+//! `evo1 data`: what a dataset holds, and a picture of one of its episodes.
+
+use std::{
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use evo1_data::{DataConfig, DatasetConfig, Mixture, Source, VideoPool, VideoReader};
+use eyre::Result;
+use serde_json::{Value, json};
+
+use crate::plot::{
+    chart::Lines,
+    sheet::{Strip, sheet_png},
+};
+
+/// Say what a LeRobot dataset holds, and draw a contact sheet of an episode: its frames, states and actions.
+#[derive(Args)]
+#[command(after_help = "Example:\n  evo1 data datasets/metaworld --plot sheet.png --episode 3")]
+pub(crate) struct Data {
+    /// Folder of the dataset (version 2.0, 2.1 or 3.0)
+    #[arg(value_name = "DIR")]
+    path: PathBuf,
+
+    /// Where to write the contact sheet
+    #[arg(long, value_name = "FILE.png")]
+    plot: Option<PathBuf>,
+
+    /// The episode that is drawn
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    episode: usize,
+
+    /// Frames of each camera on the contact sheet
+    #[arg(long, value_name = "N", default_value = "8")]
+    frames: NonZeroUsize,
+
+    /// How states and actions are read
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    suite: String,
+
+    /// Files may be links out of the folder, as in a Hugging Face cache
+    #[arg(long)]
+    follow_links: bool,
+
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+impl Data {
+    pub(crate) fn run(self) -> Result<()> {
+        let config = DatasetConfig {
+            process_suite: self.suite.clone(),
+            follow_links: self.follow_links,
+            ..DatasetConfig::new(&self.path)
+        };
+        let mixture = Mixture::open(&DataConfig::single(config), 1)?;
+        let source = &mixture.sources()[0];
+        let summary = summary(source)?;
+        if self.json {
+            println!("{summary}");
+        } else {
+            print(&summary);
+        }
+        if let Some(path) = &self.plot {
+            self.draw(source, path)?;
+        }
+        Ok(())
+    }
+
+    fn draw(&self, source: &Source, path: &Path) -> Result<()> {
+        let table = source.dataset.table(self.episode)?;
+        let (rows, videos) = (table.rows(), VideoPool::new(NonZeroUsize::MIN));
+        let count = self.frames.get().min(rows);
+        let shown: Vec<usize> = (0..count).map(|at| at * (rows - 1) / (count - 1).max(1)).collect();
+        let mut strips = Vec::new();
+        for camera in &source.cameras {
+            let mut frames = Vec::new();
+            for &number in &shown {
+                let frame = source.frame(&table, self.episode, number, camera, &videos)?;
+                frames.push((format!("frame {number}"), frame));
+            }
+            strips.push(Strip { name: camera.clone(), frames });
+        }
+        let (mut states, mut actions) = (Vec::new(), Vec::new());
+        for frame in 0..rows {
+            states.extend(source.state(&table, self.episode, frame)?);
+            actions.extend(source.action(&table, self.episode, frame)?);
+        }
+        let lines = |values, what, feature, y_name| Lines {
+            values,
+            names: names(source, what, feature, values.len() / rows),
+            x_name: "frame of the episode",
+            y_name,
+        };
+        let charts = [
+            lines(&states, "state", "observation.state", "state (robot units)"),
+            lines(&actions, "action", "action", "action (robot units)"),
+        ];
+        let instruction = source.instruction(&table, self.episode, 0)?;
+        sheet_png(path, &format!("Episode {}: {instruction}", self.episode), &strips, &charts)
+    }
+}
+
+/// Names of a vector's dimensions: the dataset's, where it names as many as there are.
+fn names(source: &Source, what: &str, feature: &str, width: usize) -> Vec<String> {
+    let named = source.dataset.feature(feature).map(|feature| feature.dimension_names()).unwrap_or_default();
+    if named.len() == width { named } else { (0..width).map(|dimension| format!("{what} {dimension}")).collect() }
+}
+
+/// What a dataset holds.
+fn summary(source: &Source) -> Result<Value> {
+    let (dataset, info) = (&source.dataset, source.dataset.info());
+    let lengths = || dataset.episodes().iter().map(|episode| episode.length);
+    let mut features = serde_json::Map::new();
+    for (name, feature) in &info.features {
+        let codec = match feature.is_video() {
+            true => Some(VideoReader::open(&dataset.clip(0, name)?.path)?.codec()),
+            false => None,
+        };
+        let names = feature.dimension_names();
+        let entry = json!({ "dtype": feature.dtype, "shape": feature.shape, "names": names, "codec": codec });
+        features.insert(name.clone(), entry);
+    }
+    Ok(json!({
+        "version": info.codebase_version,
+        "robot": info.robot_type,
+        "episodes": info.total_episodes,
+        "frames": info.total_frames,
+        "fps": info.fps,
+        "shortest_episode": lengths().min(),
+        "longest_episode": lengths().max(),
+        "tasks": dataset.tasks().values().collect::<Vec<_>>(),
+        "features": features,
+    }))
+}
+
+fn print(summary: &Value) {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    for key in ["version", "robot", "episodes", "frames", "fps", "shortest_episode", "longest_episode"] {
+        println!("{:<18} {}", key.replace('_', " "), text(&summary[key]));
+    }
+    for (number, task) in summary["tasks"].as_array().into_iter().flatten().enumerate() {
+        println!("{:<18} {}", format!("task {number}"), text(task));
+    }
+    for (name, feature) in summary["features"].as_object().into_iter().flatten() {
+        let codec = feature["codec"].as_str().map_or_else(String::new, |codec| format!(", {codec}"));
+        println!("{name:<42} {} {}{codec}", text(&feature["dtype"]), feature["shape"]);
+    }
+}
