@@ -85,7 +85,14 @@ impl Activation {
         match self {
             Self::None => x,
             Self::Gelu => math::gelu(x),
-            Self::Relu => x.max(0.0),
+            // Not `max`, which would make 0 of NaN.
+            Self::Relu => {
+                if x < 0.0 {
+                    0.0
+                } else {
+                    x
+                }
+            }
         }
     }
 }

@@ -127,3 +127,9 @@ fn a_sum_of_nothing_is_the_bias() {
     gemm(Matrix::<f32>::row_major(&[], 2, 0), Matrix::<f32>::row_major(&[], 0, 2), &mut out, &epilogue);
     assert_eq!(out, [1.0, 2.0, 1.0, 2.0]);
 }
+
+#[test]
+fn relu_hides_no_nan() {
+    assert!(Activation::Relu.apply(f32::NAN).is_nan());
+    assert_eq!(Activation::Relu.apply(-1.0), 0.0);
+}
