@@ -3,8 +3,8 @@
 
     scripts/bench_train.py [--stage 1|2] [--batch 32] [--draws 4] [--steps 50] [--threads 2]
 
-The same arithmetic as `evo1 bench --train`: forward, backward, global norm clipped to 1, AdamW. Needs torch only. Prints one
-JSON object.
+The same arithmetic as a step of `evo1 train`: forward, backward, global norm clipped to 1, AdamW. Needs torch only.
+Prints one JSON object.
 """
 
 import argparse
