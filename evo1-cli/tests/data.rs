@@ -1,0 +1,44 @@
+//! `evo1 data` and `evo1 stats` from outside.
+
+use std::{fs, path::Path, process::Command};
+
+const DATASETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/lerobot-datasets");
+
+fn evo1(arguments: &[&str]) -> Result<String, String> {
+    let output = Command::new(env!("CARGO_BIN_EXE_evo1")).args(arguments).output().expect("the binary runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
+#[test]
+fn data_says_what_a_dataset_holds_and_draws_it() {
+    let directory = tempfile::tempdir().expect("directory");
+    let plot = directory.path().join("sheet.png");
+    for name in ["v21", "v30", "images"] {
+        let dataset = Path::new(DATASETS).join(name);
+        let (dataset, plot_name) = (dataset.to_str().expect("text"), plot.to_str().expect("text"));
+        let printed = evo1(&["data", dataset, "--json", "--plot", plot_name, "--frames", "3"]).expect("done");
+        let summary: serde_json::Value = serde_json::from_str(&printed).expect("JSON");
+        assert_eq!(summary["fps"], 10.0);
+        assert_eq!(summary["features"]["observation.images.front"]["shape"], serde_json::json!([32, 48, 3]));
+        let codec = &summary["features"]["observation.images.front"]["codec"];
+        assert_eq!(codec.as_str(), (name != "images").then_some("H.264"));
+        let picture = image::load_from_memory(&fs::read(&plot).expect("the plot")).expect("PNG").into_rgb8();
+        assert!(picture.width() > 800 && picture.height() > 800, "{:?}", picture.dimensions());
+    }
+    let message = evo1(&["data", directory.path().to_str().expect("text")]).expect_err("no dataset");
+    assert!(message.contains("info.json"), "{message}");
+}
+
+#[test]
+fn stats_writes_what_a_policy_reads() {
+    let directory = tempfile::tempdir().expect("directory");
+    let (config, out) = (directory.path().join("data.yaml"), directory.path().join("norm_stats.json"));
+    let text = format!("data_groups: {{arm: {{set: {{path: {DATASETS}/v21, process_suite: metaworld}}}}}}\n");
+    fs::write(&config, text).expect("write");
+    let [config, out_name] = [&config, &out].map(|path| path.to_str().expect("text"));
+    evo1(&["stats", "--data", config, "--horizon", "4", "--out", out_name]).expect("done");
+    let statistics = evo1::normalize::Statistics::read(&out).expect("statistics");
+    let names: Vec<String> = statistics.robots().map(|(name, _)| name).collect();
+    assert_eq!(names, ["arm/set"]);
+}

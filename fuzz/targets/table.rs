@@ -1,0 +1,7 @@
+#![no_main]
+
+#[path = "../data.rs"]
+#[allow(dead_code)]
+mod data;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| data::table(bytes));
