@@ -7,7 +7,10 @@ use burn::{
 };
 use evo1_core::{
     config::ActionConfig,
-    ops::{attention, attention_weights, layer_norm, linear, linear_gelu, linear_residual, merge_heads, split_heads},
+    ops::{
+        attention, attention_weights, layer_norm, linear, linear_gelu, linear_residual, merge_heads, repeat_samples,
+        split_heads,
+    },
 };
 
 /// ε of the action expert's layer norms: PyTorch's default.
@@ -57,16 +60,7 @@ pub struct KeyValues {
 impl KeyValues {
     /// Every sample `times` times in a row.
     pub(crate) fn repeated(self, times: usize) -> Self {
-        let repeated = |x: Tensor<4>| {
-            let [batch, heads, keys, head_dim] = x.dims();
-            x.unsqueeze_dim::<5>(1).expand([batch, times, heads, keys, head_dim]).reshape([
-                batch * times,
-                heads,
-                keys,
-                head_dim,
-            ])
-        };
-        Self { key: repeated(self.key), value: repeated(self.value) }
+        Self { key: repeat_samples(self.key, times), value: repeat_samples(self.value, times) }
     }
 }
 

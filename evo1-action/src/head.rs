@@ -8,7 +8,7 @@ use burn::{
 use evo1_core::{
     Context, Trace,
     config::ActionConfig,
-    ops::{layer_norm, linear},
+    ops::{layer_norm, linear, repeat_samples},
 };
 
 use crate::{
@@ -46,19 +46,10 @@ pub struct Conditioning {
 impl Conditioning {
     /// Every sample `times` times in a row, for as many points on its path: what was computed of the context is shared.
     pub fn repeated(self, times: usize) -> Self {
-        if times == 1 {
-            return self;
-        }
-        let [batch] = self.embodiment.dims();
-        let embodiment = self.embodiment.unsqueeze_dim::<2>(1).expand([batch, times]).reshape([batch * times]);
-        let hidden = self.hidden.map(|hidden| {
-            let keys = hidden.dims()[3];
-            hidden.expand([batch, times, 1, keys]).reshape([batch * times, 1, 1, keys])
-        });
         Self {
             keys_values: self.keys_values.into_iter().map(|context| context.repeated(times)).collect(),
-            hidden,
-            embodiment,
+            hidden: self.hidden.map(|hidden| repeat_samples(hidden, times)),
+            embodiment: repeat_samples(self.embodiment, times),
             steps: self.steps,
         }
     }

@@ -5,7 +5,7 @@
 
 use burn::{
     nn::{LayerNorm, Linear, RmsNorm},
-    tensor::{Bool, Tensor},
+    tensor::{Bool, Tensor, kind},
 };
 use evo1_kernels::Activation;
 pub use evo1_kernels::{attention, gelu, swiglu, swiglu_joint};
@@ -74,4 +74,32 @@ pub fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
 pub fn merge_heads(x: Tensor<4>) -> Tensor<3> {
     let [batch, heads, tokens, head_dim] = x.dims();
     x.swap_dims(1, 2).reshape([batch, tokens, heads * head_dim])
+}
+
+/// Every sample of a batch `times` times in a row: `[batch, ..]` → `[batch · times, ..]`.
+pub fn repeat_samples<const D: usize, K: kind::Basic>(x: Tensor<D, K>, times: usize) -> Tensor<D, K> {
+    if times == 1 {
+        return x;
+    }
+    let mut shape = x.dims();
+    let batch = shape[0];
+    let rest = shape[1..].iter().product::<usize>();
+    shape[0] = batch * times;
+    x.reshape([batch, 1, rest]).expand([batch, times, rest]).reshape(shape)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::test_devices;
+
+    #[test]
+    fn repeated_samples_stand_in_a_row() {
+        for device in test_devices() {
+            let x = Tensor::<2>::from_floats([[1.0, 2.0], [3.0, 4.0]], &device);
+            assert_eq!(repeat_samples(x.clone(), 1).into_data(), x.clone().into_data());
+            let repeated: Vec<f32> = repeat_samples(x, 2).into_data().iter().collect();
+            assert_eq!(repeated, [1.0, 2.0, 1.0, 2.0, 3.0, 4.0, 3.0, 4.0]);
+        }
+    }
 }

@@ -29,6 +29,8 @@ mod math;
 mod rows;
 mod scratch;
 mod simd;
+#[cfg(test)]
+mod test_values;
 mod threads;
 
 pub use backend::{HiddenKeys, KernelOps, OptionalTensor};

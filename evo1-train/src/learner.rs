@@ -8,6 +8,7 @@ use burn::{
 use evo1::{
     Context, Evo1, Inputs, Policy, Trace,
     action::{FlowSample, flow::draw_times, flow::uniform_noise, flow_matching_loss},
+    ops::repeat_samples,
     rng,
 };
 use serde::{Deserialize, Serialize};
@@ -344,8 +345,8 @@ impl Learner {
             None => self.drawn(size * draws, *index),
         };
         let sample = FlowSample {
-            actions: repeated(batch.actions.clone(), draws),
-            mask: repeated(batch.mask.clone(), draws),
+            actions: repeat_samples(batch.actions.clone(), draws),
+            mask: repeat_samples(batch.mask.clone(), draws),
             noise: draw.noise,
             time: draw.time,
         };
@@ -383,15 +384,6 @@ struct Job<'a> {
     draw: Option<Draw>,
     /// Index of the batch in the whole run.
     index: u64,
-}
-
-/// Every sample `times` times in a row.
-fn repeated(x: Tensor<3>, times: usize) -> Tensor<3> {
-    if times == 1 {
-        return x;
-    }
-    let [batch, horizon, width] = x.dims();
-    x.unsqueeze_dim::<4>(1).expand([batch, times, horizon, width]).reshape([batch * times, horizon, width])
 }
 
 /// A copy of a network in another number type, through which gradients flow back to the original.

@@ -89,11 +89,8 @@ impl StatisticsSource {
             (Self::Policy, None) | (Self::Data, _) => Ok(mixture.statistics(progress)?),
             (Self::Dataset(name), _) => {
                 let all = mixture.statistics(progress)?;
-                let found = all.robots().find(|(key, _)| key == name).map(|(_, robot)| robot.clone());
                 let known = || all.robots().map(|(key, _)| key).collect::<Vec<_>>().join(", ");
-                let robot =
-                    found.ok_or_else(|| Error::config("statistics.dataset", format!("one of {}", known()), name))?;
-                Ok(Statistics::single(robot))
+                all.keep(name).ok_or_else(|| Error::config("statistics.dataset", format!("one of {}", known()), name))
             }
             (Self::File(path), _) => Ok(Statistics::read(path)?),
         }

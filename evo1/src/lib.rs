@@ -24,7 +24,7 @@ pub use error::{Error, Result};
 pub use evo1_action as action;
 pub use evo1_core::{
     ActionChunk, Context, Error as CoreError, Frame, Observation, StatisticsKey, Trace, View, config, device, files,
-    hub, normalize, rng, weights,
+    hub, normalize, ops, rng, weights,
 };
 pub use evo1_vlm as vlm;
 pub use load::{LoadOptions, LoadReport};

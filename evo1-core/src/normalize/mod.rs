@@ -136,6 +136,18 @@ impl Statistics {
         })
     }
 
+    /// Those of one robot, by its name in [`Self::robots`], under their own keys.
+    pub fn keep(&self, name: &str) -> Option<Self> {
+        let arms = self.arms.iter().find_map(|(arm, below)| match below {
+            Arm::Alone(_) => (arm == name).then(|| (arm.clone(), below.clone())),
+            Arm::Datasets(sets) => {
+                let (set, robot) = sets.iter().find(|(set, _)| format!("{arm}/{set}") == name)?;
+                Some((arm.clone(), Arm::Datasets(BTreeMap::from([(set.clone(), robot.clone())]))))
+            }
+        })?;
+        Some(Self { arms: BTreeMap::from([arms]) })
+    }
+
     /// The statistics of an arm and data set; either may be left out where there is only one.
     pub fn select(&self, key: &StatisticsKey) -> Result<&RobotStatistics> {
         match pick("arm key", key.arm.as_deref(), &self.arms)? {
@@ -491,6 +503,10 @@ mod tests {
         let new = read(&format!(r#"{{"arm":{{"a":{robot},"b":{robot}}}}}"#)).expect("new layout");
         let names: BTreeSet<String> = new.robots().map(|(name, _)| name).collect();
         assert_eq!(names, BTreeSet::from(["arm/a".into(), "arm/b".into()]));
+        let kept = new.keep("arm/b").expect("a data set");
+        assert_eq!(kept.robots().map(|(name, _)| name).collect::<Vec<_>>(), ["arm/b"]);
+        assert_eq!(old.keep("arm"), Some(old.clone()));
+        assert_eq!((new.keep("arm"), new.keep("arm/c"), old.keep("arm/a")), (None, None, None));
         let error = new.select(&StatisticsKey::default()).expect_err("two data sets");
         assert_eq!(error.to_string(), "statistics have no dataset key `(none given)`; they have `a`, `b`");
         let key = StatisticsKey { arm: Some("leg".into()), dataset: None };

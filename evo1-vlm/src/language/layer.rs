@@ -40,9 +40,10 @@ impl DecoderLayer {
 
         let normed = rms_norm(&self.post_attention_layernorm, x.clone());
         trace.record("post_attention_layernorm", &normed);
+        let gated = self.mlp.gated(normed);
         if trace.is_on() {
-            trace.record("mlp", &self.mlp.forward(normed.clone()));
+            trace.record("mlp", &self.mlp.project(gated.clone()));
         }
-        self.mlp.forward_residual(normed, x)
+        self.mlp.project_residual(gated, x)
     }
 }

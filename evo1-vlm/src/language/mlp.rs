@@ -30,17 +30,18 @@ impl GatedMlp {
         }
     }
 
-    /// `x`: `[batch, tokens, hidden]` → the same shape.
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        linear(&self.down_proj, self.gated(x))
-    }
-
-    /// `base + MLP(x)`, both `[batch, tokens, hidden]`.
-    pub fn forward_residual(&self, x: Tensor<3>, base: Tensor<3>) -> Tensor<3> {
-        linear_residual(&self.down_proj, self.gated(x), None, base)
-    }
-
-    fn gated(&self, x: Tensor<3>) -> Tensor<3> {
+    /// `SiLU(gate(x)) ⊙ up(x)`: `[batch, tokens, hidden]` → `[batch, tokens, intermediate]`.
+    pub fn gated(&self, x: Tensor<3>) -> Tensor<3> {
         swiglu(linear(&self.gate_proj, x.clone()), linear(&self.up_proj, x))
+    }
+
+    /// The down projection of [`Self::gated`], `[batch, tokens, hidden]`.
+    pub fn project(&self, gated: Tensor<3>) -> Tensor<3> {
+        linear(&self.down_proj, gated)
+    }
+
+    /// `base` + [`Self::project`], both `[batch, tokens, hidden]`.
+    pub fn project_residual(&self, gated: Tensor<3>, base: Tensor<3>) -> Tensor<3> {
+        linear_residual(&self.down_proj, gated, None, base)
     }
 }

@@ -27,19 +27,19 @@ impl VisionAttention {
         Self { q_proj: linear(), k_proj: linear(), v_proj: linear(), output: linear(), heads: config.num_heads }
     }
 
-    /// `x`: `[tiles, tokens, hidden]` → the same shape.
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        linear(&self.output, self.attended(x))
-    }
-
-    /// `base + scale ⊙ Attention(x)`, all `[tiles, tokens, hidden]`.
-    pub fn forward_residual(&self, x: Tensor<3>, scale: Tensor<1>, base: Tensor<3>) -> Tensor<3> {
-        linear_residual(&self.output, self.attended(x), Some(scale), base)
-    }
-
-    /// What the heads attended to, before the output projection.
-    fn attended(&self, x: Tensor<3>) -> Tensor<3> {
+    /// What the heads attend to, before the output projection; `x`: `[tiles, tokens, hidden]` → the same shape.
+    pub fn attended(&self, x: Tensor<3>) -> Tensor<3> {
         let heads = |projection: &Linear| split_heads(linear(projection, x.clone()), self.heads);
         merge_heads(attention(heads(&self.q_proj), heads(&self.k_proj), heads(&self.v_proj), None))
+    }
+
+    /// The output projection of [`Self::attended`].
+    pub fn project(&self, attended: Tensor<3>) -> Tensor<3> {
+        linear(&self.output, attended)
+    }
+
+    /// `base + scale ⊙` [`Self::project`], all `[tiles, tokens, hidden]`.
+    pub fn project_residual(&self, attended: Tensor<3>, scale: Tensor<1>, base: Tensor<3>) -> Tensor<3> {
+        linear_residual(&self.output, attended, Some(scale), base)
     }
 }

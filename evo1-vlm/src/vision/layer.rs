@@ -56,10 +56,11 @@ impl VisionLayer {
         let normed = layer_norm(&self.layernorm_before, x.clone(), self.layer_norm_eps);
         trace.record("layernorm_before", &normed);
         // The branches are added where they are made, except for a trace, which wants them by themselves.
+        let attended = self.attention.attended(normed);
         if trace.is_on() {
-            trace.record("attention", &self.attention.forward(normed.clone()));
+            trace.record("attention", &self.attention.project(attended.clone()));
         }
-        let x = self.attention.forward_residual(normed, self.layer_scale_1.val(), x);
+        let x = self.attention.project_residual(attended, self.layer_scale_1.val(), x);
 
         let normed = layer_norm(&self.layernorm_after, x.clone(), self.layer_norm_eps);
         trace.record("layernorm_after", &normed);
