@@ -5,8 +5,11 @@ use std::{fs, path::Path};
 
 use super::rng::{self, RngExt};
 
+/// A target's name and its body.
+type Target<'a> = (&'a str, fn(&[u8]));
+
 /// Runs every target's body on each file of its corpus, and on `mutations` mutations of each.
-pub(crate) fn run(targets: &[(&str, fn(&[u8]))], mutations: usize) {
+pub(crate) fn run(targets: &[Target], mutations: usize) {
     let corpus = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus"));
     for (name, body) in targets {
         let mut files: Vec<_> = fs::read_dir(corpus.join(name))
