@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{self, BufReader},
+    io::{self, BufReader, Read as _},
     ops::Range,
     path::Path,
 };
@@ -21,6 +21,13 @@ const WEIGHT_KEYS: [&str; 3] = ["module", "model_state_dict", "state_dict"];
 
 /// Longer pickles are refused: a full-size checkpoint's has about 300 kB.
 const MAX_PICKLE_BYTES: u64 = 8_000_000;
+
+/// The unpickler names a tensor by all the keys above it, so that the names of nested tensors may together be as long as the
+/// pickle times their number. More is refused: a full-size checkpoint comes to a tenth of it.
+const MAX_NAME_BYTES: u64 = 4_000_000_000;
+
+/// The opcode by which a pickle refers to a tensor's storage.
+const BINPERSID: u8 = b'Q';
 
 /// The tensors of a file.
 pub(super) fn open(path: &Path) -> Result<BTreeMap<String, Stored>> {
@@ -70,7 +77,7 @@ fn check_archive(file: File) -> Result<(), String> {
         )
     })?;
     for index in 0..archive.len() {
-        let entry = archive.by_index_raw(index).map_err(|error| error.to_string())?;
+        let mut entry = archive.by_index_raw(index).map_err(|error| error.to_string())?;
         let name = entry.name().map_err(|error| error.to_string())?.into_owned();
         let size = entry.size();
         if entry.compression() != CompressionMethod::Stored {
@@ -78,6 +85,17 @@ fn check_archive(file: File) -> Result<(), String> {
         }
         if name.ends_with("data.pkl") && size > MAX_PICKLE_BYTES {
             return Err(format!("`{name}` has {size} bytes, more than the {MAX_PICKLE_BYTES} that a checkpoint needs"));
+        }
+        if name.ends_with("data.pkl") {
+            let mut pickle = Vec::new();
+            entry.read_to_end(&mut pickle).map_err(|error| error.to_string())?;
+            // Bytes of that value in numbers and texts count as well.
+            let tensors = pickle.iter().filter(|&&byte| byte == BINPERSID).count() as u64;
+            if size.saturating_mul(tensors) > MAX_NAME_BYTES {
+                return Err(format!(
+                    "the names of up to {tensors} tensors in the {size} bytes of `{name}` may not fit into memory"
+                ));
+            }
         }
     }
     Ok(())
@@ -132,6 +150,19 @@ mod tests {
         let error = open("os_system.pt").expect_err("it calls os.system");
         assert!(matches!(error, Error::PyTorch { .. }), "{error}");
         assert!(!std::env::temp_dir().join("evo1-pickle-was-executed").exists());
+    }
+
+    #[test]
+    fn a_pickle_whose_names_may_fill_the_memory_is_refused() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("model.pt");
+        let mut archive = zip::ZipWriter::new(File::create(&path).expect("file"));
+        let options = zip::write::SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
+        archive.start_file("archive/data.pkl", options).expect("entry");
+        io::Write::write_all(&mut archive, &vec![BINPERSID; 100_000]).expect("written");
+        archive.finish().expect("finished");
+        let error = WeightFile::open(&path).expect_err("names of 10 GB").to_string();
+        assert!(error.contains("100000 tensors") && error.contains("data.pkl"), "{error}");
     }
 
     #[test]
