@@ -14,9 +14,6 @@ use eyre::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use tracing::{info, warn};
 
-/// The seed of the embedded policy's weights.
-const EMBEDDED_SEED: u64 = 0;
-
 /// Options of every subcommand.
 #[derive(Args)]
 pub(crate) struct Common {
@@ -83,30 +80,29 @@ impl Common {
 
     /// The policy of a directory, or the embedded one.
     pub(crate) fn policy(&self, directory: Option<&Path>, device: &Device) -> Result<Policy> {
-        let Some(directory) = directory else {
-            let mut policy = Policy::tiny_in(EMBEDDED_SEED, device, self.precision())?;
-            if let Some(profile) = self.profile {
-                policy.config = policy.config.with_profile(profile);
-            }
-            return Ok(policy);
-        };
-        self.load(directory, device)
+        match directory {
+            Some(directory) => self.load(directory, device),
+            None => Ok(Policy::embedded(&self.load_options(device))?),
+        }
     }
 
     /// What the policy of a directory, or the embedded one, is called.
     pub(crate) fn policy_name(directory: Option<&Path>) -> String {
-        directory.map_or_else(|| "embedded tiny".into(), |directory| directory.display().to_string())
+        directory.map_or_else(|| "embedded".into(), |directory| directory.display().to_string())
+    }
+
+    fn load_options(&self, device: &Device) -> LoadOptions {
+        LoadOptions {
+            device: device.clone(),
+            profile: self.profile,
+            precision: self.precision(),
+            is_strict: self.strict,
+        }
     }
 
     /// Loads a policy directory, or a repository on the Hub, and logs what is worth knowing about it.
     pub(crate) fn load(&self, policy: &Path, device: &Device) -> Result<Policy> {
-        let options = LoadOptions {
-            profile: self.profile,
-            precision: self.precision(),
-            is_strict: self.strict,
-            ..LoadOptions::new(device)
-        };
-        let (policy, report) = Policy::load(&local(policy)?, &options)?;
+        let (policy, report) = Policy::load(&local(policy)?, &self.load_options(device))?;
         for key in &report.unknown_keys {
             warn!("unknown key, ignored: {key}");
         }

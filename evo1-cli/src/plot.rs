@@ -15,7 +15,6 @@ use evo1::{ActionChunk, Frame, files::write_atomically};
 use evo1_bench::Report;
 use eyre::{WrapErr, ensure, eyre};
 use image::{ImageFormat, RgbImage, imageops};
-use plotters::style::RGBColor;
 
 use canvas::{Align, BLACK, Canvas, Font, GREY, Rect};
 use chart::Lines;
@@ -36,31 +35,19 @@ const SHORTEST_FRAME: f64 = 48.0;
 const FRAME_LABEL: f64 = 24.0;
 const FRAME_GAP: f64 = 16.0;
 const TITLE_HEIGHT: f64 = 46.0;
-const NOTE_HEIGHT: f64 = 44.0;
 
 const TITLE_FONT: Font = Font { size: 26.0, is_bold: true, color: BLACK };
-const NOTE_FONT: Font = Font { size: 18.0, is_bold: false, color: RGBColor(0x7a, 0x3b, 0x00) };
-const NOTE_PAPER: RGBColor = RGBColor(0xff, 0xf3, 0xdc);
-const NOTE_EDGE: RGBColor = RGBColor(0xe6, 0x9f, 0x00);
 const FRAME_FONT: Font = Font { size: 16.0, is_bold: false, color: GREY };
 
-/// What stands above the picture.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Caption<'a> {
-    /// What the picture shows, for example the instruction; shortened to one line.
-    pub(crate) title: &'a str,
-    /// What a viewer must know to read it rightly, for example that the weights are random.
-    pub(crate) note: Option<&'a str>,
-}
-
-/// Draws `frames` and `chunk` (its dimensions over its steps, in the robot's units) as the PNG file `path`.
+/// Draws `frames` and `chunk` (its dimensions over its steps, in the robot's units) as the PNG file `path`, below a title,
+/// for example the instruction, which is shortened to one line.
 ///
 /// Dimensions share one chart unless their scales differ by more than [`chart::COMMON_SCALE`]; then each has its own.
 ///
 /// # Errors
 /// When the chunk has no step, or the file cannot be written; `path` is then as it was.
-pub(crate) fn chunk_png(path: &Path, chunk: &ActionChunk, frames: &[Frame], caption: &Caption) -> eyre::Result<()> {
-    write_png(path, draw(chunk, frames, caption))
+pub(crate) fn chunk_png(path: &Path, chunk: &ActionChunk, frames: &[Frame], title: &str) -> eyre::Result<()> {
+    write_png(path, draw(chunk, frames, title))
 }
 
 /// Draws the medians of a benchmark's stages as the PNG file `path`; a thin line goes on to the 90th percentile.
@@ -98,7 +85,7 @@ fn write_png(path: &Path, picture: eyre::Result<RgbImage>) -> eyre::Result<()> {
 }
 
 /// The whole picture in memory.
-fn draw(chunk: &ActionChunk, frames: &[Frame], caption: &Caption) -> eyre::Result<RgbImage> {
+fn draw(chunk: &ActionChunk, frames: &[Frame], title: &str) -> eyre::Result<RgbImage> {
     ensure!(chunk.horizon() > 0, "the action chunk has no step");
     canvas::register_fonts()?;
     let lines = Lines {
@@ -107,8 +94,7 @@ fn draw(chunk: &ActionChunk, frames: &[Frame], caption: &Caption) -> eyre::Resul
         x_name: "step of the chunk",
         y_name: "action value (robot units)",
     };
-    let note_height = if caption.note.is_some() { NOTE_HEIGHT } else { 0.0 };
-    let top = MARGIN + TITLE_HEIGHT + note_height;
+    let top = MARGIN + TITLE_HEIGHT;
     let tiles = place_frames(frames, top)?;
     let frames_right = tiles.iter().map(|tile| tile.column_right).fold(MARGIN, f64::max);
     let left = if tiles.is_empty() { MARGIN } else { frames_right + GUTTER };
@@ -117,7 +103,7 @@ fn draw(chunk: &ActionChunk, frames: &[Frame], caption: &Caption) -> eyre::Resul
     let area = Rect { left, top, right: left + CHART_WIDTH, bottom };
 
     let mut picture = canvas::render((area.right + MARGIN, area.bottom + MARGIN), |canvas| {
-        draw_caption(canvas, caption, area.right)?;
+        draw_title(canvas, title, area.right)?;
         for tile in &tiles {
             canvas.rect(tile.rect.grown(1.0), GREY)?;
             canvas.text(&tile.label, (tile.rect.left, tile.rect.top - 0.5 * FRAME_LABEL), Align::Left, FRAME_FONT)?;
@@ -131,16 +117,9 @@ fn draw(chunk: &ActionChunk, frames: &[Frame], caption: &Caption) -> eyre::Resul
     Ok(picture)
 }
 
-fn draw_caption(canvas: &Canvas<'_>, caption: &Caption, right: f64) -> eyre::Result<()> {
-    let title = canvas::shortened(caption.title, TITLE_FONT, right - MARGIN)?;
-    canvas.text(&title, (MARGIN, MARGIN + 10.0), Align::Left, TITLE_FONT)?;
-    let Some(note) = caption.note else { return Ok(()) };
-    let top = MARGIN + TITLE_HEIGHT - 10.0;
-    let strip = Rect { left: MARGIN, top, right, bottom: top + NOTE_HEIGHT - 14.0 };
-    canvas.rect(strip, NOTE_PAPER)?;
-    canvas.rect(Rect { right: strip.left + 4.0, ..strip }, NOTE_EDGE)?;
-    let note = canvas::shortened(note, NOTE_FONT, strip.width() - 28.0)?;
-    canvas.text(&note, (strip.left + 16.0, 0.5 * (strip.top + strip.bottom)), Align::Left, NOTE_FONT)
+fn draw_title(canvas: &Canvas<'_>, title: &str, right: f64) -> eyre::Result<()> {
+    let title = canvas::shortened(title, TITLE_FONT, right - MARGIN)?;
+    canvas.text(&title, (MARGIN, MARGIN + 10.0), Align::Left, TITLE_FONT)
 }
 
 /// Where a frame is drawn.

@@ -91,6 +91,8 @@ struct Connection<S> {
     shared: Arc<Shared>,
     terms: Terms,
     number: u64,
+    /// Requests so far.
+    requests: u64,
     /// The previous reply's chunk, normalised, which the next may be guided to.
     chunk: Option<ActionChunk>,
     /// How long the previous request took, which openpi's clients are told.
@@ -111,7 +113,7 @@ where
     let number = shared.next_connection();
     shared.metrics.connections.inc();
     shared.metrics.connections_total.inc();
-    let mut connection = Connection { socket, meter, shared, terms, number, chunk: None, previous: None };
+    let mut connection = Connection { socket, meter, shared, terms, number, requests: 0, chunk: None, previous: None };
     let end = connection.run().await;
     let shared = connection.shared.clone();
     connection.end(end).await;
@@ -168,12 +170,21 @@ where
         metrics.received_bytes.inc_by(payload.len() as u64);
         let Parsed { id, request } = parse(self.shared.clone(), self.terms.dialect, payload).await;
         self.shared.metrics.stage("parse", received.elapsed());
-        let accepted = request.and_then(|request| self.enqueue(self.guided(request), memory, received));
+        let accepted = request.and_then(|request| {
+            let request = self.counted(request);
+            self.enqueue(self.guided(request), memory, received)
+        });
         pending.push_back(match accepted {
             Ok(answer) => Box::pin(async move { Outcome { id, result: answer.await, received } }),
             Err(error) => Box::pin(std::future::ready(Outcome { id, result: Err(error), received })),
         });
         Ok(())
+    }
+
+    fn counted(&mut self, request: Request) -> Request {
+        let number = self.requests;
+        self.requests += 1;
+        Request { number, ..request }
     }
 
     /// The request with the chunk that it asks to be guided to; the first of a connection is free.

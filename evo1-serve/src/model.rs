@@ -39,8 +39,6 @@ pub trait Model: Send + Sync + 'static {
 pub struct Description {
     /// Its name: the policy's directory.
     pub policy: String,
-    /// Whether its weights are random, so that its actions mean nothing.
-    pub random_weights: bool,
     /// The reference whose semantics it has.
     pub profile: String,
     /// The device that it runs on.
@@ -79,9 +77,8 @@ pub struct PolicyModel {
     pub policy: Policy,
     /// Its name.
     pub name: String,
-    /// Whether its weights are random.
-    pub random_weights: bool,
-    /// The seed of requests that bring none: equal observations get equal answers.
+    /// The seed of a connection's first request, unless the request brings one. The next one's is larger by one, and so on:
+    /// a robot that noise has led into a dead end must not meet the same noise again.
     pub seed: u64,
     /// Euler steps of requests that do not say; the policy's own when `None`.
     pub steps: Option<usize>,
@@ -90,6 +87,10 @@ pub struct PolicyModel {
 }
 
 impl PolicyModel {
+    fn seed_of(&self, request: &Request) -> u64 {
+        request.seed.unwrap_or_else(|| self.seed.wrapping_add(request.number))
+    }
+
     fn steps_of(&self, request: &Request) -> Option<usize> {
         request.steps.or(self.steps)
     }
@@ -112,7 +113,6 @@ impl Model for PolicyModel {
         let robots = self.policy.statistics.iter().flat_map(|statistics| statistics.robots());
         Description {
             policy: self.name.clone(),
-            random_weights: self.random_weights,
             profile: config.profile.to_string(),
             device: format!("{:?}", self.policy.device()),
             steps: self.steps.unwrap_or(config.num_inference_steps),
@@ -170,7 +170,7 @@ impl Model for PolicyModel {
         let observations: Vec<Observation> = requests.iter().map(|request| request.observation.clone()).collect();
         let options = PredictOptions {
             steps: self.steps_of(first),
-            noise: Noise::Seeds(requests.iter().map(|request| request.seed.unwrap_or(self.seed)).collect()),
+            noise: Noise::Seeds(requests.iter().map(|request| self.seed_of(request)).collect()),
             guidance: first.guidance.clone(),
             finish: FinishOptions { smoothing: first.finish.smoothing.or(self.smoothing), ..first.finish },
             ..PredictOptions::default()

@@ -10,8 +10,10 @@ use serde::{Deserialize, Serialize};
 pub struct Request {
     /// What the robot sees, is told and knows of itself.
     pub observation: Observation,
-    /// Seed of the noise; the server's when `None`.
+    /// Seed of the noise; when `None` the server's plus [`Self::number`].
     pub seed: Option<u64>,
+    /// How many requests came before it on its connection.
+    pub number: u64,
     /// Euler steps; the policy's when `None`.
     pub steps: Option<usize>,
     /// Guidance to the chunk before, which the connection remembers.
@@ -32,6 +34,7 @@ impl Request {
         Self {
             observation,
             seed: None,
+            number: 0,
             steps: None,
             rtc: None,
             guidance: None,

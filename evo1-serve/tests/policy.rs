@@ -26,7 +26,7 @@ fn policy() -> Policy {
 
 fn model(policy: &Policy) -> PolicyModel {
     let policy = policy.clone();
-    PolicyModel { policy, name: "tiny".into(), random_weights: true, seed: 5, steps: Some(4), smoothing: None }
+    PolicyModel { policy, name: "tiny".into(), seed: 5, steps: Some(4), smoothing: None }
 }
 
 fn options() -> ServerOptions {
@@ -67,12 +67,18 @@ fn answers_are_the_librarys_to_the_bit_in_every_form_of_a_request() {
     assert_eq!(reply.chunk.width(), 24);
     assert_eq!(robot_columns(reply.chunk.values()), predicted(&policy, &observation, 5), "the server's seed");
     assert!(reply.chunk.steps().all(|action| action[4..].iter().all(|value| (value - 5e-9).abs() < 1e-12)));
+    let next = client.predict(&observation, &CallOptions::default()).expect("a reply");
+    assert_eq!(
+        robot_columns(next.chunk.values()),
+        predicted(&policy, &observation, 6),
+        "fresh noise for the next request"
+    );
     let call = CallOptions { seed: Some(9), ..CallOptions::default() };
     let seeded = client.predict(&observation, &call).expect("a reply");
     assert_eq!(robot_columns(seeded.chunk.values()), predicted(&policy, &observation, 9), "the request's seed");
 
     let keyed = Observation {
-        statistics: StatisticsKey { arm: Some("sawyer".into()), dataset: Some("metaworld".into()) },
+        statistics: StatisticsKey { arm: Some("sawyer".into()), dataset: Some("clean".into()) },
         ..observation.clone()
     };
     let text = json::encode(&keyed, &CallOptions::default(), &client_options());
@@ -85,8 +91,8 @@ fn answers_are_the_librarys_to_the_bit_in_every_form_of_a_request() {
         text.replace(mask, &format!("\"action_mask\": [{}]", vec![inner; 16].join(","))),
         text.replace("[1,0,0]", "[[1,0,0]]"),
     ];
-    let mut raw = server.raw("/");
     for form in forms {
+        let mut raw = server.raw("/");
         raw.send(form);
         let rows: Vec<Vec<f32>> = serde_json::from_str(&raw.text()).expect("a bare list");
         assert_eq!(rows.concat(), reply.chunk.values());
@@ -204,10 +210,10 @@ fn openpi_clients_get_the_librarys_answers() {
     array(&mut bytes, "<f4", &[8], &state);
     key(&mut bytes, "prompt");
     key(&mut bytes, &observation.instruction);
-    for _ in 0..2 {
+    for seed in [5, 6] {
         raw.0.send(Message::binary(bytes.clone())).expect("sent");
         let Message::Binary(reply) = raw.read() else { panic!("a reply is binary") };
-        let want = predicted(&policy, &observation, 5);
+        let want = predicted(&policy, &observation, seed);
         let data: Vec<u8> = want.iter().flat_map(|value| value.to_le_bytes()).collect();
         assert!(reply.windows(data.len()).any(|window| window == data), "the actions are in the reply, to the bit");
         assert!(reply.windows(13).any(|window| window == b"server_timing"));

@@ -1,26 +1,32 @@
-//! Policies with random weights.
+//! Policies that need no files: with random weights, and the one that is part of the library.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use evo1_core::{
     config::{PolicyConfig, Precision},
     normalize::Statistics,
-    weights::initialize,
+    weights::{WeightFile, initialize},
 };
 use evo1_vlm::PromptTokenizer;
 
-use crate::{Evo1, Policy, Result};
+use crate::{Evo1, LoadOptions, Policy, Result, load::load_network};
 
 /// A byte-level tokenizer with InternVL's image tokens: 260 ids, no merges.
 const BYTE_TOKENIZER: &[u8] = include_bytes!("../assets/byte_tokenizer.json");
 
-/// Statistics of Meta-World demonstrations: 8 state and 4 action dimensions.
-const METAWORLD_STATISTICS: &str = include_str!("../assets/metaworld_norm_stats.json");
+const EMBEDDED_CONFIG: &str = include_str!("../assets/metaworld/evo1.json");
+const EMBEDDED_TOKENIZER: &[u8] = include_bytes!("../assets/metaworld/tokenizer.json");
+const EMBEDDED_STATISTICS: &str = include_str!("../assets/metaworld/norm_stats.json");
+const EMBEDDED_WEIGHTS: &[u8] = include_bytes!("../assets/metaworld/model.safetensors");
 
 /// The byte-level tokenizer of policies without one of their own.
 pub fn byte_tokenizer(max_length: usize) -> Result<PromptTokenizer> {
     Ok(PromptTokenizer::from_bytes(Path::new("byte_tokenizer.json"), BYTE_TOKENIZER, max_length)?)
+}
+
+fn embedded_statistics() -> Result<Statistics> {
+    Ok(Statistics::parse(Path::new("embedded/norm_stats.json"), EMBEDDED_STATISTICS)?)
 }
 
 impl Policy {
@@ -38,15 +44,25 @@ impl Policy {
         Ok(Self::new(config, network, tokenizer, None, device))
     }
 
-    /// The tiny preset with weights from a seed and Meta-World's statistics.
+    /// The tiny preset with weights from a seed and Meta-World's statistics, in f32, for tests.
     pub fn tiny(seed: u64, device: &Device) -> Result<Self> {
-        Self::tiny_in(seed, device, Precision::default())
+        let config = PolicyConfig { action_dim: 4, ..PolicyConfig::tiny() };
+        Ok(Self { statistics: Some(embedded_statistics()?), ..Self::random(config, seed, device)? })
     }
 
-    /// [`Self::tiny`] in other number types.
-    pub fn tiny_in(seed: u64, device: &Device, precision: Precision) -> Result<Self> {
-        let config = PolicyConfig { action_dim: 4, ..PolicyConfig::tiny() };
-        let statistics = Statistics::parse(Path::new("metaworld_norm_stats.json"), METAWORLD_STATISTICS)?;
-        Ok(Self { statistics: Some(statistics), ..Self::random_in(config, seed, device, precision)? })
+    /// The policy that is part of the library: 1.1 M parameters, trained by `recipes/metaworld-tiny.yaml` to reach, push,
+    /// open a drawer and press a button in Meta-World. One view, the 8 numbers of the state, 8 steps of 4 actions.
+    pub fn embedded(options: &LoadOptions) -> Result<Self> {
+        let file = |name: &str| PathBuf::from(format!("embedded/{name}"));
+        let (mut config, _) = PolicyConfig::parse(&file("evo1.json"), EMBEDDED_CONFIG)?;
+        if let Some(profile) = options.profile {
+            config = config.with_profile(profile);
+        }
+        options.precision.require(&options.device)?;
+        let tokenizer =
+            PromptTokenizer::from_bytes(&file("tokenizer.json"), EMBEDDED_TOKENIZER, config.max_text_length)?;
+        let weights = WeightFile::from_bytes(&file("model.safetensors"), EMBEDDED_WEIGHTS)?;
+        let (network, _) = load_network(Evo1::init(&config, &options.device), &weights, &config, options)?;
+        Ok(Self::new(config, network, tokenizer, Some(embedded_statistics()?), &options.device))
     }
 }

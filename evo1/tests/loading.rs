@@ -7,7 +7,7 @@ use std::{
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use evo1::{
-    LoadOptions, Policy, Result,
+    Frame, LoadOptions, Observation, Policy, PredictOptions, Result, View,
     config::{Precision, Profile},
     device::test_devices,
     trace,
@@ -209,4 +209,30 @@ fn writing_and_reading_changes_no_bit() {
         assert_eq!(&file.read(name).expect("tensor"), data, "{name}");
     }
     assert_eq!(std::fs::read_dir(directory.path()).expect("directory").count(), 4, "no temporary file is left");
+}
+
+#[test]
+fn the_embedded_policy_is_its_directory_and_looks() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/metaworld");
+    for device in test_devices() {
+        let embedded = Policy::embedded(&LoadOptions::new(&device)).expect("embedded");
+        let (read, report) = load(&folder, &device).expect("a policy directory");
+        assert!(report.unknown_keys.is_empty() && report.weights.findings.is_empty(), "{report:?}");
+        let frame = |level: u8| Frame::new(224, 224, vec![level; 224 * 224 * 3]).expect("full");
+        let observation = |level: u8, instruction: &str| Observation {
+            views: vec![View::Present(frame(level))],
+            state: vec![0.0, 0.6, 0.2, 1.0, 0.0, 0.7, 0.02, 0.0],
+            instruction: instruction.into(),
+            ..Observation::default()
+        };
+        let options = PredictOptions::default();
+        let predict =
+            |policy: &Policy, observation: &Observation| policy.predict(observation, &options).expect("a chunk");
+        let reach = observation(100, "Move the gripper to the red target point");
+        let chunk = predict(&embedded, &reach);
+        assert_eq!((chunk.horizon(), chunk.width()), (8, 4));
+        assert_eq!(chunk, predict(&read, &reach));
+        assert_ne!(chunk, predict(&embedded, &observation(200, &reach.instruction)), "another frame");
+        assert_ne!(chunk, predict(&embedded, &observation(100, "Open the drawer")), "another instruction");
+    }
 }

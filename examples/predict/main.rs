@@ -8,7 +8,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let device = DeviceName::Auto.open()?;
     let policy = match std::env::args().nth(1) {
         Some(directory) => Policy::load(Path::new(&directory), &LoadOptions::new(&device))?.0,
-        None => Policy::tiny(0, &device)?,
+        None => Policy::embedded(&LoadOptions::new(&device))?,
     };
     let (width, height) = (224, 224);
     let state_width = policy.statistics.iter().flat_map(|known| known.robots()).map(|(_, robot)| robot.state.width());

@@ -14,16 +14,13 @@ use crate::{
     plot, sample,
 };
 
-/// Said wherever the embedded policy's actions are shown.
-const RANDOM_WEIGHTS: &str = "The embedded policy has random weights: these actions mean nothing.";
-
-/// Predict an action chunk. With nothing given, the embedded tiny policy looks at the embedded sample observation.
+/// Predict an action chunk. With nothing given, the embedded policy looks at the embedded sample observation.
 #[derive(Args)]
 #[command(
     after_help = "Example:\n  evo1 infer --policy DIR --image front.png --image wrist.png \\\n    --state 0.1,0.2,0.3 --prompt \"pick up the red block\" --plot chunk.png"
 )]
 pub(crate) struct Infer {
-    /// Policy directory, or hf://owner/name[@revision]; the embedded tiny policy when left out
+    /// Policy directory, or hf://owner/name[@revision]; the embedded policy when left out
     #[arg(long, value_name = "DIR")]
     policy: Option<PathBuf>,
 
@@ -82,9 +79,7 @@ impl Infer {
         let shown = Shown { infer: &self, policy: &policy, observation: &observation, chunk: &chunk, times };
         if let Some(path) = &self.plot {
             let frames: Vec<Frame> = observation.views.iter().filter_map(View::frame).cloned().collect();
-            let note = self.policy.is_none().then_some(RANDOM_WEIGHTS);
-            let caption = plot::Caption { title: &observation.instruction, note };
-            plot::chunk_png(path, &chunk, &frames, &caption)?;
+            plot::chunk_png(path, &chunk, &frames, &observation.instruction)?;
             info!("plotted to {}", path.display());
         }
         let text = if self.json { shown.json()? } else { shown.table(common) };
@@ -143,10 +138,6 @@ impl Shown<'_> {
         }
         let stages = times.stages().map(|(name, time)| format!("{name} {:.1}", time.as_secs_f64() * 1e3)).join(", ");
         text += &format!("\n\n{:.1} ms ({stages})\n", times.total().as_secs_f64() * 1e3);
-        if infer.policy.is_none() {
-            text += RANDOM_WEIGHTS;
-            text += "\n";
-        }
         text
     }
 
@@ -156,7 +147,6 @@ impl Shown<'_> {
             times.stages().into_iter().map(|(name, time)| (name.into(), json!(time.as_secs_f64() * 1e3))).collect();
         let document = json!({
             "policy": Common::policy_name(infer.policy.as_deref()),
-            "random_weights": infer.policy.is_none(),
             "profile": policy.config.profile,
             "steps": self.steps(),
             "seed": infer.seed,

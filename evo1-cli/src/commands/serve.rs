@@ -18,15 +18,15 @@ const OTHER_FILES: u64 = 256;
 
 /// Serve a policy to robots: Evo-1's websocket JSON protocol at any path, openpi's at /openpi, a page for people at /.
 ///
-/// Answers are those of `evo1 infer` for the same observation and seed. Every request starts from --seed unless it brings
-/// a `seed` of its own, so that equal observations get equal answers. SIGTERM ends the server when the requests under way
+/// Answers are those of `evo1 infer` for the same observation and seed. A connection's first request starts from --seed, the
+/// next from that plus 1, and so on, unless a request brings a `seed` of its own. SIGTERM ends the server when the requests under way
 /// have their answers.
 #[derive(Args)]
 #[command(
     after_help = "Example:\n  evo1 serve --policy DIR\n  evo1 serve --policy DIR --bind 0.0.0.0:9000 --token SECRET --tls-cert cert.pem --tls-key key.pem"
 )]
 pub(crate) struct Serve {
-    /// Policy directory; the embedded tiny policy when left out
+    /// Policy directory; the embedded policy when left out
     #[arg(long, value_name = "DIR")]
     policy: Option<PathBuf>,
 
@@ -62,7 +62,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "NAME")]
     camera: Vec<String>,
 
-    /// Seed of the noise of requests that bring none
+    /// Seed of the noise of a connection's first request; each further one's is larger by 1
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
 
@@ -149,7 +149,6 @@ impl Serve {
         let model = PolicyModel {
             policy,
             name: Common::policy_name(self.policy.as_deref()),
-            random_weights: self.policy.is_none(),
             seed: self.seed,
             steps: self.steps.map(|steps| steps as usize),
             smoothing: self.smoothing,

@@ -6,10 +6,10 @@ use evo1::Frame;
 use image::{RgbImage, imageops};
 
 use super::{
-    Caption, FRAME_FONT, FRAME_GAP, FRAME_LABEL, GREY, MARGIN, TITLE_HEIGHT,
+    FRAME_FONT, FRAME_GAP, FRAME_LABEL, GREY, MARGIN, TITLE_HEIGHT,
     canvas::{self, Align, Rect},
     chart::{self, Lines},
-    draw_caption, scaled, write_png,
+    draw_title, scaled, write_png,
 };
 
 /// Width of a frame.
@@ -58,7 +58,7 @@ fn draw(title: &str, strips: &[Strip], charts: &[Lines<'_>]) -> eyre::Result<Rgb
         areas.push(Rect { left: MARGIN, top, right, bottom: y });
     }
     let mut picture = canvas::render((right + MARGIN, y + MARGIN), |canvas| {
-        draw_caption(canvas, &Caption { title, note: None }, right)?;
+        draw_title(canvas, title, right)?;
         let mut tile = tiles.iter();
         for strip in strips {
             for (column, (rect, label, _)) in tile.by_ref().take(strip.frames.len()).enumerate() {

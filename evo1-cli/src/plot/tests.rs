@@ -3,10 +3,11 @@
 use std::fs;
 
 use image::Rgb;
+use plotters::style::RGBColor;
 
 use super::*;
 
-const PLAIN: Caption<'_> = Caption { title: "Press the button", note: None };
+const TITLE: &str = "Press the button";
 
 /// A chunk whose values are `value(step, dimension)`.
 fn chunk(width: usize, horizon: usize, value: impl Fn(usize, usize) -> f32) -> ActionChunk {
@@ -30,26 +31,26 @@ fn the_file_holds_the_picture() {
     let path = folder.path().join("chunk.png");
     fs::write(&path, "older").expect("file");
     let chunk = chunk(4, 16, |step, d| (step as f32 * 0.3 + d as f32).sin());
-    chunk_png(&path, &chunk, &[red_frame(64, 48)], &PLAIN).expect("plot");
+    chunk_png(&path, &chunk, &[red_frame(64, 48)], TITLE).expect("plot");
     let read = image::open(&path).expect("a PNG").to_rgb8();
-    assert_eq!(read, draw(&chunk, &[red_frame(64, 48)], &PLAIN).expect("picture"));
+    assert_eq!(read, draw(&chunk, &[red_frame(64, 48)], TITLE).expect("picture"));
     assert_eq!(fs::read_dir(folder.path()).expect("folder").count(), 1, "no temporary file is left");
 }
 
 #[test]
 fn frames_are_scaled_with_their_aspect_kept() {
     let chunk = chunk(2, 3, |step, _| step as f32);
-    let picture = draw(&chunk, &[red_frame(64, 48)], &PLAIN).expect("picture");
+    let picture = draw(&chunk, &[red_frame(64, 48)], TITLE).expect("picture");
     assert_eq!(f64::from(picture.width()), MARGIN + FRAME_WIDTH + GUTTER + CHART_WIDTH + MARGIN);
     assert_eq!(count(&picture, 2000.0, RGBColor(255, 0, 0)), 320 * 240);
-    let without = draw(&chunk, &[], &PLAIN).expect("picture");
+    let without = draw(&chunk, &[], TITLE).expect("picture");
     assert_eq!(f64::from(without.width()), MARGIN + CHART_WIDTH + MARGIN);
     assert_eq!(count(&without, 2000.0, RGBColor(255, 0, 0)), 0);
 }
 
 #[test]
 fn every_line_is_drawn_in_its_colour() {
-    let picture = draw(&chunk(24, 50, |_, d| 100.0 + d as f32), &[], &PLAIN).expect("picture");
+    let picture = draw(&chunk(24, 50, |_, d| 100.0 + d as f32), &[], TITLE).expect("picture");
     let legend_left = MARGIN + CHART_WIDTH - 160.0;
     for color in chart::PALETTE {
         let pixels = count(&picture, legend_left, color);
@@ -61,7 +62,7 @@ fn every_line_is_drawn_in_its_colour() {
 
 #[test]
 fn a_single_step_is_drawn_as_dots() {
-    let picture = draw(&chunk(24, 1, |_, d| d as f32), &[], &PLAIN).expect("picture");
+    let picture = draw(&chunk(24, 1, |_, d| d as f32), &[], TITLE).expect("picture");
     for color in chart::PALETTE {
         let pixels = count(&picture, 840.0, color);
         assert!((40..200).contains(&pixels), "{color:?}: {pixels} pixels");
@@ -72,7 +73,7 @@ fn a_single_step_is_drawn_as_dots() {
 fn a_line_of_another_scale_has_a_panel_of_its_own() {
     let wave = |step: usize| (step as f32 * 0.4).sin();
     let of_scale =
-        |scale: f32| draw(&chunk(2, 30, |step, d| [1.0, scale][d] * wave(step)), &[], &PLAIN).expect("picture");
+        |scale: f32| draw(&chunk(2, 30, |step, d| [1.0, scale][d] * wave(step)), &[], TITLE).expect("picture");
     // Rows of pixels in which the second line shows: few where it is flattened, many where its scale is its own.
     let rows = |picture: &RgbImage| {
         let color = Rgb([chart::PALETTE[1].0, chart::PALETTE[1].1, chart::PALETTE[1].2]);
@@ -85,19 +86,9 @@ fn a_line_of_another_scale_has_a_panel_of_its_own() {
 }
 
 #[test]
-fn the_note_stands_out() {
-    let note = Caption { note: Some("random weights: these actions mean nothing"), ..PLAIN };
-    let chunk = chunk(1, 2, |step, _| step as f32);
-    let strip = |caption| count(&draw(&chunk, &[], caption).expect("picture"), 2000.0, NOTE_PAPER);
-    assert_eq!(strip(&PLAIN), 0);
-    assert!(strip(&note) > 10_000);
-}
-
-#[test]
 fn odd_chunks_and_frames_can_be_drawn() {
     let frames = [red_frame(1, 1), red_frame(2000, 1), red_frame(1, 2000)];
     let title = "a very long instruction ".repeat(100);
-    let caption = Caption { title: &title, note: Some("") };
     for (width, horizon, low, high) in [
         (1, 1, 0.0, 0.0),
         (1, 2, f32::MIN, f32::MAX),
@@ -108,14 +99,14 @@ fn odd_chunks_and_frames_can_be_drawn() {
         (100, 1, -1.0, 1.0),
     ] {
         let chunk = chunk(width, horizon, |step, d| if (step + d) % 2 == 0 { low } else { high });
-        let picture = draw(&chunk, &frames[..width % 4], &caption);
+        let picture = draw(&chunk, &frames[..width % 4], &title);
         assert!(picture.is_ok(), "{width} × {horizon}, {low} to {high}: {picture:?}");
     }
 }
 
 #[test]
 fn a_chunk_without_steps_is_an_error() {
-    let error = draw(&chunk(3, 0, |_, _| 0.0), &[], &PLAIN).expect_err("nothing to draw");
+    let error = draw(&chunk(3, 0, |_, _| 0.0), &[], TITLE).expect_err("nothing to draw");
     assert_eq!(error.to_string(), "the action chunk has no step");
 }
 
@@ -123,7 +114,7 @@ fn a_chunk_without_steps_is_an_error() {
 fn a_path_that_cannot_be_written_is_named() {
     let folder = tempfile::tempdir().expect("folder");
     let chunk = chunk(1, 1, |_, _| 1.0);
-    let message = |path: &Path| format!("{:#}", chunk_png(path, &chunk, &[], &PLAIN).expect_err("no such place"));
+    let message = |path: &Path| format!("{:#}", chunk_png(path, &chunk, &[], TITLE).expect_err("no such place"));
     let missing = folder.path().join("missing");
     let path = missing.join("chunk.png");
     let expected = format!("cannot write {}: there is no folder {}", path.display(), missing.display());

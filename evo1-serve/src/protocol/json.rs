@@ -151,6 +151,7 @@ impl Fields {
                 action_mask: Some(action_mask),
             },
             seed: self.seed,
+            number: 0,
             steps: self.steps.map(|steps| usize::try_from(steps).unwrap_or(usize::MAX)),
             rtc: self.rtc,
             guidance: None,

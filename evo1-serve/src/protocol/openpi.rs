@@ -63,6 +63,7 @@ pub fn parse(message: &[u8], shape: &Shape, options: &OpenPiOptions) -> Result<R
             ..Observation::default()
         },
         seed: fields.seed,
+        number: 0,
         steps: fields.steps.map(|steps| usize::try_from(steps).unwrap_or(usize::MAX)),
         rtc: None,
         guidance: None,

@@ -33,7 +33,6 @@ impl Model for Scripted {
     fn description(&self) -> Description {
         Description {
             policy: "scripted".into(),
-            random_weights: true,
             profile: "official".into(),
             device: "none".into(),
             steps: 1,
