@@ -248,19 +248,26 @@ def reference_suites(root, out):
             states.append(state)
             actions.append(windows(action))
     for name, (states, actions) in everything.items():
-        states, actions = np.concatenate(states), np.concatenate(actions)
-        out[f"suite.{name}.state"], out[f"suite.{name}.actions"] = states, actions
-        for part, values in [("state", states), ("action", actions.reshape(-1, actions.shape[-1]))]:
-            values = values.astype(np.float64)
-            for statistic, result in {
-                "min": values.min(0),
-                "max": values.max(0),
-                "mean": values.mean(0),
-                "std": values.std(0),
-                "q01": np.quantile(values, 0.01, axis=0),
-                "q99": np.quantile(values, 0.99, axis=0),
-            }.items():
-                out[f"statistics.{name}.{part}.{statistic}"] = result
+        out[f"suite.{name}.state"], out[f"suite.{name}.actions"] = np.concatenate(states), np.concatenate(actions)
+        reference_statistics(name, states, actions, out)
+    # Two datasets, one of the first and one of the last episode, with statistics in common.
+    states, actions = everything["default"]
+    reference_statistics("merged", [states[0], states[2]], [actions[0], actions[2]], out)
+
+
+def reference_statistics(name, states, actions, out):
+    states, actions = np.concatenate(states), np.concatenate(actions)
+    for part, values in [("state", states), ("action", actions.reshape(-1, actions.shape[-1]))]:
+        values = values.astype(np.float64)
+        for statistic, result in {
+            "min": values.min(0),
+            "max": values.max(0),
+            "mean": values.mean(0),
+            "std": values.std(0),
+            "q01": np.quantile(values, 0.01, axis=0),
+            "q99": np.quantile(values, 0.99, axis=0),
+        }.items():
+            out[f"statistics.{name}.{part}.{statistic}"] = result
 
 
 def reference_augmentation(out):
@@ -304,4 +311,5 @@ def main(out):
     save_file({name: np.ascontiguousarray(values) for name, values in tensors.items()}, out / "reference.safetensors")
 
 
-main(Path(sys.argv[1]))
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

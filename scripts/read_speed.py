@@ -1,13 +1,18 @@
-"""Samples a second in random order, of LeRobot's reader and of the authors' way, for comparison with the example
-`random_access` of evo1-data.
+"""Samples a second in random order: the authors' way, LeRobot's reader and this project, by turns on one machine.
 
-    python scripts/read_speed.py V21 V30 [SAMPLES [WORKERS]]
+    python scripts/read_speed.py target/release/examples/random_access V21 V30 [SAMPLES [WORKERS [ROUNDS]]]
 
 V21 and V30 are the same dataset in versions 2.1 and 3.0. The authors' way is what their loader does: a PyAV container is
-kept open, and each frame is decoded from the video's start. LeRobot's reader runs with its default backend. Needs
-lerobot, torch, PyAV, pandas.
+kept open, and each frame is decoded from the video's start; frames stay bytes. LeRobot's reader runs with its default
+backend, and this project's on both versions; both make tensors of frames as numbers from 0 to 1. All have the same
+number of workers that hand one sample after the other to one consumer, two waiting for each worker. Prints each round,
+and the medians and their ratios. Needs lerobot 0.6.1 with its dataset extra, torch, PyAV, pandas.
 """
 
+import json
+import re
+import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,8 +22,10 @@ import numpy as np
 import pandas as pd
 import torch
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from lerobot.utils.import_utils import get_safe_default_video_backend
 
 HORIZON = 16
+WARM_UP = 20
 
 
 class FromStart(torch.utils.data.Dataset):
@@ -55,24 +62,51 @@ class FromStart(torch.utils.data.Dataset):
         return np.stack(frames), np.asarray(table["observation.state"].iloc[row]), actions
 
 
-def measure(name, dataset, samples, workers):
+def python_speed(dataset, samples, workers):
     generator = torch.Generator().manual_seed(0)
-    sampler = torch.utils.data.RandomSampler(dataset, replacement=True, num_samples=samples, generator=generator)
+    sampler = torch.utils.data.RandomSampler(dataset, replacement=True, num_samples=samples + WARM_UP, generator=generator)
     loader = torch.utils.data.DataLoader(dataset, batch_size=None, sampler=sampler, num_workers=workers)
     iterator = iter(loader)
     # The workers' start does not count.
-    for _ in range(20):
+    for _ in range(WARM_UP):
         next(iterator)
     start = time.perf_counter()
     count = sum(1 for _ in iterator)
-    print(f"{name}: {count / (time.perf_counter() - start):.0f} samples a second", flush=True)
+    return count / (time.perf_counter() - start)
+
+
+def our_speed(example, root, samples, workers):
+    command = [example, root, str(samples), str(workers)]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return float(re.findall(r"([0-9]+) a second", printed)[-1])
+
+
+def main(example, v21, v30, samples=2000, workers=2, rounds=3):
+    samples, workers, rounds = int(samples), int(workers), int(rounds)
+    v21, v30 = Path(v21), Path(v30)
+    fps = json.loads((v30 / "meta/info.json").read_text())["fps"]
+    windows = {"action": [step / fps for step in range(HORIZON)]}
+    authors = FromStart(v21)
+    lerobot = LeRobotDataset("local/v30", root=v30, delta_timestamps=windows, tolerance_s=1e-3)
+    ways = {
+        "the authors' way": lambda: python_speed(authors, samples, workers),
+        f"LeRobot ({get_safe_default_video_backend()})": lambda: python_speed(lerobot, samples, workers),
+        "this project, 2.1": lambda: our_speed(example, v21, samples, workers),
+        "this project, 3.0": lambda: our_speed(example, v30, samples, workers),
+    }
+    speeds = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, speed in ways.items():
+            speeds[name].append(speed())
+            print(f"{name}: {speeds[name][-1]:.0f} samples a second", flush=True)
+    medians = {name: statistics.median(values) for name, values in speeds.items()}
+    peers, ours = list(medians.items())[:2], list(medians.items())[2:]
+    for name, speed in ours:
+        ratios = ", ".join(f"{speed / of:.1f} times {peer}" for peer, of in peers)
+        print(f"{name}: median {speed:.0f} samples a second, {ratios}")
 
 
 if __name__ == "__main__":
-    v21, v30 = Path(sys.argv[1]), Path(sys.argv[2])
-    samples, workers = (int(argument) for argument in (sys.argv[3:] + ["2000", "2"][len(sys.argv) - 3 :])[:2])
-    measure("authors' way", FromStart(v21), samples, workers)
-    fps = 80
-    windows = {"action": [step / fps for step in range(HORIZON)]}
-    lerobot = LeRobotDataset("local/v30", root=v30, delta_timestamps=windows, tolerance_s=1e-3)
-    measure(f"LeRobot ({lerobot._video_backend if hasattr(lerobot, '_video_backend') else 'default backend'})", lerobot, samples, workers)
+    if not 4 <= len(sys.argv) <= 7:
+        sys.exit(__doc__)
+    main(*sys.argv[1:])

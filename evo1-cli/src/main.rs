@@ -3,9 +3,11 @@
 //! Results go to standard output, logs to standard error. The exit code is 0 when all is done, 2 for wrong use and 1 for
 //! anything else, with one message of cause and remedy.
 #![forbid(unsafe_code)]
+#![warn(clippy::print_stdout, reason = "`output::say` does not panic when its reader has gone")]
 
 mod commands;
 mod common;
+mod output;
 mod plot;
 mod sample;
 

@@ -1,6 +1,10 @@
 //! `evo1 data` and `evo1 stats` from outside.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 const DATASETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/lerobot-datasets");
 
@@ -41,4 +45,55 @@ fn stats_writes_what_a_policy_reads() {
     let statistics = evo1::normalize::Statistics::read(&out).expect("statistics");
     let names: Vec<String> = statistics.robots().map(|(name, _)| name).collect();
     assert_eq!(names, ["arm/set"]);
+}
+
+#[test]
+fn stats_are_merged_by_arm_and_written_for_each_dataset() {
+    let directory = tempfile::tempdir().expect("directory");
+    let path = |name: &str| directory.path().join(name).to_str().expect("text").to_owned();
+    let set = |name: &str, episodes: &str| {
+        format!("{name}: {{path: {DATASETS}/v21, process_suite: metaworld, episodes: \"{episodes}\"}}")
+    };
+    let text = format!("data_groups: {{arm: {{{}, {}}}}}\n", set("a", "0:1"), set("b", "2:3"));
+    fs::write(path("data.yaml"), text).expect("write");
+    let minimum = |path: String| {
+        let text = fs::read_to_string(path).expect("written");
+        let statistics: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let list = &statistics["action"]["min"];
+        list.as_array().expect("a list").iter().map(|value| value.as_f64().expect("a number")).collect::<Vec<_>>()
+    };
+    let run = |per: &str| {
+        let (data, out, folder) = (path("data.yaml"), path("norm_stats.json"), path(per));
+        evo1(&["stats", "--data", &data, "--horizon", "4", "--per", per, "--out", &out, "--stats-dir", &folder])
+            .expect("done");
+    };
+    run("dataset");
+    let own = ["a", "b"].map(|set| minimum(path(&format!("dataset/arm/{set}/stats.json"))));
+    run("arm");
+    let merged = minimum(path("arm/arm/stats.json"));
+    let expected: Vec<f64> = own[0].iter().zip(&own[1]).map(|(a, b)| a.min(*b)).collect();
+    assert_eq!(merged, expected);
+    let statistics = evo1::normalize::Statistics::read(Path::new(&path("norm_stats.json"))).expect("statistics");
+    for set in ["a", "b"] {
+        let key = evo1::StatisticsKey { arm: Some("arm".into()), dataset: Some(set.into()) };
+        assert!(statistics.select(&key).is_ok(), "every dataset of the arm finds them");
+    }
+}
+
+#[test]
+fn a_reader_that_has_gone_is_no_error() {
+    let dataset = format!("{DATASETS}/v21");
+    for arguments in [&["data", &dataset][..], &["data", &dataset, "--json"], &["devices"], &["infer"]] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_evo1"))
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        // Closed before anything can be written.
+        drop(child.stdout.take());
+        let output = child.wait_with_output().expect("it ends");
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !message.contains("panicked"), "{arguments:?}: {message}");
+    }
 }

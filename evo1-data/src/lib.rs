@@ -29,6 +29,7 @@
 //! | [`DataConfig`] | which datasets, views, suites and weights: the authors' `config.yaml`, and keys of our own |
 //! | [`Mixture`] | the datasets, open; its samples in a seeded, weighted order; their statistics |
 //! | [`Loader`] | batches on several threads, from any [`Position`] of the order |
+//! | [`Epochs`] | the same batches as burn's `DataLoader`, for its training loops |
 //! | [`Batch`] | [`evo1::Inputs`], normalised actions and their mask |
 //! | [`Dataset`], [`Table`], [`VideoReader`] | a dataset's files by themselves |
 //! | [`Suite`] | how states and actions are read from columns |
@@ -37,6 +38,7 @@
 mod augment;
 mod batch;
 mod config;
+mod epochs;
 mod error;
 mod lerobot;
 mod loader;
@@ -52,6 +54,7 @@ mod video;
 pub use augment::{Changes, ColorChange};
 pub use batch::Batch;
 pub use config::{Augmentation, DataConfig, DatasetConfig, Exclusion, FrameWeight, OnError, Ordered, StateNoise};
+pub use epochs::Epochs;
 pub use error::{Error, Result};
 pub use lerobot::{Column, Dataset, Episode, Feature, Info, OpenOptions, Table, Tasks, VideoClip};
 pub use loader::{Batches, Loader, LoaderOptions, SkippedEpisode};
@@ -59,5 +62,6 @@ pub use mixture::Mixture;
 pub use sample::{Sample, SampleId};
 pub use sampler::Position;
 pub use source::Source;
+pub use statistics::StatisticsPer;
 pub use suite::{Suite, SuiteSettings, Suites};
 pub use video::{VideoPool, VideoReader};

@@ -51,17 +51,26 @@ pub struct SkippedEpisode {
 /// Makes batches of a mixture's samples.
 #[derive(Clone)]
 pub struct Loader {
-    work: Arc<Work>,
-    options: LoaderOptions,
+    pub(crate) work: Arc<Work>,
+    pub(crate) options: LoaderOptions,
 }
 
 /// What a thread needs to make a batch.
-struct Work {
-    mixture: Arc<Mixture>,
-    collator: Collator,
+#[derive(Clone)]
+pub(crate) struct Work {
+    pub(crate) mixture: Arc<Mixture>,
+    pub(crate) collator: Collator,
     batch_size: u64,
     /// Episodes that could not be read, by dataset and number.
-    skipped: Mutex<BTreeMap<(usize, usize), SkippedEpisode>>,
+    skipped: Arc<Mutex<BTreeMap<(usize, usize), SkippedEpisode>>>,
+}
+
+/// Draws that become batches.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Draws {
+    pub(crate) from: Position,
+    /// How many; without it they do not end.
+    pub(crate) count: Option<u64>,
 }
 
 impl Loader {
@@ -77,7 +86,7 @@ impl Loader {
         }
         let collator = Collator::new(preparer, mixture.config.clone(), options.skips_unseen)?;
         let batch_size = options.batch_size.get() as u64;
-        let work = Work { mixture, collator, batch_size, skipped: Mutex::default() };
+        let work = Work { mixture, collator, batch_size, skipped: Arc::default() };
         Ok(Self { work: Arc::new(work), options })
     }
 
@@ -88,7 +97,7 @@ impl Loader {
 
     /// Endless batches from a position on.
     pub fn batches(&self, from: Position) -> Batches {
-        Batches::start(self.work.clone(), from, &self.options)
+        Batches::start(self.work.clone(), Draws { from, count: None }, &self.options)
     }
 
     /// Episodes that could not be read and are skipped, so far.
@@ -98,13 +107,14 @@ impl Loader {
 }
 
 impl Work {
-    /// The `number`-th batch after `from`.
-    fn batch(&self, from: Position, number: u64) -> Result<Batch> {
-        let epoch_len = self.mixture.len();
-        let first = from.advanced(number * self.batch_size, epoch_len);
-        let positions: Vec<Position> = (0..self.batch_size).map(|draw| first.advanced(draw, epoch_len)).collect();
+    /// The `number`-th batch of some draws; the last one may be smaller than the others.
+    fn batch(&self, draws: Draws, number: u64) -> Result<Batch> {
+        let (epoch_len, done) = (self.mixture.len(), number * self.batch_size);
+        let size = draws.count.map_or(self.batch_size, |count| self.batch_size.min(count - done));
+        let first = draws.from.advanced(done, epoch_len);
+        let positions: Vec<Position> = (0..size).map(|draw| first.advanced(draw, epoch_len)).collect();
         let samples = positions.iter().map(|&position| self.sample(position)).collect::<Result<Vec<_>>>()?;
-        self.collator.batch(samples, &positions, first.advanced(self.batch_size, epoch_len))
+        self.collator.batch(samples, &positions, first.advanced(size, epoch_len))
     }
 
     /// The sample drawn at a position, or another one when its episode cannot be read and such are skipped.
@@ -139,11 +149,14 @@ impl Work {
     }
 }
 
-/// Endless batches, in order. Dropping it stops its threads.
+/// Batches, in order. Dropping it stops its threads.
 pub struct Batches {
     work: Arc<Work>,
-    from: Position,
+    draws: Draws,
+    /// Batches that were taken.
     number: u64,
+    /// Batches there are.
+    total: u64,
     queue: Arc<Queue>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -156,6 +169,7 @@ struct Queue {
     /// A batch was taken, or all must stop.
     is_taken: Condvar,
     prefetch: u64,
+    total: u64,
 }
 
 #[derive(Default)]
@@ -168,20 +182,28 @@ struct QueueState {
 }
 
 impl Batches {
-    fn start(work: Arc<Work>, from: Position, options: &LoaderOptions) -> Self {
+    pub(crate) fn start(work: Arc<Work>, draws: Draws, options: &LoaderOptions) -> Self {
+        let total = draws.count.map_or(u64::MAX, |count| count.div_ceil(work.batch_size));
         let queue = Arc::new(Queue {
             state: Mutex::default(),
             is_made: Condvar::new(),
             is_taken: Condvar::new(),
             prefetch: options.prefetch.max(1) as u64,
+            total,
         });
         let threads = (0..options.workers)
             .map(|_| {
                 let (work, queue) = (work.clone(), queue.clone());
-                std::thread::spawn(move || queue.work(|number| work.batch(from, number)))
+                std::thread::spawn(move || queue.work(|number| work.batch(draws, number)))
             })
             .collect();
-        Self { work, from, number: 0, queue, threads }
+        Self { work, draws, number: 0, total, queue, threads }
+    }
+
+    /// Samples of the batches that were taken.
+    pub(crate) fn samples_taken(&self) -> u64 {
+        let taken = self.number * self.work.batch_size;
+        self.draws.count.map_or(taken, |count| taken.min(count))
     }
 }
 
@@ -190,8 +212,11 @@ impl Iterator for Batches {
 
     fn next(&mut self) -> Option<Self::Item> {
         let number = self.number;
+        if number == self.total {
+            return None;
+        }
         self.number += 1;
-        Some(if self.threads.is_empty() { self.work.batch(self.from, number) } else { self.queue.take(number) })
+        Some(if self.threads.is_empty() { self.work.batch(self.draws, number) } else { self.queue.take(number) })
     }
 }
 
@@ -216,7 +241,7 @@ impl Queue {
                 while !state.must_stop && state.next >= state.taken + self.prefetch {
                     state = self.is_taken.wait(state).unwrap_or_else(PoisonError::into_inner);
                 }
-                if state.must_stop {
+                if state.must_stop || state.next == self.total {
                     return;
                 }
                 state.next += 1;

@@ -8,7 +8,7 @@ use crate::{
     DataConfig, DatasetConfig, Error, Result, Source, Suites, Table, VideoPool,
     sample::{Sample, SampleId},
     sampler::{Position, Run, Sampler},
-    statistics,
+    statistics::{self, StatisticsPer},
 };
 
 /// The datasets that a policy is trained on, open, with the weights of their frames.
@@ -81,8 +81,22 @@ impl Mixture {
 
     /// Statistics of every dataset over exactly the windows that samples are, by arm and dataset key. `progress` is told
     /// after each episode how many of how many are done.
-    pub fn statistics(&self, mut progress: impl FnMut(usize, usize)) -> Result<Statistics> {
-        statistics::of_mixture(&self.sources, self.sampler.runs(), self.horizon, &mut progress)
+    pub fn statistics(&self, progress: impl FnMut(usize, usize)) -> Result<Statistics> {
+        self.statistics_per(StatisticsPer::Dataset, progress)
+    }
+
+    /// The same, of every dataset or of every arm.
+    ///
+    /// # Errors
+    /// When a table cannot be read, or vectors that share their statistics differ in width.
+    pub fn statistics_per(&self, per: StatisticsPer, mut progress: impl FnMut(usize, usize)) -> Result<Statistics> {
+        statistics::of_mixture(&self.sources, self.sampler.runs(), self.horizon, per, &mut progress)
+    }
+
+    /// The sample at a place of the unshuffled order; nothing past the last one.
+    pub(crate) fn in_order(&self, place: u64) -> Option<Result<Sample>> {
+        let (source, episode, frame) = self.sampler.in_order(place)?;
+        Some(self.read(source, episode, frame))
     }
 
     pub(crate) fn locate(&self, position: Position) -> (usize, usize, usize) {

@@ -57,6 +57,8 @@ pub(crate) struct Sampler {
     runs: Vec<Run>,
     /// Sum of weights before each run, and in all.
     before: Vec<f64>,
+    /// Samples before each run.
+    first: Vec<u64>,
     samples: u64,
 }
 
@@ -67,6 +69,7 @@ impl Sampler {
         for run in runs.into_iter().filter(|run| run.weight > 0.0 && run.count > 0) {
             let total = sampler.before[sampler.runs.len()] + run.weight * run.count as f64;
             sampler.before.push(total);
+            sampler.first.push(sampler.samples);
             sampler.samples += run.count as u64;
             sampler.runs.push(run);
         }
@@ -80,6 +83,14 @@ impl Sampler {
 
     pub(crate) fn runs(&self) -> &[Run] {
         &self.runs
+    }
+
+    /// The frame at a place of the order in which datasets are listed: dataset, episode, frame.
+    pub(crate) fn in_order(&self, place: u64) -> Option<(usize, usize, usize)> {
+        let run = self.first.partition_point(|&first| first <= place).checked_sub(1)?;
+        let Run { source, episode, first, count, stride, .. } = self.runs[run];
+        let step = (place - self.first[run]) as usize;
+        (step < count).then_some((source, episode, first + step * stride))
     }
 
     /// The frame that is drawn at a position: dataset, episode, frame.

@@ -14,7 +14,7 @@ use crate::{
 pub struct Source {
     /// The arm key.
     pub group: String,
-    /// The dataset key.
+    /// Arm and dataset key, `arm/dataset`.
     pub name: Arc<str>,
     /// Its files.
     pub dataset: Dataset,
@@ -83,8 +83,12 @@ impl Source {
 
     /// The key of its statistics.
     pub fn statistics_key(&self) -> StatisticsKey {
-        let dataset = self.name.strip_prefix(&format!("{}/", self.group)).unwrap_or(&self.name);
-        StatisticsKey { arm: Some(self.group.clone()), dataset: Some(dataset.to_owned()) }
+        StatisticsKey { arm: Some(self.group.clone()), dataset: Some(self.dataset_key().to_owned()) }
+    }
+
+    /// The dataset key, without the arm.
+    pub fn dataset_key(&self) -> &str {
+        self.name.strip_prefix(&self.group).and_then(|rest| rest.strip_prefix('/')).unwrap_or(&self.name)
     }
 
     /// The numbers of the episodes that are used.

@@ -6,15 +6,29 @@
 
 use std::collections::BTreeMap;
 
-use evo1_core::normalize::{RobotStatistics, Statistics, VectorStatistics};
+use evo1_core::{
+    StatisticsKey,
+    normalize::{RobotStatistics, Statistics, VectorStatistics},
+};
 
 use crate::{Error, Result, Source, mixture::frames, sampler::Run, summary::Summary};
 
-/// Statistics of every dataset, by arm and dataset key.
+/// What has statistics of its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum StatisticsPer {
+    /// Every dataset, by arm and dataset key.
+    #[default]
+    Dataset,
+    /// Every arm: all windows of its datasets together, each counted once.
+    Arm,
+}
+
+/// Statistics of every dataset or arm.
 pub(crate) fn of_mixture(
     sources: &[Source],
     runs: &[Run],
     horizon: usize,
+    per: StatisticsPer,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Statistics> {
     // First frames of windows by dataset and episode.
@@ -22,12 +36,13 @@ pub(crate) fn of_mixture(
     for run in runs {
         starts.entry((run.source, run.episode)).or_default().extend(frames(run));
     }
-    let mut vectors: Vec<[Accumulator; 2]> = sources.iter().map(|_| Default::default()).collect();
+    let mut robots: BTreeMap<(&str, &str), [Accumulator; 2]> = BTreeMap::new();
     let total = starts.len();
     for (done, ((index, episode), starts)) in starts.into_iter().enumerate() {
         let source = &sources[index];
         let table = source.dataset.table(episode)?;
-        let [states, actions] = &mut vectors[index];
+        let dataset = if per == StatisticsPer::Dataset { source.dataset_key() } else { "" };
+        let [states, actions] = robots.entry((&source.group, dataset)).or_default();
         for &frame in &starts {
             states
                 .add(&source.state(&table, episode, frame)?, 1)
@@ -42,10 +57,16 @@ pub(crate) fn of_mixture(
         progress(done + 1, total);
     }
     let mut statistics = Statistics::default();
-    for (source, [states, actions]) in sources.iter().zip(vectors) {
-        let (state, action) = (states.finish(), actions.finish());
-        if let (Some(state), Some(action)) = (state, action) {
-            statistics.insert(&source.statistics_key(), RobotStatistics { state, action });
+    for ((arm, dataset), [states, actions]) in robots {
+        if let (Some(state), Some(action)) = (states.finish(), actions.finish()) {
+            let robot = RobotStatistics { state, action };
+            match per {
+                StatisticsPer::Arm => statistics.insert_arm(arm, robot),
+                StatisticsPer::Dataset => {
+                    let key = StatisticsKey { arm: Some(arm.to_owned()), dataset: Some(dataset.to_owned()) };
+                    statistics.insert(&key, robot);
+                }
+            }
         }
     }
     Ok(statistics)

@@ -6,11 +6,18 @@ use std::{
     sync::Arc,
 };
 
-use burn::tensor::{Device, Tensor};
+use burn::{
+    data::{
+        dataloader::{DataLoader, split::split_dataloader},
+        dataset,
+    },
+    tensor::{Device, Tensor},
+};
 use evo1::Policy;
 use evo1_core::config::{PolicyConfig, Profile};
 use evo1_data::{
-    Batch, DataConfig, DatasetConfig, Exclusion, FrameWeight, Loader, LoaderOptions, Mixture, Position, StateNoise,
+    Augmentation, Batch, DataConfig, DatasetConfig, Exclusion, FrameWeight, Loader, LoaderOptions, Mixture, Position,
+    StateNoise,
 };
 
 mod common;
@@ -37,8 +44,12 @@ fn loader(config: &DataConfig, workers: usize) -> Loader {
     loader_for(Profile::LeRobot, config, workers, 6)
 }
 
+fn fixture_set() -> DatasetConfig {
+    DatasetConfig::new(fixture("v21"))
+}
+
 fn data() -> DataConfig {
-    DataConfig::single(DatasetConfig::new(fixture("v21")))
+    DataConfig::single(fixture_set())
 }
 
 fn values<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
@@ -140,6 +151,81 @@ fn a_batch_is_what_the_policy_prepares() {
     assert_eq!(values(&inputs.state), values(&batch.inputs.state));
     assert_eq!(inputs.tokens, batch.inputs.tokens);
     assert_eq!(values(&inputs.action_mask), values(&batch.inputs.action_mask));
+}
+
+#[test]
+fn augmentation_changes_some_frames_the_same_way_at_every_visit() {
+    let config = DataConfig { augmentation: Augmentation::Recipe, ..data() };
+    let (clean, changed) = (loader(&data(), 0), loader(&config, 2));
+    let [clean, first] = [&clean, &changed].map(|loader| take(loader, Position::start(4), 8));
+    first.iter().zip(&take(&changed, Position::start(4), 8)).for_each(|(a, b)| assert_same(a, b));
+    // A run that continues draws the same changes, and the next epoch others.
+    let rest = take(&changed, first[2].position, 5);
+    first[3..].iter().zip(&rest).for_each(|(a, b)| assert_same(a, b));
+
+    let tiles = |batch: &Batch| {
+        let pixels = batch.inputs.pixels.as_ref().expect("frames");
+        let size: usize = pixels.dims()[1..].iter().product();
+        values(pixels).chunks(size).map(<[f32]>::to_vec).collect::<Vec<_>>()
+    };
+    let (mut same, mut total) = (0, 0);
+    for (clean, changed) in clean.iter().zip(&first) {
+        assert_eq!((&clean.samples, values(&clean.actions)), (&changed.samples, values(&changed.actions)));
+        let (clean, changed) = (tiles(clean), tiles(changed));
+        total += clean.len();
+        same += clean.iter().zip(&changed).filter(|(a, b)| a == b).count();
+    }
+    // Each of 2 views of 48 samples is changed with probability one half.
+    assert_eq!(total, 96);
+    assert!((24..=72).contains(&same), "{same} of {total} are as they were");
+    let by_sample = |batches: &[Batch]| -> BTreeMap<_, _> {
+        let tiles = batches.iter().flat_map(tiles).collect::<Vec<_>>();
+        let samples = batches.iter().flat_map(|batch| batch.samples.clone());
+        samples.zip(tiles.chunks(2).map(<[_]>::to_vec)).collect()
+    };
+    assert_ne!(by_sample(&first[..4]), by_sample(&first[4..]), "each epoch draws anew");
+}
+
+#[test]
+fn burns_loader_gives_the_same_batches_epoch_by_epoch() {
+    let loader = loader_for(Profile::LeRobot, &data(), 2, 7);
+    let epochs = loader.epochs(3);
+    assert_eq!(epochs.num_items(), 24);
+    for epoch in 0..2 {
+        let mut batches = epochs.iter();
+        let mut samples = Vec::new();
+        for taken in [7, 14, 21, 24] {
+            let batch = batches.next().expect("four batches").expect("a batch");
+            assert_eq!(batch.actions.dims()[0], batch.samples.len());
+            samples.extend(batch.samples);
+            assert_eq!((samples.len(), batches.progress().items_processed), (taken, taken));
+        }
+        assert!(batches.next().is_none() && batches.progress().is_completed());
+        let drawn = (0..24).map(|index| loader.mixture().drawn_id(Position { seed: 3, epoch, index }));
+        assert!(samples.into_iter().eq(drawn));
+    }
+}
+
+#[test]
+fn burns_loader_is_split_over_devices_without_losing_a_sample() {
+    let device = device();
+    let epochs: Arc<dyn DataLoader<Batch>> = Arc::new(loader_for(Profile::LeRobot, &data(), 0, 4).epochs(3));
+    let parts = split_dataloader(epochs.clone(), &[device.clone(), device.clone(), device.clone()]);
+    assert_eq!(parts.iter().map(|part| part.num_items()).collect::<Vec<_>>(), [8, 8, 8]);
+    let ids = |loader: &Arc<dyn DataLoader<Batch>>| {
+        loader.iter().flat_map(|batch| batch.expect("a batch").samples).collect::<Vec<_>>()
+    };
+    assert_eq!(parts.iter().flat_map(ids).collect::<Vec<_>>(), ids(&epochs));
+    assert_eq!(epochs.slice(20, 99).slice(1, 3).num_items(), 2);
+}
+
+#[test]
+fn a_mixture_is_burns_dataset_in_the_order_of_its_files() {
+    let mixture = Mixture::open(&DataConfig::single(DatasetConfig { frame_stride: 5, ..fixture_set() }), 4);
+    let mixture = mixture.expect("a mixture");
+    let samples: Vec<_> = dataset::Dataset::iter(&mixture).map(|sample| sample.expect("a sample").id).collect();
+    let places: Vec<_> = samples.iter().map(|sample| (sample.episode, sample.frame)).collect();
+    assert_eq!(places, [(0, 0), (0, 5), (1, 0), (1, 5), (1, 10), (2, 0)]);
 }
 
 #[test]

@@ -2,8 +2,10 @@
 
 use std::num::NonZeroUsize;
 
-use evo1_core::View;
-use evo1_data::{DataConfig, Dataset, DatasetConfig, Mixture, OpenOptions, VideoPool};
+use evo1_core::{View, normalize::RobotStatistics};
+#[cfg(feature = "ffmpeg")]
+use evo1_data::VideoReader;
+use evo1_data::{DataConfig, Dataset, DatasetConfig, Mixture, OpenOptions, StatisticsPer, VideoPool};
 
 mod common;
 
@@ -131,6 +133,48 @@ fn pictures_in_tables_are_read() {
     }
 }
 
+/// The same frames in codecs that only `ffmpeg` decodes, with B frames in HEVC, cameras read in turn and in any order.
+#[cfg(feature = "ffmpeg")]
+#[test]
+fn hevc_and_vp9_are_read_through_ffmpeg() {
+    let directory = tempfile::tempdir().expect("directory");
+    let whole = open("v21").clip(1, CAMERAS[0]).expect("clip").path;
+    let encoders = [
+        ("HEVC", ["libx265", "-g", "5", "-bf", "2", "-x265-params", "lossless=1:log-level=none"]),
+        ("VP9", ["libvpx-vp9", "-g", "5", "-lossless", "1", "-auto-alt-ref", "1"]),
+    ];
+    for (name, encoder) in encoders {
+        let path = directory.path().join(format!("{name} 1.mp4"));
+        let done = std::process::Command::new("ffmpeg")
+            .args(["-nostdin", "-loglevel", "error", "-i"])
+            .arg(&whole)
+            .arg("-c:v")
+            .args(encoder)
+            .arg(&path)
+            .status()
+            .expect("ffmpeg is installed");
+        assert!(done.success(), "{name}");
+        let [mut got, mut expected] = [&path, &whole].map(|path| VideoReader::open(path).expect("a video"));
+        assert_eq!((got.codec(), got.frames()), (name, 12));
+        for number in [7, 0, 1, 2, 11, 4, 3, 3, 5, 10, 9, 6, 8] {
+            let time = number as f64 / 10.0;
+            let [got, expected] = [&mut got, &mut expected].map(|video| video.frame_at(time, 0.05).expect("a frame"));
+            let difference = difference(got.rgb(), expected.rgb());
+            assert!(difference < LEVELS, "{name}, frame {number}: {difference} levels");
+        }
+        let cut = directory.path().join("cut.mp4");
+        let bytes = std::fs::read(&path).expect("video");
+        let damaged: Vec<u8> =
+            bytes.iter().enumerate().map(|(at, &b)| if at % 7 == 3 && at > 900 { !b } else { b }).collect();
+        for bytes in [&bytes[..bytes.len() / 2], &damaged] {
+            std::fs::write(&cut, bytes).expect("write");
+            if let Ok(mut video) = VideoReader::open(&cut) {
+                let _ = video.frame(11);
+            }
+        }
+    }
+}
+
 /// Suites of the reference with their settings and whether their actions are relative.
 fn suites() -> [(&'static str, &'static str, serde_json::Value); 8] {
     let none = serde_json::json!({});
@@ -194,23 +238,41 @@ fn statistics_equal_numpys() {
         let mixture = with_suite(suite, &settings);
         let statistics = mixture.statistics(|_, _| ()).expect("statistics");
         let robot = statistics.select(&mixture.sources()[0].statistics_key()).expect("the dataset's");
-        for (part, vector) in [("state", &robot.state), ("action", &robot.action)] {
-            let lists = [
-                ("min", &vector.min),
-                ("max", &vector.max),
-                ("mean", &vector.mean),
-                ("std", &vector.std),
-                ("q01", &vector.q01),
-                ("q99", &vector.q99),
-            ];
-            for (statistic, list) in lists {
-                let (expected, _) = reference.values(&format!("statistics.{name}.{part}.{statistic}"));
-                let got = list.as_ref().expect("there");
-                assert_eq!(got.len(), expected.len());
-                for (got, expected) in got.iter().zip(&expected) {
-                    let error = (f64::from(*got) - expected).abs() / expected.abs().max(1.0);
-                    assert!(error < 1e-6, "{name} {part} {statistic}: {got} is not {expected}");
-                }
+        assert_statistics(&reference, name, robot);
+    }
+}
+
+#[test]
+fn statistics_of_an_arm_equal_numpys_over_all_its_datasets() {
+    let relative = DatasetConfig { use_delta_action: true, ..DatasetConfig::new(fixture("v21")) };
+    let of = |episodes: &str| DatasetConfig { episodes: Some(episodes.into()), ..relative.clone() };
+    let sets = [("first", of("0:1")), ("last", of("2:3"))].map(|(name, set)| (name.to_owned(), set));
+    let config = DataConfig { data_groups: [("arm".to_owned(), sets.into())].into(), ..DataConfig::single(relative) };
+    let mixture = Mixture::open(&config, HORIZON).expect("a mixture");
+    let statistics = mixture.statistics_per(StatisticsPer::Arm, |_, _| ()).expect("statistics");
+    for source in mixture.sources() {
+        let robot = statistics.select(&source.statistics_key()).expect("the arm's");
+        assert_statistics(&Reference::open(), "merged", robot);
+    }
+}
+
+fn assert_statistics(reference: &Reference, name: &str, robot: &RobotStatistics) {
+    for (part, vector) in [("state", &robot.state), ("action", &robot.action)] {
+        let lists = [
+            ("min", &vector.min),
+            ("max", &vector.max),
+            ("mean", &vector.mean),
+            ("std", &vector.std),
+            ("q01", &vector.q01),
+            ("q99", &vector.q99),
+        ];
+        for (statistic, list) in lists {
+            let (expected, _) = reference.values(&format!("statistics.{name}.{part}.{statistic}"));
+            let got = list.as_ref().expect("there");
+            assert_eq!(got.len(), expected.len());
+            for (got, expected) in got.iter().zip(&expected) {
+                let error = (f64::from(*got) - expected).abs() / expected.abs().max(1.0);
+                assert!(error < 1e-6, "{name} {part} {statistic}: {got} is not {expected}");
             }
         }
     }

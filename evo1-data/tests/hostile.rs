@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use arrow_array::{ArrayRef, Float32Array, Int64Array, ListArray, RecordBatch, cast::AsArray, types::Float32Type};
+use arrow_array::{ArrayRef, Int64Array, ListArray, RecordBatch, cast::AsArray, types::Float32Type};
 use evo1::Policy;
 use evo1_data::{
     DataConfig, Dataset, DatasetConfig, Error, Loader, LoaderOptions, Mixture, OnError, OpenOptions, Position,
@@ -57,6 +57,18 @@ fn with_column(path: &Path, column: &str, change: impl Fn(&ArrayRef) -> ArrayRef
     writer.close().expect("close");
 }
 
+/// A column of vectors, each changed.
+fn vectors(column: &ArrayRef, change: impl Fn(usize, Vec<f32>) -> Vec<f32>) -> ArrayRef {
+    let rows = column.as_list::<i32>().iter().enumerate().map(|(row, values)| {
+        let values = values.expect("a vector").as_primitive::<Float32Type>().values().to_vec();
+        Some(change(row, values).into_iter().map(Some).collect::<Vec<_>>())
+    });
+    let list = ListArray::from_iter_primitive::<Float32Type, _, _>(rows);
+    let (_, offsets, values, nulls) = list.into_parts();
+    let arrow_schema::DataType::List(field) = column.data_type() else { panic!("a list") };
+    Arc::new(ListArray::new(field.clone(), offsets, values, nulls))
+}
+
 #[test]
 fn a_cut_video_is_refused_at_every_length() {
     let directory = copied("v21");
@@ -88,6 +100,21 @@ fn a_damaged_video_gives_an_error_or_a_frame_and_never_more() {
     }
 }
 
+#[cfg(not(feature = "ffmpeg"))]
+#[test]
+fn a_codec_that_takes_ffmpeg_is_named_with_the_feature() {
+    let directory = copied("v21");
+    let path = directory.path().join(VIDEO);
+    let mut bytes = fs::read(&path).expect("video");
+    for (from, to) in [(b"avc1", b"hvc1"), (b"avcC", b"hvcC")] {
+        let at = bytes.windows(4).rposition(|window| window == from).expect("a box of H.264");
+        bytes[at..at + 4].copy_from_slice(to);
+    }
+    fs::write(&path, &bytes).expect("write");
+    let message = refused(directory.path());
+    assert!(message.contains("its codec is HEVC") && message.contains("`--features ffmpeg`"), "{message}");
+}
+
 #[test]
 fn a_cut_table_is_refused_at_every_length() {
     let directory = copied("v21");
@@ -97,6 +124,25 @@ fn a_cut_table_is_refused_at_every_length() {
         fs::write(&path, &whole[..length]).expect("write");
         let message = refused(directory.path());
         assert!(message.contains("episode_000001.parquet"), "{length} bytes: {message}");
+    }
+}
+
+#[test]
+fn cut_files_of_version_3_are_refused() {
+    for file in [
+        "data/chunk-000/file-000.parquet",
+        "meta/episodes/chunk-000/file-000.parquet",
+        "meta/tasks.parquet",
+        "videos/observation.images.front/chunk-000/file-000.mp4",
+    ] {
+        let directory = copied("v30");
+        let path = directory.path().join(file);
+        let whole = fs::read(&path).expect("there");
+        for length in (0..whole.len()).step_by(whole.len() / 7) {
+            fs::write(&path, &whole[..length]).expect("write");
+            let message = refused(directory.path());
+            assert!(message.contains(path.to_str().expect("text")), "{length} bytes: {message}");
+        }
     }
 }
 
@@ -147,6 +193,14 @@ fn holes_in_indices_are_refused() {
     edited(directory.path(), "meta/episodes.jsonl", "\"episode_index\": 1", "\"episode_index\": 4");
     let message = open(directory.path()).expect_err("a hole").to_string();
     assert!(message.contains("numbers have no holes"), "{message}");
+
+    let directory = copied("v30");
+    with_column(&directory.path().join("meta/episodes/chunk-000/file-000.parquet"), "dataset_from_index", |column| {
+        let values = column.as_primitive::<arrow_array::types::Int64Type>().values();
+        Arc::new(Int64Array::from_iter_values(values.iter().map(|&value| value + i64::from(value > 7))))
+    });
+    let message = open(directory.path()).expect_err("a hole").to_string();
+    assert!(message.contains("`dataset_from_index` of episode 2 must be 19, got 20"), "{message}");
 }
 
 #[test]
@@ -189,16 +243,7 @@ fn a_link_out_of_the_folder_is_refused_unless_allowed() {
 fn nan_in_a_state_is_refused_with_its_place() {
     let directory = copied("v21");
     with_column(&directory.path().join(TABLE), "observation.state", |column| {
-        let rows = column.as_list::<i32>().iter().enumerate().map(|(row, values)| {
-            let values = values.expect("a state");
-            let values: Float32Array = values.as_primitive::<Float32Type>().clone();
-            Some(values.iter().map(|value| if row == 5 { Some(f32::NAN) } else { value }).collect::<Vec<_>>())
-        });
-        let list: ListArray = ListArray::from_iter_primitive::<Float32Type, _, _>(rows);
-        let field = column.data_type().clone();
-        let (_, offsets, values, nulls) = list.into_parts();
-        let arrow_schema::DataType::List(field) = field else { panic!("a list") };
-        Arc::new(ListArray::new(field, offsets, values, nulls))
+        vectors(column, |row, state| if row == 5 { vec![f32::NAN; state.len()] } else { state })
     });
     let message = refused(directory.path());
     assert!(message.contains("column `state` holds NaN in episode 1, frame 5"), "{message}");
@@ -246,6 +291,25 @@ fn actions_wider_than_the_model_are_refused_with_the_fix_and_the_fix_works() {
     let chosen = DatasetConfig { action_dims: Some((4..28).collect()), ..wide() };
     let batch = batch(chosen).expect("endless").expect("24 of 24");
     assert_eq!(batch.actions.dims(), [8, 16, 24]);
+}
+
+#[test]
+fn states_wider_than_the_model_are_refused_with_the_fix_and_the_fix_works() {
+    let directory = copied("v21");
+    for episode in 0..3 {
+        let path = directory.path().join(format!("data/chunk-000/episode_{episode:06}.parquet"));
+        with_column(&path, "observation.state", |column| {
+            vectors(column, |_, state| state.iter().cycle().take(26).copied().collect())
+        });
+    }
+    let config = DatasetConfig::new(directory.path());
+    let batch = |config: DatasetConfig| loader(config, |_| ()).expect("a loader").batches(Position::start(0)).next();
+    let message = batch(config.clone()).expect("endless").expect_err("26 of 24").to_string();
+    assert!(message.contains("its state has 26 dimensions, but the model takes at most 24"), "{message}");
+    assert!(message.contains("`state_dims: […]`"), "{message}");
+    let chosen = DatasetConfig { state_dims: Some((0..24).collect()), ..config };
+    let batch = batch(chosen).expect("endless").expect("24 of 24");
+    assert_eq!(batch.inputs.state.dims(), [8, 24]);
 }
 
 #[test]

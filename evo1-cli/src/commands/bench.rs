@@ -13,7 +13,7 @@ use evo1_bench::{
 };
 use eyre::{Result, WrapErr, bail};
 
-use crate::{common::Common, plot};
+use crate::{common::Common, output::say, plot};
 
 /// Stages in the order of a prediction, as the table shows them.
 const STAGES: [&str; 6] = ["prepare", "vision", "language", "action", "finish", "total"];
@@ -105,13 +105,12 @@ impl Bench {
         match &self.json {
             Some(Some(path)) => write_atomically(path, serde_json::to_string_pretty(&report)?.as_bytes())?,
             Some(None) => {
-                println!("{}", serde_json::to_string_pretty(&report)?);
+                say!("{}", serde_json::to_string_pretty(&report)?)?;
                 return Ok(());
             }
             None => {}
         }
-        print_table(&report);
-        Ok(())
+        print_table(&report)
     }
 
     fn measure(&self, common: &Common) -> Result<Report> {
@@ -173,32 +172,39 @@ fn read(path: &Path) -> Result<Report> {
     serde_json::from_str(&text).wrap_err_with(|| format!("{} is no report of `evo1 bench`", path.display()))
 }
 
-fn print_table(report: &Report) {
+fn print_table(report: &Report) -> Result<()> {
     let Report { setup, provenance, .. } = report;
-    println!("{} on {}, {}, profile {}", setup.preset, setup.device, setup.dtype, setup.profile);
-    println!(
+    say!("{} on {}, {}, profile {}", setup.preset, setup.device, setup.dtype, setup.profile)?;
+    say!(
         "{} views, {} masked, {} steps, batch {}, {} threads, {} runs, {} build\n",
-        setup.views, setup.masked, setup.steps, setup.batch, setup.threads, setup.repeat, provenance.build
-    );
-    println!("{:10} {:>10} {:>10} {:>10}", "stage", "min ms", "p50 ms", "p90 ms");
+        setup.views,
+        setup.masked,
+        setup.steps,
+        setup.batch,
+        setup.threads,
+        setup.repeat,
+        provenance.build
+    )?;
+    say!("{:10} {:>10} {:>10} {:>10}", "stage", "min ms", "p50 ms", "p90 ms")?;
     let stages = STAGES.iter().filter_map(|&name| Some((name, report.milliseconds.get(name)?)));
     for (name, Summary { min, p50, p90 }) in stages.chain([("reference", &report.reference)]) {
-        println!("{name:10} {min:>10.1} {p50:>10.1} {p90:>10.1}");
+        say!("{name:10} {min:>10.1} {p50:>10.1} {p90:>10.1}")?;
     }
     if let Some(total) = report.milliseconds.get("total") {
-        println!("\n{:.3} predictions per second", setup.batch as f64 * 1e3 / total.p50);
+        say!("\n{:.3} predictions per second", setup.batch as f64 * 1e3 / total.p50)?;
     }
     if let Some(bytes) = report.peak_memory_bytes {
-        println!("peak memory {:.2} GB", bytes as f64 / 1e9);
+        say!("peak memory {:.2} GB", bytes as f64 / 1e9)?;
     }
     if !report.kernels.is_empty() {
-        println!("\n{:58} {:>10} {:>16} {:>8}", "operation", "min ms", "rate", "of best");
+        say!("\n{:58} {:>10} {:>16} {:>8}", "operation", "min ms", "rate", "of best")?;
     }
     for kernel in &report.kernels {
         let share = 100.0 * kernel.rate / kernel.ceiling;
         let (min, rate, unit) = (kernel.milliseconds.min, kernel.rate, kernel.unit.name());
-        println!("{:58} {min:>10.3} {rate:>8.1} {unit:7} {share:>6.0} %", kernel.name);
+        say!("{:58} {min:>10.3} {rate:>8.1} {unit:7} {share:>6.0} %", kernel.name)?;
     }
+    Ok(())
 }
 
 fn print_comparison(first: &Report, second: &Report, limit: Option<f64>) -> Result<()> {
@@ -208,11 +214,11 @@ fn print_comparison(first: &Report, second: &Report, limit: Option<f64>) -> Resu
         tracing::warn!("the reports are of different setups: {:?} and {:?}", first.setup, second.setup);
     }
     let compared = compare(first, second);
-    println!("{:10} {:>10} {:>10} {:>8} {:>14}", "stage", "A p50 ms", "B p50 ms", "B / A", "by reference");
+    say!("{:10} {:>10} {:>10} {:>8} {:>14}", "stage", "A p50 ms", "B p50 ms", "B / A", "by reference")?;
     for name in STAGES {
         let Some(stage) = compared.iter().find(|stage| stage.name == name) else { continue };
         let [a, b] = stage.medians;
-        println!("{name:10} {a:>10.1} {b:>10.1} {:>8.2} {:>14.2}", stage.ratio, stage.by_reference);
+        say!("{name:10} {a:>10.1} {b:>10.1} {:>8.2} {:>14.2}", stage.ratio, stage.by_reference)?;
     }
     // Stages of less than a millisecond are too short to be judged.
     let slower: Vec<String> = compared

@@ -6,7 +6,10 @@ use clap::{Args, ValueEnum};
 use evo1::convert::{ConvertOptions, Format, convert};
 use eyre::Result;
 
-use crate::common::{Common, Dtype, byte_bar, local};
+use crate::{
+    common::{Common, Dtype, byte_bar, local},
+    output::say,
+};
 
 /// Write a policy in another format, tensor by tensor: it need not fit into memory. Weights keep their number types
 /// unless --dtype is given.
@@ -56,7 +59,7 @@ impl Convert {
         };
         convert(&from, &self.to, &options, progress)?;
         bar.finish_and_clear();
-        println!("{} written to {}", indicatif::HumanBytes(bar.position()), self.to.display());
+        say!("{} written to {}", indicatif::HumanBytes(bar.position()), self.to.display())?;
         Ok(())
     }
 }

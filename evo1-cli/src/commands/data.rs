@@ -10,9 +10,12 @@ use evo1_data::{DataConfig, DatasetConfig, Mixture, Source, VideoPool, VideoRead
 use eyre::Result;
 use serde_json::{Value, json};
 
-use crate::plot::{
-    chart::Lines,
-    sheet::{Strip, sheet_png},
+use crate::{
+    output::say,
+    plot::{
+        chart::Lines,
+        sheet::{Strip, sheet_png},
+    },
 };
 
 /// Say what a LeRobot dataset holds, and draw a contact sheet of an episode: its frames, states and actions.
@@ -59,9 +62,9 @@ impl Data {
         let source = &mixture.sources()[0];
         let summary = summary(source)?;
         if self.json {
-            println!("{summary}");
+            say!("{summary}")?;
         } else {
-            print(&summary);
+            print(&summary)?;
         }
         if let Some(path) = &self.plot {
             self.draw(source, path)?;
@@ -136,16 +139,17 @@ fn summary(source: &Source) -> Result<Value> {
     }))
 }
 
-fn print(summary: &Value) {
+fn print(summary: &Value) -> Result<()> {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     for key in ["version", "robot", "episodes", "frames", "fps", "shortest_episode", "longest_episode"] {
-        println!("{:<18} {}", key.replace('_', " "), text(&summary[key]));
+        say!("{:<18} {}", key.replace('_', " "), text(&summary[key]))?;
     }
     for (number, task) in summary["tasks"].as_array().into_iter().flatten().enumerate() {
-        println!("{:<18} {}", format!("task {number}"), text(task));
+        say!("{:<18} {}", format!("task {number}"), text(task))?;
     }
     for (name, feature) in summary["features"].as_object().into_iter().flatten() {
         let codec = feature["codec"].as_str().map_or_else(String::new, |codec| format!(", {codec}"));
-        println!("{name:<42} {} {}{codec}", text(&feature["dtype"]), feature["shape"]);
+        say!("{name:<42} {} {}{codec}", text(&feature["dtype"]), feature["shape"])?;
     }
+    Ok(())
 }

@@ -5,6 +5,8 @@ use clap::Args;
 use evo1::device::{DeviceKind, DeviceName};
 use eyre::Result;
 
+use crate::output::say;
+
 /// List the devices of this build and of this machine.
 #[derive(Args)]
 #[command(after_help = "Example:\n  evo1 devices --json")]
@@ -28,17 +30,17 @@ impl Devices {
     pub(crate) fn run(self) -> Result<()> {
         let rows: Vec<Row> = DeviceKind::ALL.into_iter().map(row).collect();
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&rows)?);
+            say!("{}", serde_json::to_string_pretty(&rows)?)?;
             return Ok(());
         }
-        println!("{:8} {:>5} {:>7}  {:13}", "device", "built", "here", "dtypes");
+        say!("{:8} {:>5} {:>7}  {:13}", "device", "built", "here", "dtypes")?;
         for Row { name, built, devices, dtypes, remedy } in &rows {
             let built = if *built { "yes" } else { "no" };
             let remedy = remedy.as_deref().unwrap_or_default();
-            println!("{name:8} {built:>5} {devices:>7}  {:13} {remedy}", dtypes.join(" "));
+            say!("{name:8} {built:>5} {devices:>7}  {:13} {remedy}", dtypes.join(" "))?;
         }
         if let Ok(device) = DeviceName::Auto.open() {
-            println!("\nauto is {device:?}");
+            say!("\nauto is {device:?}")?;
         }
         Ok(())
     }

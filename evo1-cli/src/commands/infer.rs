@@ -1,17 +1,17 @@
 //! `evo1 infer`: one action chunk.
 
-use std::{io::Write, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use evo1::{ActionChunk, Frame, Noise, Observation, Policy, PredictOptions, StatisticsKey, View};
 use evo1_bench::{StageTimes, predict_timed};
-use eyre::{Result, WrapErr};
+use eyre::Result;
 use serde_json::json;
 use tracing::info;
 
 use crate::{
     common::{Common, read_frame},
-    plot, sample,
+    output, plot, sample,
 };
 
 /// Predict an action chunk. With nothing given, the embedded policy looks at the embedded sample observation.
@@ -83,7 +83,7 @@ impl Infer {
             info!("plotted to {}", path.display());
         }
         let text = if self.json { shown.json()? } else { shown.table(common) };
-        std::io::stdout().lock().write_all(text.as_bytes()).wrap_err("cannot write to standard output")
+        output::print(format_args!("{text}"))
     }
 
     /// The observation given, with the sample's parts where none was.

@@ -1,13 +1,16 @@
 //! `evo1 inspect`: what is in a policy or weight file.
 
-use std::{io::Write, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use evo1::inspect::{Inspection, Kind, TensorFacts, inspect};
-use eyre::{Result, WrapErr, bail};
+use eyre::{Result, bail};
 use indicatif::HumanBytes;
 
-use crate::common::{Common, byte_bar, local};
+use crate::{
+    common::{Common, byte_bar, local},
+    output,
+};
 
 /// Show what is in a policy directory, a base model or a weight file: configuration, parameters by component, number
 /// types, size and SHA-256, and every tensor with values that no trained network has.
@@ -33,7 +36,7 @@ impl Inspect {
         })?;
         bar.finish_and_clear();
         let text = if self.json { serde_json::to_string_pretty(&inspection)? + "\n" } else { described(&inspection) };
-        std::io::stdout().lock().write_all(text.as_bytes()).wrap_err("cannot write to standard output")?;
+        output::print(format_args!("{text}"))?;
         if common.strict && !inspection.is_clean() {
             bail!("{} is not as it should be", self.path.display());
         }

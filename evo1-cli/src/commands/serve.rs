@@ -8,7 +8,7 @@ use evo1_serve::{DEFAULT_PORT, MAX_MESSAGE, PolicyModel, Server, ServerOptions, 
 use eyre::{Result, WrapErr};
 use tracing::info;
 
-use crate::common::Common;
+use crate::{common::Common, output::say};
 
 /// Threads that talk to clients: they only move bytes, the device has the others.
 const CONNECTION_THREADS: usize = 4;
@@ -166,7 +166,7 @@ impl Serve {
         runtime.block_on(async {
             let scheme = if options.tls.is_some() { "wss" } else { "ws" };
             let server = Server::bind(Arc::new(model), options).await?;
-            println!("listening on {scheme}://{}", server.address());
+            say!("listening on {scheme}://{}", server.address())?;
             stop_on_signal(server.stop_handle())?;
             server.run().await?;
             info!("stopped: all requests have their answers");

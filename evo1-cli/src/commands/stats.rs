@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
-use evo1_data::{DataConfig, Mixture};
-use eyre::Result;
+use clap::{Args, ValueEnum};
+use evo1_data::{DataConfig, Mixture, StatisticsPer};
+use eyre::{Result, WrapErr};
 use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::output::say;
 
 /// Compute the statistics that normalise states and actions, over exactly the windows that training sees.
 #[derive(Args)]
@@ -19,9 +21,24 @@ pub(crate) struct Stats {
     #[arg(long, value_name = "N", default_value_t = 50)]
     horizon: usize,
 
-    /// Where to write them
+    /// What has statistics of its own: every dataset, or every arm with all its datasets together
+    #[arg(long, value_enum, default_value = "dataset")]
+    per: Per,
+
+    /// Where to write the statistics of all arms and datasets, as a policy has them
     #[arg(long, value_name = "FILE", default_value = "norm_stats.json")]
     out: PathBuf,
+
+    /// Write the statistics of each by itself, too: DIR/ARM/DATASET/stats.json
+    #[arg(long, value_name = "DIR")]
+    stats_dir: Option<PathBuf>,
+}
+
+/// [`StatisticsPer`] on the command line.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Per {
+    Dataset,
+    Arm,
 }
 
 impl Stats {
@@ -29,13 +46,24 @@ impl Stats {
         let mixture = Mixture::open(&DataConfig::read(&self.data)?, self.horizon)?;
         let bar = ProgressBar::new(0);
         bar.set_style(ProgressStyle::with_template("{bar:40} {pos} of {len} episodes, {eta} left")?);
-        let statistics = mixture.statistics(|done, total| {
+        let per = match self.per {
+            Per::Dataset => StatisticsPer::Dataset,
+            Per::Arm => StatisticsPer::Arm,
+        };
+        let statistics = mixture.statistics_per(per, |done, total| {
             bar.set_length(total as u64);
             bar.set_position(done as u64);
         })?;
         bar.finish_and_clear();
         statistics.write(&self.out)?;
-        println!("statistics of {} windows written to {}", mixture.len(), self.out.display());
+        say!("statistics of {} windows written to {}", mixture.len(), self.out.display())?;
+        for (name, robot) in statistics.robots() {
+            let Some(folder) = self.stats_dir.as_ref().map(|folder| folder.join(&name)) else { continue };
+            std::fs::create_dir_all(&folder)
+                .wrap_err_with(|| format!("cannot make the folder {}", folder.display()))?;
+            robot.write(&folder.join("stats.json"))?;
+            say!("those of {name} written to {}", folder.join("stats.json").display())?;
+        }
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use evo1::{
 use eyre::{Result, bail};
 use tracing::info;
 
-use crate::common::Common;
+use crate::{common::Common, output};
 
 /// Write every intermediate tensor of a policy on given inputs, under the names of the PyTorch fixtures.
 #[derive(Args)]
@@ -81,7 +81,7 @@ impl Trace {
         }
         let Some(reference) = &self.against else { return Ok(()) };
         let comparison = compare(&tensors, &WeightFile::open(reference)?, profile)?;
-        print!("{}", table(&comparison, self.tolerance));
+        output::print(format_args!("{}", table(&comparison, self.tolerance)))?;
         if comparison.differences.is_empty() {
             bail!("{} shares no tensor with the trace: is it a reference of this model?", reference.display());
         }

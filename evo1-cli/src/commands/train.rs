@@ -17,7 +17,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use tracing::{info, warn};
 
-use crate::common::Common;
+use crate::{common::Common, output::say};
 
 /// Train a policy: the action expert (stage 1), everything (stage 2), or any choice of parts.
 #[derive(Args)]
@@ -81,9 +81,9 @@ impl Train {
         let Finished { checkpoint, steps, skipped, loss, .. } = finished;
         if self.json {
             let loss = loss.is_finite().then_some(loss);
-            println!("{}", json!({ "checkpoint": checkpoint, "steps": steps, "skipped": skipped, "loss": loss }));
+            say!("{}", json!({ "checkpoint": checkpoint, "steps": steps, "skipped": skipped, "loss": loss }))?;
         } else {
-            println!("{steps} steps, loss {loss:.4}; the policy is in {}", checkpoint.display());
+            say!("{steps} steps, loss {loss:.4}; the policy is in {}", checkpoint.display())?;
         }
         Ok(())
     }

@@ -100,9 +100,7 @@ impl Statistics {
 
     /// Writes a `norm_stats.json`.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let text = serde_json::to_string_pretty(self)
-            .map_err(|error| Error::Json { path: path.to_owned(), message: error.to_string() })?;
-        write_atomically(path, format!("{text}\n").as_bytes())
+        write_json(path, self)
     }
 
     /// The only robot there is; nothing when there are several.
@@ -126,6 +124,11 @@ impl Statistics {
             }
             Arm::Alone(_) => *arm = Arm::Datasets(BTreeMap::from([(name(&key.dataset), robot)])),
         }
+    }
+
+    /// Adds the statistics that all data sets of an arm share, or replaces the arm's.
+    pub fn insert_arm(&mut self, arm: &str, robot: RobotStatistics) {
+        self.arms.insert(arm.to_owned(), Arm::Alone(Box::new(robot)));
     }
 
     /// Every arm and data set, as `arm` or `arm/dataset`, with its statistics.
@@ -157,6 +160,12 @@ impl Statistics {
     }
 }
 
+fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|error| Error::Json { path: path.to_owned(), message: error.to_string() })?;
+    write_atomically(path, format!("{text}\n").as_bytes())
+}
+
 /// The entry of `key`, or the only entry when no key is given.
 fn pick<'a, T>(what: &'static str, key: Option<&str>, entries: &'a BTreeMap<String, T>) -> Result<&'a T> {
     let found = match key {
@@ -172,6 +181,11 @@ fn pick<'a, T>(what: &'static str, key: Option<&str>, entries: &'a BTreeMap<Stri
 }
 
 impl RobotStatistics {
+    /// Writes a `stats.json`, as it stands in a dataset's `meta` folder.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        write_json(path, self)
+    }
+
     /// Fails unless every list is finite and as long as the others of its vector.
     fn validate(&self, path: &Path, robot: &str) -> Result<()> {
         for (vector, statistics) in [("observation.state", &self.state), ("action", &self.action)] {

@@ -29,6 +29,8 @@ pub(crate) enum Codec {
     H264(Vec<u8>),
     /// AV1, with the header units of its `av1C` box.
     Av1(Vec<u8>),
+    /// Another codec.
+    Other(&'static str),
 }
 
 /// An encoded frame.
@@ -47,7 +49,7 @@ impl Track {
         let mut file = File::open(path).map_err(|reason| Error::io("read", path, reason))?;
         let bad = |message: &str| Error::format(path, "mp4", message);
         let (header, bytes) = header(&mut file, path)?;
-        let context = mp4parse::read_mp4(&mut Cursor::new(header)).map_err(|error| bad(&error.to_string()))?;
+        let context = mp4parse::read_mp4(&mut Cursor::new(&header)).map_err(|error| bad(&error.to_string()))?;
         let track = context.tracks.iter().find(|track| track.track_type == TrackType::Video);
         let track = track.ok_or_else(|| bad("it has no video track"))?;
         let timescale = track.timescale.map_or(0, |scale| scale.0);
@@ -81,7 +83,7 @@ impl Track {
         if !samples[0].is_key {
             return Err(bad("its first frame is no key frame"));
         }
-        Ok(Self { path: path.to_owned(), file, codec: codec(track, path)?, samples })
+        Ok(Self { path: path.to_owned(), file, codec: codec(track, &header), samples })
     }
 
     /// Reads an encoded frame.
@@ -142,18 +144,22 @@ fn check_count(track: &mp4parse::Track, most: u64) -> Option<()> {
     (total <= most).then_some(())
 }
 
-fn codec(track: &mp4parse::Track, path: &Path) -> Result<Codec> {
+/// The codec of a track; `header` is where it is looked for when the parser does not know it.
+fn codec(track: &mp4parse::Track, header: &[u8]) -> Codec {
     let entries = track.stsd.as_ref().map_or(&[][..], |stsd| &stsd.descriptions);
     let entry = entries.iter().find_map(|entry| match entry {
         SampleEntry::Video(video) => Some(video),
         _ => None,
     });
     match entry.map(|entry| (entry.codec_type, &entry.codec_specific)) {
-        Some((CodecType::H264, VideoCodecSpecific::AVCConfig(config))) => Ok(Codec::H264(config.to_vec())),
-        Some((CodecType::AV1, VideoCodecSpecific::AV1Config(config))) => Ok(Codec::Av1(config.config_obus().to_vec())),
-        other => {
-            let found = other.map_or_else(|| "an unknown codec".to_owned(), |(codec, _)| format!("{codec:?}"));
-            Err(Error::format(path, "mp4", format!("its video is neither H.264 nor AV1 but {found}")))
+        Some((CodecType::H264, VideoCodecSpecific::AVCConfig(config))) => Codec::H264(config.to_vec()),
+        Some((CodecType::AV1, VideoCodecSpecific::AV1Config(config))) => Codec::Av1(config.config_obus().to_vec()),
+        Some((CodecType::VP8, _)) => Codec::Other("VP8"),
+        Some((CodecType::VP9, _)) => Codec::Other("VP9"),
+        Some((CodecType::MP4V, _)) => Codec::Other("MPEG-4 Part 2"),
+        _ => {
+            let is_hevc = header.windows(4).any(|name| name == b"hvc1" || name == b"hev1");
+            Codec::Other(if is_hevc { "HEVC" } else { "unknown" })
         }
     }
 }

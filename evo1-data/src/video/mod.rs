@@ -6,6 +6,8 @@
 mod av1;
 mod color;
 mod demux;
+#[cfg(feature = "ffmpeg")]
+mod ffmpeg;
 mod h264;
 mod pool;
 mod reader;

@@ -15,11 +15,24 @@ use crate::{Error, Result};
 /// A video that is open: its index, and a decoder that remembers where it is.
 pub struct VideoReader {
     track: Track,
-    decoder: Box<dyn PictureDecoder>,
+    decoding: Decoding,
     /// Samples in the order in which they are shown.
     shown: Vec<usize>,
     /// For each sample its place in [`Self::shown`].
     place: Vec<usize>,
+}
+
+/// Who decodes.
+enum Decoding {
+    Samples(SampleDecoder),
+    /// The program `ffmpeg`, which reads the file itself.
+    #[cfg(feature = "ffmpeg")]
+    Program(super::ffmpeg::Program),
+}
+
+/// A decoder that is given the samples of the file one by one.
+struct SampleDecoder {
+    decoder: Box<dyn PictureDecoder>,
     state: State,
     buffer: Vec<u8>,
 }
@@ -33,25 +46,49 @@ enum State {
     Running { key: usize, next: usize, emitted: usize },
 }
 
+/// What is needed for a frame.
+struct Plan {
+    /// The key frame from which it can be decoded.
+    key: usize,
+    /// The sample after which it can come out: everything shown before it has gone in.
+    last: usize,
+    /// Its place among the pictures that come out after the key frame.
+    rank: usize,
+}
+
+impl Decoding {
+    fn new(track: &Track) -> Result<Self, String> {
+        let decoder: Box<dyn PictureDecoder> = match &track.codec {
+            Codec::H264(config) => Box::new(H264::new(config)?),
+            Codec::Av1(headers) => Box::new(Av1::new(headers)?),
+            #[cfg(feature = "ffmpeg")]
+            Codec::Other(_) => return Ok(Self::Program(super::ffmpeg::Program::new(&track.path))),
+            #[cfg(not(feature = "ffmpeg"))]
+            Codec::Other(name) => {
+                return Err(format!(
+                    "its codec is {name}; this build decodes H.264 and AV1, others take `--features ffmpeg`"
+                ));
+            }
+        };
+        Ok(Self::Samples(SampleDecoder { decoder, state: State::Reset, buffer: Vec::new() }))
+    }
+}
+
 impl VideoReader {
     /// Opens a video and reads its index.
     ///
     /// # Errors
-    /// When the file is no MP4 file, is cut off, or is encoded in something else than H.264 and AV1.
+    /// When the file is no MP4 file, is cut off, or this build has no decoder for it.
     pub fn open(path: &Path) -> Result<Self> {
         let track = Track::open(path)?;
-        let decoder: Result<Box<dyn PictureDecoder>, String> = match &track.codec {
-            Codec::H264(config) => H264::new(config).map(|decoder| Box::new(decoder) as _),
-            Codec::Av1(headers) => Av1::new(headers).map(|decoder| Box::new(decoder) as _),
-        };
-        let decoder = decoder.map_err(|message| Error::format(path, "mp4", message))?;
+        let decoding = Decoding::new(&track).map_err(|message| Error::format(path, "mp4", message))?;
         let mut shown: Vec<usize> = (0..track.samples.len()).collect();
         shown.sort_by(|&a, &b| track.samples[a].time.total_cmp(&track.samples[b].time));
         let mut place = vec![0; shown.len()];
         for (at, &sample) in shown.iter().enumerate() {
             place[sample] = at;
         }
-        Ok(Self { track, decoder, shown, place, state: State::Reset, buffer: Vec::new() })
+        Ok(Self { track, decoding, shown, place })
     }
 
     /// Number of frames.
@@ -69,6 +106,7 @@ impl VideoReader {
         match self.track.codec {
             Codec::H264(_) => "H.264",
             Codec::Av1(_) => "AV1",
+            Codec::Other(name) => name,
         }
     }
 
@@ -95,51 +133,26 @@ impl VideoReader {
     /// # Panics
     /// When there are not so many.
     pub fn frame(&mut self, number: usize) -> Result<Frame> {
-        let result = self.decode(number);
-        if result.is_err() {
-            self.state = State::Reset;
-        }
-        result
+        let plan = self.plan(number);
+        let frame = match &mut self.decoding {
+            Decoding::Samples(decoder) => decoder.frame(&mut self.track, &plan),
+            #[cfg(feature = "ffmpeg")]
+            Decoding::Program(program) => {
+                let times: Vec<f64> = self.shown.iter().map(|&sample| self.track.samples[sample].time).collect();
+                program.frame(number, &times)
+            }
+        };
+        frame.map_err(|message| {
+            Error::format(&self.track.path, "mp4", format!("frame {number} cannot be decoded: {message}"))
+        })
     }
 
-    fn decode(&mut self, number: usize) -> Result<Frame> {
-        let path = self.track.path.clone();
-        let bad = |message: String| Error::format(&path, "mp4", format!("frame {number} cannot be decoded: {message}"));
+    fn plan(&self, number: usize) -> Plan {
         let key = self.key_before(number);
         let end = self.next_key(key);
-        // Everything shown up to the wanted frame must have gone in before it comes out.
         let last = (key..end).filter(|&sample| self.place[sample] <= number).max().unwrap_or(key);
         let rank = (key..end).filter(|&sample| self.place[sample] < number).count();
-        let (mut next, emitted) = match self.state {
-            State::Running { key: at, next, emitted } if at == key && emitted <= rank => (next, emitted),
-            _ => {
-                self.decoder.reset().map_err(&bad)?;
-                (key, 0)
-            }
-        };
-        let (emitted, found) = (Cell::new(emitted), Cell::new(None));
-        let mut emit = |picture: &Picture<'_>| {
-            if emitted.get() == rank {
-                found.set(Some(picture.to_frame()));
-            }
-            emitted.set(emitted.get() + 1);
-        };
-        while next <= last {
-            self.track.read(self.track.samples[next], &mut self.buffer)?;
-            self.decoder.decode(&self.buffer, &mut emit).map_err(&bad)?;
-            next += 1;
-        }
-        self.state = if emitted.get() > rank {
-            State::Running { key, next, emitted: emitted.get() }
-        } else {
-            // All that is needed went in; what is still inside comes out in order.
-            self.decoder.finish(&mut emit).map_err(&bad)?;
-            State::Reset
-        };
-        match found.into_inner() {
-            Some(frame) => frame.map_err(bad),
-            None => Err(bad("the decoder gave no picture".into())),
-        }
+        Plan { key, last, rank }
     }
 
     /// The last key frame from which a frame can be decoded: frames shown before a key frame may need the one before.
@@ -152,5 +165,39 @@ impl VideoReader {
     fn next_key(&self, key: usize) -> usize {
         let samples = &self.track.samples;
         (key + 1..samples.len()).find(|&at| samples[at].is_key).unwrap_or(samples.len())
+    }
+}
+
+impl SampleDecoder {
+    fn frame(&mut self, track: &mut Track, plan: &Plan) -> Result<Frame, String> {
+        // An error leaves a decoder that nobody knows the state of.
+        let state = std::mem::replace(&mut self.state, State::Reset);
+        let &Plan { key, last, rank } = plan;
+        let (mut next, emitted) = match state {
+            State::Running { key: at, next, emitted } if at == key && emitted <= rank => (next, emitted),
+            _ => {
+                self.decoder.reset()?;
+                (key, 0)
+            }
+        };
+        let (emitted, found) = (Cell::new(emitted), Cell::new(None));
+        let mut emit = |picture: &Picture<'_>| {
+            if emitted.get() == rank {
+                found.set(Some(picture.to_frame()));
+            }
+            emitted.set(emitted.get() + 1);
+        };
+        while next <= last {
+            track.read(track.samples[next], &mut self.buffer).map_err(|error| error.to_string())?;
+            self.decoder.decode(&self.buffer, &mut emit)?;
+            next += 1;
+        }
+        if emitted.get() > rank {
+            self.state = State::Running { key, next, emitted: emitted.get() };
+        } else {
+            // All that is needed went in; what is still inside comes out in order.
+            self.decoder.finish(&mut emit)?;
+        }
+        found.into_inner().unwrap_or_else(|| Err("the decoder gave no picture".into()))
     }
 }
