@@ -209,7 +209,8 @@ impl RobotStatistics {
 }
 
 impl VectorStatistics {
-    fn lists(&self) -> Vec<(&'static str, &[f32])> {
+    /// The lists that there are, by name.
+    pub fn lists(&self) -> Vec<(&'static str, &[f32])> {
         [
             ("min", &self.min),
             ("max", &self.max),
