@@ -208,9 +208,8 @@ fn burns_loader_gives_the_same_batches_epoch_by_epoch() {
 
 #[test]
 fn burns_loader_is_split_over_devices_without_losing_a_sample() {
-    let device = device();
     let epochs: Arc<dyn DataLoader<Batch>> = Arc::new(loader_for(Profile::LeRobot, &data(), 0, 4).epochs(3));
-    let parts = split_dataloader(epochs.clone(), &[device.clone(), device.clone(), device.clone()]);
+    let parts = split_dataloader(epochs.clone(), &vec![device(); 3]);
     assert_eq!(parts.iter().map(|part| part.num_items()).collect::<Vec<_>>(), [8, 8, 8]);
     let ids = |loader: &Arc<dyn DataLoader<Batch>>| {
         loader.iter().flat_map(|batch| batch.expect("a batch").samples).collect::<Vec<_>>()
