@@ -5,12 +5,14 @@
 V21 and V30 are the same dataset in versions 2.1 and 3.0. The authors' way is what their loader does: a PyAV container is
 kept open, and each frame is decoded from the video's start; frames stay bytes. LeRobot's reader runs with its default
 backend, and this project's on both versions; both make tensors of frames as numbers from 0 to 1. All have the same
-number of workers that hand one sample after the other to one consumer, two waiting for each worker. Prints each round,
-and the medians and their ratios. Needs lerobot 0.6.1 with its dataset extra, torch, PyAV, pandas.
+number of workers that hand one sample after the other to one consumer, two waiting for each worker. Prints each round
+with the processor time of a sample, start included, which other programs on the machine disturb less, and the medians of
+the speeds and their ratios. Needs lerobot 0.6.1 with its dataset extra, torch, PyAV, pandas.
 """
 
 import json
 import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -62,6 +64,12 @@ class FromStart(torch.utils.data.Dataset):
         return np.stack(frames), np.asarray(table["observation.state"].iloc[row]), actions
 
 
+def processor_seconds():
+    """Of this process and of those that have ended."""
+    used = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(times.ru_utime + times.ru_stime for times in used)
+
+
 def python_speed(dataset, samples, workers):
     generator = torch.Generator().manual_seed(0)
     sampler = torch.utils.data.RandomSampler(dataset, replacement=True, num_samples=samples + WARM_UP, generator=generator)
@@ -97,8 +105,10 @@ def main(example, v21, v30, samples=2000, workers=2, rounds=3):
     speeds = {name: [] for name in ways}
     for _ in range(rounds):
         for name, speed in ways.items():
+            before = processor_seconds()
             speeds[name].append(speed())
-            print(f"{name}: {speeds[name][-1]:.0f} samples a second", flush=True)
+            used = 1e3 * (processor_seconds() - before) / samples
+            print(f"{name}: {speeds[name][-1]:.0f} samples a second, {used:.1f} ms of processor time each", flush=True)
     medians = {name: statistics.median(values) for name, values in speeds.items()}
     peers, ours = list(medians.items())[:2], list(medians.items())[2:]
     for name, speed in ours:
