@@ -24,7 +24,10 @@ pub(super) fn open(path: &Path) -> Result<BTreeMap<String, Stored>> {
             let read = tensor.clone();
             let read = move |range: Range<usize>| {
                 let bytes = read.to_bytes().map_err(|error| io::Error::other(error.to_string()))?;
-                bytes.get(range).map(<[u8]>::to_vec).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+                bytes
+                    .get(range)
+                    .map(|part| Bytes::from_bytes_vec(part.to_vec()))
+                    .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
             };
             (tensor.name, Stored { dtype: Ok(tensor.dtype), shape: tensor.shape.to_vec(), read: Box::new(read) })
         })

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use burn::tensor::{DType, TensorData};
+use burn::tensor::{Bytes, DType, TensorData};
 
 use super::{Place, burnpack, pytorch, safetensors};
 use crate::{Error, Result};
@@ -31,7 +31,15 @@ pub(super) struct Stored {
 }
 
 /// Reads a range of a tensor's bytes.
-pub(super) type ReadRange = Box<dyn Fn(Range<usize>) -> io::Result<Vec<u8>> + Send + Sync>;
+pub(super) type ReadRange = Box<dyn Fn(Range<usize>) -> io::Result<Bytes> + Send + Sync>;
+
+/// Bytes to write to that are aligned for every number type: burn copies others.
+pub(super) fn zeroed(length: usize) -> Bytes {
+    match length % size_of::<u64>() {
+        0 => Bytes::from_elems(vec![0_u64; length / size_of::<u64>()]),
+        _ => Bytes::from_bytes_vec(vec![0; length]),
+    }
+}
 
 impl fmt::Debug for Stored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -128,7 +136,7 @@ impl WeightFile {
         let part = self.byte_len(name)? / of;
         let range = first * part..(first + count) * part;
         let bytes = (stored.read)(range).map_err(|error| unreadable(error.to_string()))?;
-        TensorData::try_from_bytes_vec(bytes, shape, dtype).map_err(|error| unreadable(error.to_string()))
+        TensorData::try_from_bytes(bytes, shape, dtype).map_err(|error| unreadable(error.to_string()))
     }
 
     /// A tensor's size in bytes.

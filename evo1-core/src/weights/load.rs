@@ -1,6 +1,10 @@
 //! Strict loading: every parameter is found in its shape, and nothing in the file is left over.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::mpsc::{Receiver, sync_channel},
+    thread,
+};
 
 use burn::{
     module::{Module, ModuleMapper, Param},
@@ -20,6 +24,9 @@ pub struct LoadOptions<F> {
     /// Refuse values that no trained network has, instead of reporting them.
     pub is_strict: bool,
 }
+
+/// Tensors that are read while the ones before are made into parameters.
+const READ_AHEAD: usize = 2;
 
 /// What loading found.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,13 +53,28 @@ where
 {
     let specs = params(&module);
     let loaded = check(&specs, file, options.language_layers)?;
-    let (position, findings) = (Position::default(), BTreeMap::new());
-    let mut loader = Loader { file, naming: loaded.naming, options, position, findings, failed: None };
-    let module = module.map(&mut loader);
-    if let Some(error) = loader.failed {
-        return Err(error);
-    }
-    let findings: Vec<Finding> = loader.findings.into_iter().map(|(tensor, audit)| Finding { tensor, audit }).collect();
+    let naming = loaded.naming;
+    let (module, findings) = thread::scope(|scope| {
+        let (sender, parts) = sync_channel(READ_AHEAD);
+        scope.spawn(move || {
+            let places = specs.iter().filter_map(|spec| Some((naming.place(spec)?, naming.shape_of(spec))));
+            for (place, shape) in places {
+                let part = file.read_part(&place, shape);
+                if sender.send((place, part)).is_err() {
+                    // Nobody wants any more: loading has failed.
+                    break;
+                }
+            }
+        });
+        let (position, findings) = (Position::default(), BTreeMap::new());
+        let mut loader = Loader { file, naming, options, parts, position, findings, failed: None };
+        let module = module.map(&mut loader);
+        match loader.failed {
+            Some(error) => Err(error),
+            None => Ok((module, loader.findings)),
+        }
+    })?;
+    let findings: Vec<Finding> = findings.into_iter().map(|(tensor, audit)| Finding { tensor, audit }).collect();
     if options.is_strict && !findings.is_empty() {
         return Err(Error::ImplausibleTensors { path: file.path().to_owned(), findings });
     }
@@ -106,6 +128,8 @@ struct Loader<'a, F> {
     file: &'a WeightFile,
     naming: Naming,
     options: &'a LoadOptions<F>,
+    /// What is read of the file, parameter by parameter, in their order.
+    parts: Receiver<(Place, Result<TensorData>)>,
     position: Position,
     findings: BTreeMap<String, Audit>,
     failed: Option<Error>,
@@ -115,7 +139,10 @@ impl<F: Fn(&str) -> DType> Loader<'_, F> {
     /// The values of a parameter; nothing when the file has no place for it.
     fn read(&mut self, spec: &ParamSpec) -> Result<Option<TensorData>> {
         let Some(place) = self.naming.place(spec) else { return Ok(None) };
-        let part = self.file.read_part(&place, self.naming.shape_of(spec))?;
+        let part = match self.parts.recv() {
+            Ok((next, part)) if next == place => part?,
+            _ => self.file.read_part(&place, self.naming.shape_of(spec))?,
+        };
         let audit = Audit::of(&part);
         let data = cast(part, (self.options.dtype)(&spec.path), &audit, self.file, &place.name)?;
         if !audit.is_plausible() {

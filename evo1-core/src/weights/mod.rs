@@ -22,7 +22,7 @@ pub use write::{LazyTensor, Reader, checkpoint_tensors, module_tensors, write_sa
 
 use burn::{
     module::{Module, ModuleVisitor, Param},
-    tensor::{Tensor, TensorData},
+    tensor::{Bytes, Tensor, TensorData},
 };
 
 /// A parameter of a module.
@@ -148,15 +148,16 @@ fn transposed(data: TensorData) -> TensorData {
         8 => transposed_elements::<8>(bytes, rows, columns),
         size => unreachable!("float tensors have elements of 2, 4 or 8 bytes, not {size}"),
     };
-    TensorData::from_bytes_vec(out, [columns, rows], dtype)
+    TensorData::from_bytes(out, [columns, rows], dtype)
 }
 
-/// Transposes in squares that stay in the first-level cache.
-fn transposed_elements<const SIZE: usize>(bytes: &[u8], rows: usize, columns: usize) -> Vec<u8> {
+/// Transposes in squares, by way of a buffer: with a power of two between the rows, a square's columns would push each other
+/// out of the first-level cache.
+fn transposed_elements<const SIZE: usize>(bytes: &[u8], rows: usize, columns: usize) -> Bytes {
     use rayon::prelude::*;
     const SQUARE: usize = 32;
     let (elements, _) = bytes.as_chunks::<SIZE>();
-    let mut out = vec![0; bytes.len()];
+    let mut out = file::zeroed(bytes.len());
     if out.is_empty() {
         return out;
     }
@@ -164,12 +165,17 @@ fn transposed_elements<const SIZE: usize>(bytes: &[u8], rows: usize, columns: us
         let (out, _) = out.as_chunks_mut::<SIZE>();
         let first = band * SQUARE;
         let width = out.len() / rows;
+        let mut square = [[0; SIZE]; SQUARE * SQUARE];
         for top in (0..rows).step_by(SQUARE) {
-            for row in top..(top + SQUARE).min(rows) {
-                let source = &elements[row * columns + first..][..width];
+            let height = SQUARE.min(rows - top);
+            for row in 0..height {
+                let source = &elements[(top + row) * columns + first..][..width];
                 for (column, element) in source.iter().enumerate() {
-                    out[column * rows + row] = *element;
+                    square[column * SQUARE + row] = *element;
                 }
+            }
+            for column in 0..width {
+                out[column * rows + top..][..height].copy_from_slice(&square[column * SQUARE..][..height]);
             }
         }
     });

@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 
-use burn::tensor::{BoolStore, DType};
+use burn::tensor::{BoolStore, Bytes, DType};
 use pytorch_reader::{PytorchError, PytorchReader};
 use zip::{CompressionMethod, ZipArchive};
 
@@ -59,7 +59,7 @@ pub(super) fn open(path: &Path) -> Result<BTreeMap<String, Stored>> {
                 }
                 bytes.truncate(range.end);
                 bytes.drain(..range.start);
-                Ok(bytes)
+                Ok(Bytes::from_bytes_vec(bytes))
             };
             (name, Stored { dtype: Ok(burn_dtype(dtype)), shape, read: Box::new(read) })
         })

@@ -10,11 +10,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use burn::tensor::{BoolStore, DType};
+use burn::tensor::{BoolStore, Bytes, DType};
 use safetensors::{Dtype, tensor::Metadata};
 use serde::Deserialize;
 
-use super::file::{ReadRange, Stored};
+use super::file::{ReadRange, Stored, zeroed};
 use crate::{Error, Result, files::open_regular, json};
 
 /// Bytes of the header's length at the start of a safetensors file.
@@ -51,7 +51,7 @@ pub(super) fn from_bytes(path: &Path, bytes: Cow<'static, [u8]>) -> Result<BTree
     let header = &rest[..header_length(path, *length, bytes.len())?];
     listed(path, header, bytes.len(), |tensor| {
         let bytes = Arc::clone(&bytes);
-        Box::new(move |range| Ok(bytes[within(&tensor, &range)].to_vec()))
+        Box::new(move |range| Ok(Bytes::from_bytes_vec(bytes[within(&tensor, &range)].to_vec())))
     })
 }
 
@@ -92,11 +92,11 @@ fn within(tensor: &Range<usize>, range: &Range<usize>) -> Range<usize> {
     tensor.start + range.start..tensor.start + range.end
 }
 
-fn read_range(file: &Mutex<File>, range: &Range<usize>) -> io::Result<Vec<u8>> {
+fn read_range(file: &Mutex<File>, range: &Range<usize>) -> io::Result<Bytes> {
     let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
     file.seek(SeekFrom::Start(range.start as u64))?;
-    let mut bytes = Vec::with_capacity(range.len());
-    (&mut *file).take(range.len() as u64).read_to_end(&mut bytes)?;
+    let mut bytes = zeroed(range.len());
+    file.read_exact(&mut bytes)?;
     Ok(bytes)
 }
 
