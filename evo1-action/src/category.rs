@@ -79,8 +79,12 @@ impl CategoryMlp {
 
     /// `[batch, input]` → `[batch, output]`.
     pub fn forward(&self, x: Tensor<2>, embodiment: &Tensor<1, Int>) -> Tensor<2> {
-        let x = self.fc1.forward_relu(x.unsqueeze_dim(1), embodiment);
-        self.fc2.forward(x, embodiment).squeeze_dim(1)
+        self.forward_tokens(x.unsqueeze_dim(1), embodiment).squeeze_dim(1)
+    }
+
+    /// `[batch, tokens, input]` → `[batch, tokens, output]`, each token by itself.
+    pub fn forward_tokens(&self, x: Tensor<3>, embodiment: &Tensor<1, Int>) -> Tensor<3> {
+        self.fc2.forward(self.fc1.forward_relu(x, embodiment), embodiment)
     }
 }
 

@@ -3,41 +3,56 @@
 use burn::{
     module::Module,
     nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig},
-    tensor::{Bool, DType, Device, Int, Tensor, TensorData},
+    tensor::{DType, Device, Int, Tensor, TensorData, activation::silu},
 };
 use evo1_core::{
     Context, Trace,
-    config::ActionConfig,
+    config::{ActionConfig, Design, StateInput, TimeInput, VelocityHead},
     ops::{layer_norm, linear, repeat_samples},
 };
 
 use crate::{
-    block::{CrossAttentionBlock, KeyValues, LAYER_NORM_EPS},
+    block::{Attended, CrossAttentionBlock, LAYER_NORM_EPS},
     category::CategoryMlp,
     encoders::{ActionEncoder, init_state_encoder, step_table},
+    integration::{self, Memory},
 };
 
-/// The flow-matching diffusion transformer, which attends to the context and never to itself.
+/// The flow-matching diffusion transformer, which attends to the context and, as published, never to itself.
 #[derive(Module, Debug)]
 pub struct ActionExpert {
-    state_encoder: CategoryMlp,
+    /// Unless the state is left out.
+    state_encoder: Option<CategoryMlp>,
     /// For chunks of more than one step.
     action_encoder: Option<ActionEncoder>,
     /// For chunks of one step.
     single_action_proj: Option<Linear>,
+    /// For [`TimeInput::AdaLn`].
+    time_mlp: Option<TimeMlp>,
     blocks: Vec<CrossAttentionBlock>,
     norm_out: LayerNorm,
     /// Makes one token of a whole chunk. Checkpoints have it even where the horizon is 1 and nothing uses it.
-    seq_pool_proj: Linear,
+    seq_pool_proj: Option<Linear>,
     mlp_head: CategoryMlp,
+    #[module(skip)]
+    design: Design,
+    /// Steps of a chunk.
+    horizon: usize,
+}
+
+/// `SiLU(Linear₂(SiLU(Linear₁(time))))`: what the blocks' modulations are a linear function of.
+#[derive(Module, Debug)]
+struct TimeMlp {
+    linear_1: Linear,
+    linear_2: Linear,
 }
 
 /// What a prediction is conditioned on: it stays the same over all steps of the sampler.
 #[derive(Debug, Clone)]
 pub struct Conditioning {
-    keys_values: Vec<KeyValues>,
-    /// `[batch, 1, 1, context_len]`
-    hidden: Option<Tensor<4, Bool>>,
+    attended: Vec<Attended>,
+    /// The state's token where it is added to the actions', `[batch, 1, embed]`.
+    added_state: Option<Tensor<3>>,
     embodiment: Tensor<1, Int>,
     /// [`step_table`], for chunks of more than one step.
     steps: Option<Tensor<3>>,
@@ -47,8 +62,8 @@ impl Conditioning {
     /// Every sample `times` times in a row, for as many points on its path: what was computed of the context is shared.
     pub fn repeated(self, times: usize) -> Self {
         Self {
-            keys_values: self.keys_values.into_iter().map(|context| context.repeated(times)).collect(),
-            hidden: self.hidden.map(|hidden| repeat_samples(hidden, times)),
+            attended: self.attended.into_iter().map(|attended| attended.repeated(times)).collect(),
+            added_state: self.added_state.map(|state| repeat_samples(state, times)),
             embodiment: repeat_samples(self.embodiment, times),
             steps: self.steps,
         }
@@ -58,16 +73,26 @@ impl Conditioning {
 /// An uninitialised action expert of the configuration's sizes.
 pub fn init_action_expert(config: &ActionConfig, device: &Device) -> ActionExpert {
     let ActionConfig { embed_dim, hidden_dim, horizon, max_action_dim, num_categories, .. } = *config;
+    let design = config.design.clone();
     let is_chunk = horizon > 1;
+    let to_embed = |input| LinearConfig::new(input, embed_dim).init(device);
+    let time_mlp = || TimeMlp { linear_1: to_embed(embed_dim), linear_2: to_embed(embed_dim) };
     let block = || CrossAttentionBlock::init(config, device);
+    let (seq_pool_proj, output) = match design.head {
+        VelocityHead::SeqPool => (Some(to_embed(horizon * embed_dim)), horizon * max_action_dim),
+        VelocityHead::PerStep => (None, max_action_dim),
+    };
     ActionExpert {
-        state_encoder: init_state_encoder(config, device),
+        state_encoder: (design.state != StateInput::Absent).then(|| init_state_encoder(config, device)),
         action_encoder: is_chunk.then(|| ActionEncoder::init(config, device)),
-        single_action_proj: (!is_chunk).then(|| LinearConfig::new(max_action_dim, embed_dim).init(device)),
+        single_action_proj: (!is_chunk).then(|| to_embed(max_action_dim)),
+        time_mlp: (design.time == TimeInput::AdaLn).then(time_mlp),
         blocks: std::iter::repeat_with(block).take(config.num_layers).collect(),
         norm_out: LayerNormConfig::new(embed_dim).with_epsilon(LAYER_NORM_EPS).init(device),
-        seq_pool_proj: LinearConfig::new(horizon * embed_dim, embed_dim).init(device),
-        mlp_head: CategoryMlp::init(embed_dim, hidden_dim, horizon * max_action_dim, num_categories, device),
+        seq_pool_proj,
+        mlp_head: CategoryMlp::init(embed_dim, hidden_dim, output, num_categories, device),
+        design,
+        horizon,
     }
 }
 
@@ -80,7 +105,12 @@ impl ActionExpert {
 
     /// The number type of the weights.
     pub fn dtype(&self) -> DType {
-        self.seq_pool_proj.weight.val().dtype()
+        self.norm_out.gamma.val().dtype()
+    }
+
+    /// Where the weights are.
+    pub fn device(&self) -> Device {
+        self.norm_out.gamma.lazy_device()
     }
 
     /// The expert as it is in use, also where it is differentiated.
@@ -90,17 +120,27 @@ impl ActionExpert {
 
     /// Channels of a token.
     pub fn embed_dim(&self) -> usize {
-        self.seq_pool_proj.weight.lazy_shape()[1]
+        self.norm_out.gamma.lazy_shape()[0]
     }
 
-    /// Steps of a chunk.
-    fn horizon(&self) -> usize {
-        self.seq_pool_proj.weight.lazy_shape()[0] / self.embed_dim()
+    /// The blocks.
+    pub fn blocks(&self) -> &[CrossAttentionBlock] {
+        &self.blocks
     }
 
-    /// The weight that pools a chunk into one token, `[horizon · embed, embed]`: a third of all parameters.
-    pub fn pooling_weight(&self) -> Tensor<2> {
-        self.seq_pool_proj.weight.val()
+    /// The weight that pools a chunk into one token, `[horizon · embed, embed]`, a third of all parameters; a per-step
+    /// head has none.
+    pub fn pooling_weight(&self) -> Option<Tensor<2>> {
+        self.seq_pool_proj.as_ref().map(|pool| pool.weight.val())
+    }
+
+    /// What the blocks are given of rows of the time table: `[batch or 1, embed]` → the same shape.
+    pub fn time_input(&self, time: Tensor<2>) -> Tensor<2> {
+        let time = time.cast(self.dtype());
+        match &self.time_mlp {
+            Some(mlp) => mlp.forward(time),
+            None => time,
+        }
     }
 
     /// Appends the state's token to the context and computes every block's keys and values.
@@ -109,6 +149,9 @@ impl ActionExpert {
     /// - context: `[batch, context_len, embed]`
     /// - state: `[batch, max_state_dim]`, normalised and padded
     /// - embodiment: one id for each sample, below the number of categories
+    ///
+    /// # Panics
+    /// When the integration is layer-wise and the context has not one layer for each block.
     pub fn condition(
         &self,
         context: Context,
@@ -119,26 +162,42 @@ impl ActionExpert {
         let (device, dtype) = (state.device(), self.dtype());
         let ids: Vec<i32> = embodiment.iter().map(|&id| id as i32).collect();
         let embodiment = Tensor::<1, Int>::from_data(TensorData::new(ids, [embodiment.len()]), &device);
-        let state = self.state_encoder.forward(state.cast(dtype), &embodiment).unsqueeze_dim::<3>(1);
-        trace.record("state_token", &state);
-        let tokens = Tensor::cat(vec![context.tokens.cast(dtype), state], 1);
+        let token = self.state_encoder.as_ref().map(|encoder| {
+            let token = encoder.forward(state.cast(dtype), &embodiment).unsqueeze_dim::<3>(1);
+            trace.record("state_token", &token);
+            token
+        });
+        let (appended, added_state) = match self.design.state {
+            StateInput::Token => (token, None),
+            StateInput::PerStep | StateInput::Absent => (None, token),
+        };
+        let with_state = |tokens: Tensor<3>| {
+            let tokens = tokens.cast(dtype);
+            match &appended {
+                Some(state) => Tensor::cat(vec![tokens, state.clone()], 1),
+                None => tokens,
+            }
+        };
+        let tokens = with_state(context.tokens);
         trace.record("context", &tokens);
         let [batch, length, _] = tokens.dims();
         let hidden = context.hidden.map(|hidden| {
-            let state_is_seen = Tensor::<2, Int>::zeros([batch, 1], &device).bool();
-            Tensor::cat(vec![hidden, state_is_seen], 1).reshape([batch, 1, 1, length])
+            let state_is_seen = || Tensor::<2, Int>::zeros([batch, 1], &device).bool();
+            let hidden = if appended.is_some() { Tensor::cat(vec![hidden, state_is_seen()], 1) } else { hidden };
+            hidden.reshape([batch, 1, 1, length])
         });
         if trace.is_on() {
-            let valid = match &hidden {
+            let valid: Tensor<2, Int> = match &hidden {
                 Some(hidden) => hidden.clone().bool_not().int().reshape([batch, length]),
                 None => Tensor::ones([batch, length], &device),
             };
             trace.record("context_valid", &valid);
         }
-        let keys_values = self.blocks.iter().map(|block| block.keys_values(tokens.clone())).collect();
+        let layers = context.layers.into_iter().map(with_state).collect();
+        let attended = integration::attended(self.design.integration, &self.blocks, Memory { tokens, layers, hidden });
         let steps =
-            self.action_encoder.is_some().then(|| step_table(self.horizon(), self.embed_dim(), &device).cast(dtype));
-        Conditioning { keys_values, hidden, embodiment, steps }
+            self.action_encoder.is_some().then(|| step_table(self.horizon, self.embed_dim(), &device).cast(dtype));
+        Conditioning { attended, added_state, embodiment, steps }
     }
 
     /// The velocity at noisy actions and a time.
@@ -154,7 +213,7 @@ impl ActionExpert {
         conditioning: &Conditioning,
         trace: &mut Trace,
     ) -> Tensor<3> {
-        let Conditioning { keys_values, hidden, embodiment, steps } = conditioning;
+        let Conditioning { attended, added_state, embodiment, steps } = conditioning;
         let (shape, dtype) = (actions.dims(), self.dtype());
         let actions = actions.cast(dtype);
         let mut x = match (&self.action_encoder, steps, &self.single_action_proj) {
@@ -162,21 +221,33 @@ impl ActionExpert {
             (_, _, Some(projection)) => linear(projection, actions),
             _ => unreachable!("an action expert is built with one of its two encoders"),
         };
+        if let Some(state) = added_state {
+            x = x + state.clone();
+        }
         trace.record("action_tokens", &x);
         let [batch, horizon, embed] = x.dims();
         if trace.is_on() {
             trace.record("time_emb", &time.clone().expand([batch, embed]));
         }
-        let time = time.cast(dtype).unsqueeze_dim::<3>(1);
-        for (index, (block, context)) in self.blocks.iter().zip(keys_values).enumerate() {
-            x = block.forward(x, time.clone(), context, hidden.as_ref());
+        let time = self.time_input(time).unsqueeze_dim::<3>(1);
+        for (index, (block, attended)) in self.blocks.iter().zip(attended).enumerate() {
+            x = trace.scope(format_args!("block.{index}"), |trace| block.forward(x, time.clone(), attended, trace));
             trace.record(format_args!("block.{index}"), &x);
         }
         let x = layer_norm(&self.norm_out, x, LAYER_NORM_EPS);
         trace.record("norm_out", &x);
+        let Some(pool) = &self.seq_pool_proj else {
+            return self.mlp_head.forward_tokens(x, embodiment);
+        };
         let flat = x.reshape([batch, horizon * embed]);
-        let pooled = if self.action_encoder.is_some() { linear(&self.seq_pool_proj, flat) } else { flat };
+        let pooled = if self.action_encoder.is_some() { linear(pool, flat) } else { flat };
         trace.record("pooled", &pooled);
         self.mlp_head.forward(pooled, embodiment).reshape(shape)
+    }
+}
+
+impl TimeMlp {
+    fn forward(&self, time: Tensor<2>) -> Tensor<2> {
+        silu(linear(&self.linear_2, silu(linear(&self.linear_1, time))))
     }
 }

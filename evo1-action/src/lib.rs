@@ -5,9 +5,10 @@
 //! | [`category`] | linear layers and MLPs with weights per embodiment |
 //! | [`time`] | sinusoidal tables of time and step |
 //! | [`encoders`] | state encoder and action encoder |
-//! | [`block`] | the cross-attention block, with the context's keys and values computed once |
+//! | [`block`] | the attention block, with the context's keys and values computed once |
+//! | [`integration`] | what each block attends to: the variants of the paper's figure 6 |
 //! | [`head`] | the whole network: context, state and noisy actions → velocity |
-//! | [`flow`] | training objective and Euler sampler |
+//! | [`flow`] | training objective and sampler |
 #![forbid(unsafe_code)]
 
 pub mod block;
@@ -15,6 +16,7 @@ pub mod category;
 pub mod encoders;
 pub mod flow;
 pub mod head;
+pub mod integration;
 pub mod time;
 
 pub use flow::{FlowLoss, FlowSample, Sampler, flow_matching_loss};

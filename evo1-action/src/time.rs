@@ -33,7 +33,12 @@ pub fn time_index(time: f32, time_scale: f64) -> usize {
 /// Row of the time table for Euler step `step` of `steps`: `⌊κ · step / steps⌋`, in double precision as the references
 /// compute it.
 pub fn step_index(step: usize, steps: usize, time_scale: f64) -> usize {
-    clamped((step as f64 / steps as f64 * time_scale).floor())
+    path_index(step as f64 / steps as f64, time_scale)
+}
+
+/// [`time_index`] in double precision.
+pub(crate) fn path_index(time: f64, time_scale: f64) -> usize {
+    clamped((time * time_scale).floor())
 }
 
 fn clamped(index: f64) -> usize {

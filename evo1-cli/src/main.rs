@@ -7,6 +7,7 @@
 
 mod commands;
 mod common;
+mod given;
 mod output;
 mod plot;
 mod sample;
@@ -33,6 +34,8 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Infer(commands::infer::Infer),
+    Attention(commands::attention::Attention),
+    Probe(commands::probe::Probe),
     Trace(commands::trace::Trace),
     Inspect(commands::inspect::Inspect),
     Convert(commands::convert::Convert),
@@ -55,6 +58,8 @@ fn main() -> ExitCode {
         .init();
     let done = match command {
         Command::Infer(infer) => infer.run(&common),
+        Command::Attention(attention) => attention.run(&common),
+        Command::Probe(probe) => probe.run(&common),
         Command::Trace(trace) => trace.run(&common),
         Command::Inspect(inspect) => inspect.run(&common),
         Command::Convert(convert) => convert.run(&common),

@@ -5,6 +5,8 @@ mod axis;
 mod bars;
 mod canvas;
 pub(crate) mod chart;
+pub(crate) mod grid;
+pub(crate) mod heat;
 pub(crate) mod sheet;
 #[cfg(test)]
 mod tests;

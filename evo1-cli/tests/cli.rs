@@ -320,6 +320,58 @@ fn inspect_shows_what_is_in_a_policy() {
 }
 
 #[test]
+fn inspect_counts_parameters_and_operations() {
+    let output = evo1(&["inspect", "--flops", "--preset", "evo1", "--json"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let document: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    let components = document["components"].as_array().expect("a list");
+    let parameters: u64 = components.iter().filter_map(|component| component["parameters"].as_u64()).sum();
+    assert_eq!(parameters, 775_198_640);
+    let table = stdout(&evo1(&["inspect", "--flops", text(&fixture("tiny-lerobot"))]));
+    assert!(table.contains("GFLOP") && table.contains("blocks"), "{table}");
+    refused(&["inspect", "--preset", "evo1"], 2, "--flops");
+}
+
+#[test]
+fn attention_draws_what_a_policy_looks_at_and_compares() {
+    let folder = tempfile::tempdir().expect("folder");
+    let policy = fixture("tiny-lerobot");
+    let looked = ["attention", "--policy", text(&policy), "--state", "0,0,0,0", "--out", text(folder.path())];
+    let output = evo1(&[&looked[..], &["--words", "Drawer", "--against", text(&policy)]].concat());
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stdout(&output).contains("drawer") && stdout(&output).contains("overlap"), "{}", stdout(&output));
+    let json = std::fs::read_to_string(folder.path().join("attention.json")).expect("numbers");
+    let entries: Vec<serde_json::Value> = serde_json::from_str(&json).expect("a list");
+    assert!(entries.iter().any(|entry| entry["part"] == "action") && !entries.is_empty());
+    for entry in entries {
+        let number = |name: &str| entry[name].as_f64().expect(name);
+        assert!((number("overlap") - 1.0).abs() < 1e-5, "a checkpoint is like itself: {entry}");
+        assert!((0.0..=1.0).contains(&number("mass")) && (0.0..=1.0).contains(&number("entropy")), "{entry}");
+    }
+    let weights = evo1::weights::WeightFile::open(&folder.path().join("attention.safetensors")).expect("weights");
+    assert!(weights.names().any(|name| name == "earlier.action.block.0"));
+    assert!(image::open(folder.path().join("attention.png")).expect("a PNG").width() > 500);
+    refused(&[&looked[..], &["--words", "window"]].concat(), 1, "its words are: Open, the, drawer");
+    refused(&[&looked[..], &["--layers", "9"]].concat(), 1, "language layer 9 does not exist");
+    refused(&[&looked[..], &["--heads", "9"]].concat(), 1, "head 9 does not exist");
+}
+
+#[test]
+fn probe_runs_each_component_by_itself() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (first, second) = (folder.path().join("first.safetensors"), folder.path().join("second.safetensors"));
+    for component in ["vision-tower", "projector", "language-layer", "action-block", "velocity"] {
+        for out in [&first, &second] {
+            let output = evo1(&["probe", component, "--layer", "1", "--out", text(out)]);
+            assert!(output.status.success(), "{component}: {}", stderr(&output));
+        }
+        assert_eq!(std::fs::read(&first).expect("out"), std::fs::read(&second).expect("out"), "{component} repeats");
+    }
+    refused(&["probe", "action-block", "--layer", "2"], 1, "layer 2 does not exist: there are 2");
+    refused(&["probe", "projector", "--input", text(&first)], 1, "`patches`");
+}
+
+#[test]
 fn a_run_trains_stops_and_goes_on() {
     let folder = tempfile::tempdir().expect("folder");
     let run = folder.path().join("run");

@@ -5,7 +5,7 @@
 
 use burn::{
     nn::{LayerNorm, Linear, RmsNorm},
-    tensor::{Bool, Tensor, kind},
+    tensor::{Bool, DType, Tensor, kind},
 };
 use evo1_kernels::Activation;
 pub use evo1_kernels::{attention, gelu, swiglu, swiglu_joint};
@@ -27,7 +27,16 @@ pub fn linear_relu<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
 
 fn activated<const D: usize>(layer: &Linear, x: Tensor<D>, activation: Activation) -> Tensor<D> {
     let bias = layer.bias.as_ref().map(|bias| bias.val());
-    evo1_kernels::linear(x, layer.weight.val(), bias, activation)
+    evo1_kernels::linear(x, whole_weight(layer), bias, activation)
+}
+
+/// The weight of a layer, in floating point where it is stored in eight bits.
+fn whole_weight(layer: &Linear) -> Tensor<2> {
+    let weight = layer.weight.val();
+    match weight.dtype() {
+        DType::QFloat(_) => weight.dequantize(),
+        _ => weight,
+    }
 }
 
 /// `base + scale ⊙ (x·W + b)`, with a factor for each channel.
@@ -38,7 +47,7 @@ pub fn linear_residual<const D: usize>(
     base: Tensor<D>,
 ) -> Tensor<D> {
     let bias = layer.bias.as_ref().map(|bias| bias.val());
-    evo1_kernels::linear_residual(x, layer.weight.val(), bias, scale, base)
+    evo1_kernels::linear_residual(x, whole_weight(layer), bias, scale, base)
 }
 
 /// `(x − mean) / √(variance + ε) ⊙ gamma + beta` over the last dimension. The layer keeps its ε to itself.

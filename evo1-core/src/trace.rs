@@ -52,6 +52,14 @@ impl Trace {
         }
     }
 
+    /// Records what `tensor` computes under `name` within the present scope; it runs only when the name is wanted.
+    pub fn record_with<const D: usize>(&mut self, name: impl Display, tensor: impl FnOnce() -> Tensor<D>) {
+        let Some(sink) = &self.sink else { return };
+        if (sink.wanted)(&format!("{}{name}", self.prefix)) {
+            self.record(name, &tensor());
+        }
+    }
+
     /// Runs `body` with `name.` in front of every name that it records.
     pub fn scope<T>(&mut self, name: impl Display, body: impl FnOnce(&mut Self) -> T) -> T {
         if !self.is_on() {

@@ -7,7 +7,11 @@ use burn::{
 };
 use evo1::{
     Context, Evo1, Inputs, Policy, Trace,
-    action::{FlowSample, flow::draw_times, flow::uniform_noise, flow_matching_loss},
+    action::{
+        FlowSample,
+        flow::{draw_noise, draw_times},
+        flow_matching_loss,
+    },
     ops::repeat_samples,
     rng,
 };
@@ -108,6 +112,10 @@ impl Learner {
         }
         if config.draws == 0 {
             return Err(Error::config("draws", "at least 1", 0));
+        }
+        if config.gradient_checkpointing && !policy.config.context_layers().is_empty() {
+            let expected = "false where the integration is layer-wise: only the last layer's output is kept";
+            return Err(Error::config("gradient_checkpointing", expected, true));
         }
         let network = with_stable_ids(policy.network).train();
         let network = config.trained.apply(network)?;
@@ -263,7 +271,7 @@ impl Learner {
 
     fn backward(&self, network: &Evo1, job: &Job<'_>, share: f64) -> Result<(f64, GradientsParams)> {
         // Dropout draws from the device's generator, whose state cannot be kept: it starts anew for every batch.
-        let device = network.action.pooling_weight().device();
+        let device = network.action.device();
         device.seed(rng::stream_seed(self.config.seed, &format!("dropout.{}", job.index)));
         let computing = match self.config.compute {
             DType::F32 => network.clone(),
@@ -308,7 +316,7 @@ impl Learner {
         }
         let leaf = |x: Tensor<3>| x.autodiff().require_grad();
         let fused = leaf(between.pop().unwrap_or_else(|| unreachable!("it begins with one tensor")));
-        let context = computing.vlm.context(fused.clone(), tokens, semantics, &pixels.device());
+        let context = computing.vlm.context(fused.clone(), vec![], tokens, semantics, &pixels.device());
         let loss = self.loss(computing, context, job);
         let value = loss.clone().into_scalar::<f64>();
         if !value.is_finite() {
@@ -367,13 +375,13 @@ impl Learner {
 
     /// τ and ε that the batch of an index of the run draws for `samples` samples.
     pub fn drawn(&self, samples: usize, index: u64) -> Draw {
-        let action = &self.policy.config.action;
+        let (action, flow) = (&self.policy.config.action, self.policy.config.flow);
         let mut times = rng::stream(self.config.seed, &format!("time.{index}"));
         let mut noise = rng::stream(self.config.seed, &format!("noise.{index}"));
         let shape = [samples, action.horizon, action.max_action_dim];
         Draw {
-            time: draw_times(samples, &mut times),
-            noise: uniform_noise(shape, &mut noise, &self.devices[0].clone().without_autodiff()),
+            time: draw_times(flow.time_draw, samples, &mut times),
+            noise: draw_noise(flow.noise, shape, &mut noise, &self.devices[0].clone().without_autodiff()),
         }
     }
 }

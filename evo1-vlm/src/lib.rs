@@ -28,6 +28,6 @@ mod words;
 
 pub use error::{Error, Result};
 pub use model::{InternVl, init_internvl};
-pub use prompt::{Prompt, PromptTokenizer};
+pub use prompt::{Prompt, PromptTokenizer, Word};
 pub use tokens::TokenBatch;
 pub use words::word_tokenizer;

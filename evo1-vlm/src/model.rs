@@ -36,6 +36,27 @@ pub fn init_internvl(config: &VlmConfig, device: &Device) -> InternVl {
 }
 
 impl InternVl {
+    /// The same model handing on the outputs of single language layers as [`Context::layers`]: entry `l` stands for the
+    /// first `l` layers.
+    pub fn with_tapped_layers(self, tapped: Vec<usize>) -> Self {
+        Self { language_model: self.language_model.with_tapped_layers(tapped), ..self }
+    }
+
+    /// The vision tower.
+    pub fn vision_tower(&self) -> &VisionTower {
+        &self.vision_tower
+    }
+
+    /// The projector from vision to language channels.
+    pub fn projector(&self) -> &Projector {
+        &self.projector
+    }
+
+    /// The language model.
+    pub fn language_model(&self) -> &Decoder {
+        &self.language_model
+    }
+
     /// Visual tokens of normalised tiles: `[tiles, 3, size, size]` → `[tiles, tokens_per_tile, embed]`.
     pub fn visual_tokens(&self, pixels: Tensor<4>, trace: &mut Trace) -> Tensor<3> {
         let pixels = pixels.cast(self.dtype());
@@ -64,26 +85,35 @@ impl InternVl {
         self.check_ids(tokens)?;
         let device = self.language_model.device();
         let visual = visual.map(|visual| visual.flatten::<2>(0, 1));
-        let fused = trace.scope("llm", |trace| {
+        let (fused, layers) = trace.scope("llm", |trace| {
             let embeds = self.language_model.embed(tokens.ids_tensor(&device));
             trace.record("token_embeds", &embeds);
             let embeds = splice(embeds, visual, tokens, image_token)?;
             trace.record("inputs_embeds", &embeds);
             Ok::<_, Error>(self.language_model.forward(embeds, tokens, semantics.masked_rows, trace))
         })?;
-        Ok(self.context(fused, tokens, semantics, &device))
+        Ok(self.context(fused, layers, tokens, semantics, &device))
     }
 
-    /// What the action expert is given of the fused tokens.
-    pub fn context(&self, fused: Tensor<3>, tokens: &TokenBatch, semantics: &Semantics, device: &Device) -> Context {
+    /// What the action expert is given of the fused tokens, and of the outputs of single layers.
+    pub fn context(
+        &self,
+        fused: Tensor<3>,
+        layers: Vec<Tensor<3>>,
+        tokens: &TokenBatch,
+        semantics: &Semantics,
+        device: &Device,
+    ) -> Context {
         if self.is_pooled {
-            return Context { tokens: pooled(fused, tokens, semantics.pooled_token), hidden: None };
+            let pooled = |fused| pooled(fused, tokens, semantics.pooled_token);
+            let layers = layers.into_iter().map(pooled).collect();
+            return Context { tokens: pooled(fused), layers, hidden: None };
         }
         let hidden = match semantics.context_scope {
             ContextScope::ValidTokens if !tokens.is_all_valid() => Some(tokens.masked(device)),
             _ => None,
         };
-        Context { tokens: fused, hidden }
+        Context { tokens: fused, layers, hidden }
     }
 
     /// [`Self::visual_tokens`] and [`Self::forward`] in pieces, from pixels to fused tokens: the first piece makes

@@ -34,6 +34,15 @@ pub struct Prompt {
     pub truncated: usize,
 }
 
+/// A word of an instruction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Word {
+    /// The word, without the white space around it.
+    pub text: String,
+    /// Positions of its tokens in the prompt.
+    pub tokens: Vec<usize>,
+}
+
 /// `Image-{i}: <img>` + image tokens + `</img>\n` for every view, then the stripped instruction.
 ///
 /// Views are counted from 1. There is neither a chat template nor a begin or end token.
@@ -135,6 +144,41 @@ impl PromptTokenizer {
         Ok(Prompt { ids, views, truncated })
     }
 
+    /// The words of a prompt's instruction that have a token of their own.
+    ///
+    /// # Errors
+    /// When the tokenizer refuses the prompt.
+    pub fn words(&self, image_tokens: &[usize], instruction: &str) -> Result<Vec<Word>> {
+        let text = prompt_text(image_tokens, instruction);
+        let encoding =
+            self.tokenizer.encode(text.as_str(), false).map_err(|error| Error::Tokenize(error.to_string()))?;
+        let start = text.len() - instruction.trim().len();
+        let mut words = Vec::new();
+        for text in instruction.split_whitespace() {
+            words.push(Word { text: text.to_owned(), tokens: Vec::new() });
+        }
+        // A token belongs to the word that its last letter is in: white space before a word is often part of its first
+        // token.
+        let mut word_of_byte = vec![None; text.len() + 1];
+        let (mut word, mut is_inside) = (0, false);
+        for (at, letter) in text.char_indices().skip_while(|(at, _)| *at < start) {
+            if letter.is_whitespace() {
+                word += usize::from(is_inside);
+                is_inside = false;
+            } else {
+                is_inside = true;
+                word_of_byte[at..at + letter.len_utf8()].fill(Some(word));
+            }
+        }
+        for (token, &(_, end)) in encoding.get_offsets().iter().enumerate().take(self.max_length) {
+            if let Some(word) = end.checked_sub(1).and_then(|last| word_of_byte[last]) {
+                words[word].tokens.push(token);
+            }
+        }
+        words.retain(|word| !word.tokens.is_empty());
+        Ok(words)
+    }
+
     /// Pads prompts to one length and masks padding and the image tokens of views that are not present.
     ///
     /// # Panics
@@ -188,6 +232,24 @@ mod tests {
             assert_eq!(view.len(), count);
             assert!(view.iter().all(|&at| prompt.ids[at] == tokenizer.image_context()));
         }
+    }
+
+    #[test]
+    fn words_know_their_tokens() {
+        let bytes = tokenizer(64);
+        let prompt = bytes.encode(&[2], "go  on é").expect("a prompt");
+        let words = bytes.words(&[2], " go  on é ").expect("words");
+        let first = prompt.ids.len() - "go  on é".len();
+        let expected =
+            [("go", vec![first, first + 1]), ("on", vec![first + 4, first + 5]), ("é", vec![first + 7, first + 8])];
+        assert_eq!(words, expected.map(|(text, tokens)| Word { text: text.into(), tokens }));
+
+        let merged = PromptTokenizer::internvl3(64).expect("built in");
+        let prompt = merged.encode(&[1], "pick up it").expect("a prompt");
+        let words = merged.words(&[1], "pick up it").expect("words");
+        let last = prompt.ids.len() - 1;
+        assert_eq!(words.iter().map(|word| word.tokens.clone()).collect::<Vec<_>>(), [[last - 2], [last - 1], [last]]);
+        assert_eq!(bytes.words(&[2], "gone").expect("words").len(), 1);
     }
 
     #[test]

@@ -113,6 +113,25 @@ pub enum Error {
         /// The number type of the computation.
         dtype: String,
     },
+    /// A layer, block or step that does not exist.
+    #[error("{what} {got} does not exist: there are {count}, counted from 0")]
+    NoSuch {
+        /// What was asked for.
+        what: &'static str,
+        /// Its index.
+        got: usize,
+        /// How many there are.
+        count: usize,
+    },
+    /// A block that attends to nothing but the actions.
+    #[error("block {block} attends to the actions alone: in interleaved integration the even ones see the context")]
+    BlindBlock {
+        /// The block.
+        block: usize,
+    },
+    /// There is no grid of patches to show attention on.
+    #[error("attention has no patches to be shown on where frames become several tiles or tokens are pooled into one")]
+    NoPatches,
     /// A trace input is missing or has another shape.
     #[error("{}: tensor `{tensor}`: {message}", path.display())]
     TraceInput {

@@ -6,9 +6,11 @@
 //! [`evo1_action`] (as [`action`]) and [`evo1_core`], whose modules are re-exported here.
 #![forbid(unsafe_code)]
 
+pub mod attention;
 mod base;
 pub mod chunk;
 pub mod convert;
+pub mod cost;
 mod error;
 pub mod inspect;
 mod load;

@@ -75,6 +75,13 @@ impl Policy {
     }
 }
 
+impl Policy {
+    /// The configuration of a policy directory, without its weights.
+    pub fn config_of(directory: &Path) -> Result<PolicyConfig> {
+        Ok(read_config(directory, None)?.config)
+    }
+}
+
 /// A network with the weights of a file.
 pub(crate) fn load_network(
     network: Evo1,

@@ -18,6 +18,9 @@ impl Evo1 {
     /// An uninitialised network of the configuration's sizes: parameters get values when they are loaded, initialised
     /// from a seed, or first used.
     pub fn init(config: &PolicyConfig, device: &Device) -> Self {
-        Self { vlm: init_internvl(&config.vlm, device), action: init_action_expert(&config.action, device) }
+        Self {
+            vlm: init_internvl(&config.vlm, device).with_tapped_layers(config.context_layers()),
+            action: init_action_expert(&config.action, device),
+        }
     }
 }

@@ -7,7 +7,7 @@
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use evo1_action::{
     Sampler,
-    flow::{Guidance, uniform_noise},
+    flow::{Guidance, draw_noise},
 };
 use evo1_core::{ActionChunk, Context, Observation, Trace, config::PolicyConfig, normalize::Statistics, rng};
 use evo1_vlm::{PromptTokenizer, frame::Arithmetic};
@@ -112,6 +112,12 @@ impl Policy {
         &self.device
     }
 
+    /// The same policy with the weights of its linear layers in eight bits, for inference only: see
+    /// [`weights::quantize`](evo1_core::weights::quantize).
+    pub fn quantized(self) -> Self {
+        Self { network: evo1_core::weights::quantize(self.network), ..self }
+    }
+
     /// The action chunk for one observation.
     pub fn predict(&self, observation: &Observation, options: &PredictOptions) -> Result<ActionChunk> {
         let mut chunks = self.predict_batch(std::slice::from_ref(observation), options)?;
@@ -201,7 +207,7 @@ impl Policy {
         }
         let (expert, mut trace) = (&self.network.action, Trace::off());
         let conditioning = expert.condition(context, inputs.state.clone(), &inputs.embodiment, &mut trace);
-        let sampler = Sampler::new(steps, &self.config.semantics);
+        let sampler = Sampler::new(steps, &self.config.semantics).with_solver(self.config.flow.solver);
         let mask = inputs.action_mask.clone();
         let guidance = options.guidance.as_ref().map(|guidance| self.guidance(guidance, &mask)).transpose()?;
         Ok(sampler.sample_guided(expert, &conditioning, noise, mask, guidance.as_ref(), &mut trace))
@@ -287,8 +293,8 @@ impl Policy {
                 self.noise(batch, &Noise::Seeds(seeds))
             }
             Noise::Seeds(seeds) if seeds.len() == batch => {
-                let sample =
-                    |&seed: &u64| uniform_noise([1, horizon, width], &mut rng::stream(seed, "noise"), &self.device);
+                let (kind, shape) = (self.config.flow.noise, [1, horizon, width]);
+                let sample = |&seed: &u64| draw_noise(kind, shape, &mut rng::stream(seed, "noise"), &self.device);
                 Ok(Tensor::cat(seeds.iter().map(sample).collect(), 0))
             }
             Noise::Seeds(seeds) => Err(Error::NoiseSize { batch, horizon, width, got: seeds.len() * horizon * width }),

@@ -57,7 +57,8 @@ pub fn inference(policy: &Policy, file: &WeightFile, steps: Option<usize>) -> Re
         let expert = &policy.network.action;
         let action = trace.scope("head", |trace| {
             let conditioning = expert.condition(context, inputs.state.clone(), &inputs.embodiment, trace);
-            Sampler::new(steps, semantics).sample(expert, &conditioning, noise.clone(), mask.clone(), trace)
+            let sampler = Sampler::new(steps, semantics).with_solver(policy.config.flow.solver);
+            sampler.sample(expert, &conditioning, noise.clone(), mask.clone(), trace)
         });
         trace.record("out.action", &action);
         Ok::<_, Error>(trace.into_tensors())
@@ -247,9 +248,11 @@ fn renamed(tensors: &Tensors, prefix: &str) -> Tensors {
 }
 
 /// Parts of layers are recorded for the first layer only, and parts of Euler steps for the first two and the last.
+/// Attention weights are too large to be recorded unasked.
 fn is_wanted(name: &str, steps: usize) -> bool {
     let segments: Vec<&str> = name.split('.').collect();
     match segments.as_slice() {
+        [.., "attention_weights"] => false,
         [_, "layer", index, _, ..] => *index == "0",
         ["head", "step", _, "action_in" | "action_tokens" | "velocity"] => true,
         ["head", "step", step, ..] => step.parse::<usize>().is_ok_and(|step| step < 2 || step + 1 == steps),

@@ -40,8 +40,11 @@ fn guided_chunks_equal_pytorch() {
         let (policy, _) = Policy::load(&fixture("tiny-lerobot"), &options).expect("a policy");
         let expert = &policy.network.action;
         let valid: Tensor<2> = tensor(&inputs, "in.attention_mask", &device);
-        let context =
-            Context { tokens: tensor(&inputs, "llm.final_norm", &device), hidden: Some(valid.lower_elem(0.5)) };
+        let context = Context {
+            tokens: tensor(&inputs, "llm.final_norm", &device),
+            layers: vec![],
+            hidden: Some(valid.lower_elem(0.5)),
+        };
         let embodiment = [0, 0];
         let state = tensor(&inputs, "in.padded_state", &device);
         let conditioning = expert.condition(context, state, &embodiment, &mut Trace::off());

@@ -10,7 +10,7 @@ use evo1::{
         flow::{draw_times, uniform_noise},
         flow_matching_loss, init_action_expert,
     },
-    config::{PolicyConfig, Profile},
+    config::{PolicyConfig, Profile, TimeDraw},
     device::DeviceName,
     rng::stream,
     weights::initialize,
@@ -23,8 +23,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut rng = stream(0, "training");
 
     let (batch, context_len) = (2, 10);
-    let context =
-        Context { tokens: uniform_noise([batch, context_len, config.embed_dim], &mut rng, &device), hidden: None };
+    let tokens = uniform_noise([batch, context_len, config.embed_dim], &mut rng, &device);
+    let context = Context { tokens, layers: vec![], hidden: None };
     let state = Tensor::zeros([batch, config.max_state_dim], &device);
     let conditioning = expert.condition(context, state, &[0, 0], &mut Trace::off());
     let chunk = [batch, config.horizon, config.max_action_dim];
@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         actions: uniform_noise(chunk, &mut rng, &device),
         mask: Tensor::ones(chunk, &device),
         noise: uniform_noise(chunk, &mut rng, &device),
-        time: draw_times(batch, &mut rng),
+        time: draw_times(TimeDraw::default(), batch, &mut rng),
     };
     println!("τ              {:?}", sample.time);
     let semantics = Profile::LeRobot.semantics();
@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("loss           {:.4}", out.loss.clone().into_scalar::<f32>());
 
     let gradients = out.loss.backward();
-    let weight = expert.pooling_weight();
+    let weight = expert.pooling_weight().ok_or("a per-step head pools nothing")?;
     let norm = weight.grad(&gradients).ok_or("the pooling weight has no gradient")?.square().sum().sqrt();
     println!("‖∂loss/∂pool‖  {:.4}", norm.into_scalar::<f32>());
     Ok(())

@@ -9,7 +9,22 @@ pub use objective::{FlowLoss, FlowSample, draw_times, flow_matching_loss, masked
 pub use sampler::Sampler;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use evo1_core::rng::{Rng, RngExt};
+use evo1_core::{
+    config::NoiseKind,
+    rng::{Rng, RngExt},
+};
+use rand_distr::{Distribution, StandardNormal};
+
+/// The noise ε of a flow, `[batch, horizon, max_action_dim]`, drawn sample by sample.
+pub fn draw_noise(kind: NoiseKind, shape: [usize; 3], rng: &mut impl Rng, device: &Device) -> Tensor<3> {
+    match kind {
+        NoiseKind::Uniform => uniform_noise(shape, rng, device),
+        NoiseKind::Normal => {
+            let values: Vec<f32> = StandardNormal.sample_iter(rng).take(shape.iter().product()).collect();
+            Tensor::from_data(TensorData::new(values, shape), device)
+        }
+    }
+}
 
 /// Uniform noise in [−1, 1), `[batch, horizon, max_action_dim]`, drawn sample by sample.
 ///

@@ -3,18 +3,15 @@
 use burn::tensor::{Tensor, TensorData};
 use evo1_core::{
     Trace,
-    config::{LossKind, Semantics, TargetMask},
-    rng::Rng,
+    config::{LossKind, Semantics, TargetMask, TimeDraw},
+    rng::{Rng, RngExt},
 };
-use rand_distr::{Beta, Distribution};
+use rand_distr::{Beta, Distribution, Normal};
 
 use crate::{
     head::{ActionExpert, Conditioning},
     time::{sinusoid, time_index},
 };
-
-/// Parameters of the Beta distribution that τ is drawn from.
-const TIME_ALPHA_BETA: f32 = 2.0;
 
 /// τ is kept inside this range.
 const TIME_RANGE: (f32, f32) = (0.02, 0.98);
@@ -30,7 +27,7 @@ pub struct FlowSample {
     pub actions: Tensor<3>,
     /// 1 for real action dimensions of real steps, 0 elsewhere.
     pub mask: Tensor<3>,
-    /// Noise in [−1, 1), not yet masked.
+    /// Noise, not yet masked.
     pub noise: Tensor<3>,
     /// τ.
     pub time: Vec<f32>,
@@ -49,10 +46,25 @@ pub struct FlowLoss {
     pub x_t: Tensor<3>,
 }
 
-/// Draws τ ~ Beta(2, 2), clamped to [0.02, 0.98], for each sample.
-pub fn draw_times(batch: usize, rng: &mut impl Rng) -> Vec<f32> {
-    let beta = Beta::new(TIME_ALPHA_BETA, TIME_ALPHA_BETA).expect("both parameters are positive");
-    (0..batch).map(|_| beta.sample(rng).clamp(TIME_RANGE.0, TIME_RANGE.1)).collect()
+/// Draws τ, clamped to [0.02, 0.98], for each sample.
+///
+/// # Panics
+/// When the distribution's parameters are none that it can have; [`PolicyConfig::validate`] refuses them.
+///
+/// [`PolicyConfig::validate`]: evo1_core::config::PolicyConfig::validate
+pub fn draw_times(kind: TimeDraw, batch: usize, rng: &mut impl Rng) -> Vec<f32> {
+    let draws: Vec<f32> = match kind {
+        TimeDraw::Beta { alpha, beta } => {
+            let beta = Beta::new(alpha, beta).expect("both parameters are positive");
+            beta.sample_iter(rng).take(batch).collect()
+        }
+        TimeDraw::Uniform => (0..batch).map(|_| rng.random()).collect(),
+        TimeDraw::LogitNormal { mean, std } => {
+            let normal = Normal::new(mean, std).expect("the deviation is finite");
+            normal.sample_iter(rng).take(batch).map(|x: f32| 1.0 / (1.0 + (-x).exp())).collect()
+        }
+    };
+    draws.into_iter().map(|time| time.clamp(TIME_RANGE.0, TIME_RANGE.1)).collect()
 }
 
 /// The flow-matching loss, differentiable with respect to the expert and to what it is conditioned on.
@@ -120,10 +132,14 @@ mod tests {
 
     #[test]
     fn times_stay_in_their_range_and_repeat() {
-        let draw = || draw_times(2000, &mut rng::stream(5, "time"));
-        let times = draw();
-        assert!(times.iter().all(|time| (TIME_RANGE.0..=TIME_RANGE.1).contains(time)));
-        assert!((times.iter().sum::<f32>() / 2000.0 - 0.5).abs() < 0.02);
-        assert_eq!(times, draw());
+        let logit_normal = TimeDraw::LogitNormal { mean: 0.0, std: 1.0 };
+        let skewed = TimeDraw::Beta { alpha: 1.5, beta: 1.0 };
+        for (kind, mean) in [(TimeDraw::default(), 0.5), (TimeDraw::Uniform, 0.5), (logit_normal, 0.5), (skewed, 0.6)] {
+            let draw = || draw_times(kind, 2000, &mut rng::stream(5, "time"));
+            let times = draw();
+            assert!(times.iter().all(|time| (TIME_RANGE.0..=TIME_RANGE.1).contains(time)));
+            assert!((times.iter().sum::<f32>() / 2000.0 - mean).abs() < 0.02, "{kind:?}");
+            assert_eq!(times, draw());
+        }
     }
 }

@@ -1,22 +1,24 @@
-//! The sampler: explicit Euler steps from noise to actions.
+//! The sampler: explicit steps from noise to actions.
 
 use burn::tensor::{Int, Tensor};
 use evo1_core::{
     Trace,
-    config::{ResultMask, Semantics},
+    config::{ResultMask, Semantics, Solver},
 };
 
 use super::Guidance;
 use crate::{
     head::{ActionExpert, Conditioning},
-    time::{sinusoid, step_index},
+    time::{path_index, sinusoid},
 };
 
-/// Integrates the velocity field: `x ← x + v(x ⊙ mask, i / N) / N` for `i` in `0..N`.
+/// Integrates the velocity field `v(x ⊙ mask, t)` from `t = 0` to `t = 1` in N equal steps.
 #[derive(Debug, Clone, Copy)]
 pub struct Sampler {
-    /// Number of Euler steps, N.
+    /// Number of steps, N.
     pub steps: usize,
+    /// What a step does.
+    pub solver: Solver,
     /// κ of the time table.
     pub time_scale: f64,
     /// Whether the result is masked.
@@ -24,19 +26,25 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// The sampler of a reference.
+    /// The sampler of a reference: Euler steps.
     ///
     /// # Panics
     /// When `steps` is 0.
     pub fn new(steps: usize, semantics: &Semantics) -> Self {
         assert!(steps > 0, "a flow is integrated in at least one step");
-        Self { steps, time_scale: semantics.time_scale, result_mask: semantics.result_mask }
+        let Semantics { time_scale, result_mask, .. } = *semantics;
+        Self { steps, solver: Solver::Euler, time_scale, result_mask }
+    }
+
+    /// The same with steps of another solver.
+    pub fn with_solver(self, solver: Solver) -> Self {
+        Self { solver, ..self }
     }
 
     /// Actions from noise.
     ///
     /// # Shapes
-    /// - noise: `[batch, horizon, max_action_dim]`, in [−1, 1)
+    /// - noise: `[batch, horizon, max_action_dim]`
     /// - mask: `[batch, horizon, max_action_dim]`, 1 for real action dimensions and 0 for padded ones
     /// - output: `[batch, horizon, max_action_dim]`
     pub fn sample(
@@ -60,8 +68,12 @@ impl Sampler {
         guidance: Option<&Guidance>,
         trace: &mut Trace,
     ) -> Tensor<3> {
-        let (device, dtype) = (noise.device(), noise.dtype());
-        let indices: Vec<usize> = (0..self.steps).map(|step| step_index(step, self.steps, self.time_scale)).collect();
+        let (device, dtype, size) = (noise.device(), noise.dtype(), 1.0 / self.steps as f64);
+        let stages = stages(self.solver);
+        let indices: Vec<usize> = (0..self.steps)
+            .flat_map(|step| stages.iter().map(move |stage| (step as f64 + stage) / self.steps as f64))
+            .map(|time| path_index(time, self.time_scale))
+            .collect();
         if trace.is_on() {
             let indices: Vec<i64> = indices.iter().map(|&index| index as i64).collect();
             trace.record("time_index", &Tensor::<1, Int>::from_data(indices.as_slice(), &device));
@@ -72,24 +84,44 @@ impl Sampler {
         let evaluated = guidance.map(|_| expert.without_dropout());
         let expert = evaluated.as_ref().unwrap_or(expert);
         for step in 0..self.steps {
-            let mut network = |x: Tensor<3>| {
-                let seen = x * mask.clone();
-                trace.scope(format_args!("step.{step:02}"), |trace| {
-                    trace.record("action_in", &seen);
-                    let velocity = expert.velocity(seen, times.clone().narrow(0, step, 1), conditioning, trace);
-                    trace.record("velocity", &velocity);
-                    velocity.cast(dtype)
-                })
-            };
-            let velocity = match guidance {
-                None => network(x.clone()),
-                Some(guidance) => guidance.velocity(&x, step as f64 / self.steps as f64, network),
-            };
-            x = x + velocity / self.steps as f64;
+            let slope = trace.scope(format_args!("step.{step:02}"), |trace| {
+                let velocity = |x: Tensor<3>, stage: usize, trace: &mut Trace| {
+                    let time = (step as f64 + stages[stage]) / self.steps as f64;
+                    let mut network = |x: Tensor<3>| {
+                        let seen = x * mask.clone();
+                        trace.record("action_in", &seen);
+                        let row = times.clone().narrow(0, step * stages.len() + stage, 1);
+                        let velocity = expert.velocity(seen, row, conditioning, trace);
+                        trace.record("velocity", &velocity);
+                        velocity.cast(dtype)
+                    };
+                    match guidance {
+                        None => network(x),
+                        Some(guidance) => guidance.velocity(&x, time, network),
+                    }
+                };
+                let first = velocity(x.clone(), 0, trace);
+                let mut second = |x| trace.scope("second", |trace| velocity(x, 1, trace));
+                match self.solver {
+                    Solver::Euler => first,
+                    Solver::Heun => (second(x.clone() + first.clone() * size) + first) / 2.0,
+                    Solver::Midpoint => second(x.clone() + first * (size / 2.0)),
+                }
+            });
+            x = x + slope / self.steps as f64;
         }
         match self.result_mask {
             ResultMask::Masked => x * mask,
             ResultMask::Unmasked => x,
         }
+    }
+}
+
+/// Where in a step, from its start at 0 to its end at 1, a solver evaluates the velocity field.
+fn stages(solver: Solver) -> &'static [f64] {
+    match solver {
+        Solver::Euler => &[0.0],
+        Solver::Heun => &[0.0, 1.0],
+        Solver::Midpoint => &[0.0, 0.5],
     }
 }

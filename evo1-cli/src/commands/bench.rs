@@ -80,11 +80,21 @@ pub(crate) struct Bench {
 
 /// Sizes of a model.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Preset {
+pub(crate) enum Preset {
     /// The published model, 775 M parameters.
     Evo1,
     /// The tiny one.
     Tiny,
+}
+
+impl Preset {
+    /// The preset's configuration.
+    pub(crate) fn config(self) -> PolicyConfig {
+        match self {
+            Self::Evo1 => PolicyConfig::evo1(),
+            Self::Tiny => PolicyConfig::tiny(),
+        }
+    }
 }
 
 impl Bench {
@@ -114,11 +124,7 @@ impl Bench {
     }
 
     fn measure(&self, common: &Common) -> Result<Report> {
-        let config = match self.preset {
-            Preset::Evo1 => PolicyConfig::evo1(),
-            Preset::Tiny => PolicyConfig::tiny(),
-        };
-        let config = config.with_profile(common.profile.unwrap_or(Profile::LeRobot));
+        let config = self.preset.config().with_profile(common.profile.unwrap_or(Profile::LeRobot));
         if (self.views + self.masked) as usize > config.max_views {
             bail!("{} views and {} masked ones are more than {}", self.views, self.masked, config.max_views);
         }

@@ -3,16 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use evo1::{ActionChunk, Frame, Noise, Observation, Policy, PredictOptions, StatisticsKey, View};
+use evo1::{ActionChunk, Frame, Noise, Observation, Policy, PredictOptions, View};
 use evo1_bench::{StageTimes, predict_timed};
 use eyre::Result;
 use serde_json::json;
 use tracing::info;
 
-use crate::{
-    common::{Common, read_frame},
-    output, plot, sample,
-};
+use crate::{common::Common, given::Given, output, plot};
 
 /// Predict an action chunk. With nothing given, the embedded policy looks at the embedded sample observation.
 #[derive(Args)]
@@ -24,29 +21,8 @@ pub(crate) struct Infer {
     #[arg(long, value_name = "DIR")]
     policy: Option<PathBuf>,
 
-    /// Camera frame, PNG or JPEG, once for each view in the policy's order; the sample's frames when left out
-    #[arg(long, value_name = "FILE")]
-    image: Vec<PathBuf>,
-
-    /// The robot's state in its own units, comma-separated; the sample's when left out
-    #[arg(long, value_name = "VALUES", value_delimiter = ',', allow_hyphen_values = true)]
-    state: Option<Vec<f32>>,
-
-    /// What the robot shall do; the sample's instruction when left out
-    #[arg(long, value_name = "TEXT")]
-    prompt: Option<String>,
-
-    /// The robot's embodiment id
-    #[arg(long, value_name = "ID")]
-    embodiment: Option<usize>,
-
-    /// Arm whose statistics are used, where the policy has several
-    #[arg(long, value_name = "KEY")]
-    arm_key: Option<String>,
-
-    /// Data set whose statistics are used, where the arm has several
-    #[arg(long, value_name = "KEY")]
-    dataset_key: Option<String>,
+    #[command(flatten)]
+    given: Given,
 
     /// Euler steps; the policy's own number when left out
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
@@ -67,7 +43,7 @@ pub(crate) struct Infer {
 
 impl Infer {
     pub(crate) fn run(self, common: &Common) -> Result<()> {
-        let observation = self.observation()?;
+        let observation = self.given.observation()?;
         let device = common.open_device()?;
         let policy = common.policy(self.policy.as_deref(), &device)?;
         let options = PredictOptions {
@@ -84,23 +60,6 @@ impl Infer {
         }
         let text = if self.json { shown.json()? } else { shown.table(common) };
         output::print(format_args!("{text}"))
-    }
-
-    /// The observation given, with the sample's parts where none was.
-    fn observation(&self) -> Result<Observation> {
-        let sample = sample::observation()?;
-        let views = match self.image.as_slice() {
-            [] => sample.views,
-            paths => paths.iter().map(|path| Ok(View::Present(read_frame(path)?))).collect::<Result<_>>()?,
-        };
-        Ok(Observation {
-            views,
-            state: self.state.clone().unwrap_or(sample.state),
-            instruction: self.prompt.clone().unwrap_or(sample.instruction),
-            embodiment: self.embodiment,
-            statistics: StatisticsKey { arm: self.arm_key.clone(), dataset: self.dataset_key.clone() },
-            ..Observation::default()
-        })
     }
 }
 

@@ -1,12 +1,17 @@
 //! `evo1 inspect`: what is in a policy or weight file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use evo1::inspect::{Inspection, Kind, TensorFacts, inspect};
+use evo1::{
+    Policy,
+    cost::Workload,
+    inspect::{Inspection, Kind, TensorFacts, inspect},
+};
 use eyre::{Result, bail};
 use indicatif::HumanBytes;
 
+use super::{bench::Preset, cost};
 use crate::{
     common::{Common, byte_bar, local},
     output,
@@ -15,11 +20,21 @@ use crate::{
 /// Show what is in a policy directory, a base model or a weight file: configuration, parameters by component, number
 /// types, size and SHA-256, and every tensor with values that no trained network has.
 #[derive(Args)]
-#[command(after_help = "Example:\n  evo1 inspect POLICY\n\nWith --strict, anything unusual ends with exit code 1.")]
+#[command(
+    after_help = "Examples:\n  evo1 inspect POLICY\n  evo1 inspect --flops --preset evo1\n\nWith --strict, anything unusual ends with exit code 1."
+)]
 pub(crate) struct Inspect {
     /// Policy directory, base model or weight file; or hf://owner/name
-    #[arg(value_name = "PATH")]
-    path: PathBuf,
+    #[arg(value_name = "PATH", required_unless_present = "preset")]
+    path: Option<PathBuf>,
+
+    /// Show parameters and floating-point operations of a prediction by component instead, from the configuration alone
+    #[arg(long)]
+    flops: bool,
+
+    /// With --flops: the sizes of a preset instead of a policy's
+    #[arg(long, requires = "flops", conflicts_with = "path")]
+    preset: Option<Preset>,
 
     /// Print JSON instead of tables
     #[arg(long)]
@@ -28,7 +43,10 @@ pub(crate) struct Inspect {
 
 impl Inspect {
     pub(crate) fn run(self, common: &Common) -> Result<()> {
-        let path = local(&self.path)?;
+        if self.flops {
+            return self.run_flops(common);
+        }
+        let path = local(self.path())?;
         let bar = byte_bar()?;
         let inspection = inspect(&path, |done, total| {
             bar.set_length(total);
@@ -38,9 +56,30 @@ impl Inspect {
         let text = if self.json { serde_json::to_string_pretty(&inspection)? + "\n" } else { described(&inspection) };
         output::print(format_args!("{text}"))?;
         if common.strict && !inspection.is_clean() {
-            bail!("{} is not as it should be", self.path.display());
+            bail!("{} is not as it should be", self.path().display());
         }
         Ok(())
+    }
+
+    fn path(&self) -> &Path {
+        self.path.as_deref().unwrap_or(Path::new(""))
+    }
+
+    fn run_flops(&self, common: &Common) -> Result<()> {
+        let config = match self.preset {
+            Some(preset) => preset.config(),
+            None => Policy::config_of(&local(self.path())?)?,
+        };
+        let config = match common.profile {
+            Some(profile) => config.with_profile(profile),
+            None => config,
+        };
+        let (workload, device) = (Workload::of(&config), common.open_device()?);
+        let text = match self.json {
+            true => format!("{:#}\n", cost::document(&config, &workload, &device)),
+            false => cost::table(&config, &workload, &device),
+        };
+        output::print(format_args!("{text}"))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{MAX_LAYERS, check_fields};
+use super::{Design, MAX_LAYERS, check_fields};
 use crate::Result;
 
 /// The flow-matching diffusion transformer and its encoders.
@@ -28,6 +28,9 @@ pub struct ActionConfig {
     pub num_categories: usize,
     /// Probability with which attention weights are dropped while training: 0.2 in the recipe.
     pub dropout: f64,
+    /// How it is built: as published, unless a study varies it.
+    #[serde(default)]
+    pub design: Design,
 }
 
 impl ActionConfig {
@@ -44,6 +47,7 @@ impl ActionConfig {
             max_state_dim: 24,
             num_categories: 1,
             dropout: 0.2,
+            design: Design::default(),
         }
     }
 

@@ -4,7 +4,8 @@ use burn::tensor::{DType, Device};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ActionConfig, FrameCrop, LanguageConfig, Profile, Semantics, TilingConfig, VisionConfig, VlmConfig, check_fields,
+    ActionConfig, Design, FlowConfig, FrameCrop, LanguageConfig, Profile, Semantics, TilingConfig, VisionConfig,
+    VlmConfig, check_fields,
 };
 use crate::{Result, device::require_dtype, normalize::NormalizationType};
 
@@ -22,6 +23,9 @@ pub struct PolicyConfig {
     /// The part of a frame that is looked at; the whole frame when `None`.
     #[serde(default)]
     pub crop: Option<FrameCrop>,
+    /// The flow's noise, times and solver: as published, unless a study varies them.
+    #[serde(default)]
+    pub flow: FlowConfig,
     /// How a frame becomes tiles.
     pub tiling: TilingConfig,
     /// Camera views of a prompt: 3. Views that are absent keep their place.
@@ -132,6 +136,7 @@ impl PolicyConfig {
             max_state_dim: 24,
             num_categories: 1,
             dropout: 0.0,
+            design: Design::default(),
         };
         Self { max_text_length: 256, ..Self::of(vlm, action, Profile::LeRobot) }
     }
@@ -148,6 +153,7 @@ impl PolicyConfig {
             profile,
             semantics,
             crop: None,
+            flow: FlowConfig::default(),
             tiling: TilingConfig::default(),
             max_views: 3,
             max_text_length: 1024,
@@ -162,6 +168,11 @@ impl PolicyConfig {
         Self { profile, semantics: profile.semantics(), ..self }
     }
 
+    /// Language layers whose outputs the action expert reads one by one: [`Design::context_layers`] of this policy.
+    pub fn context_layers(&self) -> Vec<usize> {
+        self.action.design.context_layers(self.action.num_layers, self.vlm.language.num_layers)
+    }
+
     /// Fails unless the parts fit together. `origin` names the file in the message.
     pub fn validate(&self, origin: &str) -> Result<()> {
         self.vlm.validate(origin)?;
@@ -169,6 +180,8 @@ impl PolicyConfig {
         if let Some(crop) = &self.crop {
             crop.validate(origin)?;
         }
+        self.action.design.validate(origin, self.action.num_layers, self.vlm.language.num_layers)?;
+        self.flow.validate(origin)?;
         let (embed, hidden) = (self.action.embed_dim, self.vlm.language.hidden_size);
         let (state, max_state) = (self.state_dim, self.action.max_state_dim);
         let (width, padded) = (self.action_dim, self.action.max_action_dim);

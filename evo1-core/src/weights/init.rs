@@ -34,7 +34,7 @@ impl Default for InitialScales {
 /// Gives every parameter a value from `seed`, as PyTorch's defaults do: linear and convolution weights and biases
 /// uniform in ±1/√fan_in, norms one and zero, attention projections Xavier-uniform with zero bias, and so each
 /// embodiment's weights, which LeRobot draws one by one; embeddings and positions with a deviation of 0.02, layer scales
-/// 0.1.
+/// 0.1. Modulations start at zero, as in DiT.
 ///
 /// Every parameter has a stream of its own, named by its path, so that one parameter's shape does not change another's
 /// values and the order does not matter. `dtype` gives each parameter's number type.
@@ -83,6 +83,7 @@ impl<F> Initializer<F> {
             (_, "cls_token") => uniform_of_std(CLASS_TOKEN_STD),
             (_, "layer_scale_1" | "layer_scale_2") => Draw::Constant(self.scales.layer_scale),
             (_, "bias") if spec.path.contains("cross_attention.") || is_per_category => Draw::Constant(0.0),
+            (Owner::Linear, _) if spec.path.contains(".modulation.") => Draw::Constant(0.0),
             (Owner::Linear, "weight") if is_attention_input => {
                 // PyTorch draws q, k and v as one matrix of three times as many outputs as inputs.
                 let inputs = spec.shape[0];

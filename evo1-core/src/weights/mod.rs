@@ -8,6 +8,7 @@ mod init;
 mod load;
 mod names;
 mod pytorch;
+mod quantize;
 mod safetensors;
 mod write;
 
@@ -18,6 +19,7 @@ pub use file::WeightFile;
 pub use init::{InitialScales, initialize, initialize_part, initialize_scaled};
 pub use load::{LoadOptions, Loaded, check, load};
 pub use names::{Component, Naming, Place, TABLES};
+pub use quantize::quantize;
 pub use write::{LazyTensor, Reader, checkpoint_tensors, module_tensors, write_safetensors, write_safetensors_lazily};
 
 use burn::{

@@ -8,7 +8,7 @@ use burn::{
 use evo1_core::{
     Trace,
     config::{LanguageConfig, MaskedRows},
-    ops::{attention, linear, merge_heads, split_heads},
+    ops::{attention, attention_weights, linear, merge_heads, split_heads},
 };
 
 use super::RotaryTable;
@@ -85,6 +85,9 @@ impl LanguageAttention {
         let query = rope.rotate(split_heads(query, self.heads));
         let key = rope.rotate(split_heads(key, self.kv_heads));
         let value = split_heads(value, self.kv_heads);
+        trace.record_with("attention_weights", || {
+            attention_weights(query.clone(), shared(key.clone(), self.heads), Some(mask.hidden.clone()))
+        });
         let attended = merge_heads(attention(query, key, value, Some(mask.hidden.clone())));
         let attended = match &mask.row_scale {
             Some(scale) => attended.clone() * scale.clone().cast(attended.dtype()),
@@ -92,4 +95,12 @@ impl LanguageAttention {
         };
         linear(&self.o_proj, attended)
     }
+}
+
+/// Key heads repeated for the query heads of their group: head `h` serves queries `h·g .. (h + 1)·g`.
+fn shared(key: Tensor<4>, heads: usize) -> Tensor<4> {
+    let [batch, kv_heads, tokens, head_dim] = key.dims();
+    key.unsqueeze_dim::<5>(2)
+        .expand([batch, kv_heads, heads / kv_heads, tokens, head_dim])
+        .reshape([batch, heads, tokens, head_dim])
 }

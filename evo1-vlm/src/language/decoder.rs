@@ -1,6 +1,6 @@
 //! The whole language model.
 
-use std::rc::Rc;
+use std::{collections::BTreeMap, rc::Rc};
 
 use burn::{
     module::Module,
@@ -22,6 +22,9 @@ pub struct Decoder {
     embed_tokens: Embedding,
     layers: Vec<DecoderLayer>,
     norm: RmsNorm,
+    /// Layers whose outputs are handed on beside the last one's, by how many were run.
+    #[module(skip)]
+    tapped: Vec<usize>,
     head_dim: usize,
     rope_theta: f64,
 }
@@ -40,14 +43,31 @@ impl Decoder {
             embed_tokens: EmbeddingConfig::new(config.vocab_size, config.hidden_size).init(device),
             layers: std::iter::repeat_with(layer).take(config.num_layers).collect(),
             norm: RmsNormConfig::new(config.hidden_size).with_epsilon(config.rms_norm_eps).init(device),
+            tapped: Vec::new(),
             head_dim: config.head_dim(),
             rope_theta: config.rope_theta,
         }
     }
 
+    /// The same model handing on the outputs of single layers as well: for each entry, that of the layer with as many
+    /// layers up to it, itself included.
+    pub(crate) fn with_tapped_layers(self, tapped: Vec<usize>) -> Self {
+        Self { tapped, ..self }
+    }
+
     /// Rows of the embedding table.
     pub fn vocab_size(&self) -> usize {
         self.embed_tokens.weight.lazy_shape()[0]
+    }
+
+    /// The layers that are kept.
+    pub fn layers(&self) -> &[DecoderLayer] {
+        &self.layers
+    }
+
+    /// Cosines and sines of the positions of a batch.
+    pub fn rope(&self, tokens: &TokenBatch, device: &Device) -> RotaryTable {
+        RotaryTable::new(tokens.positions(), self.head_dim, self.rope_theta, device)
     }
 
     /// Where the weights are.
@@ -62,10 +82,7 @@ impl Decoder {
 
     /// Positions and masks of a batch, which all layers share.
     fn places(&self, tokens: &TokenBatch, masked_rows: MaskedRows, device: &Device) -> Places {
-        Places {
-            rope: RotaryTable::new(tokens.positions(), self.head_dim, self.rope_theta, device),
-            mask: AttentionMask::new(tokens, masked_rows, device),
-        }
+        Places { rope: self.rope(tokens, device), mask: AttentionMask::new(tokens, masked_rows, device) }
     }
 
     /// [`Self::forward`] layer by layer, the final norm last: each piece is given what the one before it gave.
@@ -78,28 +95,37 @@ impl Decoder {
         layers.chain([Piece::language(|x| Ok(rms_norm(&self.norm, x)))]).collect()
     }
 
-    /// Final-normed hidden states.
+    /// Final-normed hidden states of the last layer, and of the tapped ones.
     ///
     /// # Shapes
     /// - embeds: `[batch, tokens, hidden]`, laid out as `tokens` says
-    /// - output: `[batch, tokens, hidden]`
+    /// - output: each `[batch, tokens, hidden]`
+    ///
+    /// # Panics
+    /// When a tapped layer does not exist.
     pub fn forward(
         &self,
         embeds: Tensor<3>,
         tokens: &TokenBatch,
         masked_rows: MaskedRows,
         trace: &mut Trace,
-    ) -> Tensor<3> {
+    ) -> (Tensor<3>, Vec<Tensor<3>>) {
         let places = self.places(tokens, masked_rows, &embeds.device());
         trace.record("rope_cos", &places.rope.cos);
         trace.record("rope_sin", &places.rope.sin);
         let mut x = embeds;
+        let mut outputs = BTreeMap::new();
         for (index, layer) in self.layers.iter().enumerate() {
             x = trace.scope(format_args!("layer.{index}"), |trace| layer.forward(x, &places.rope, &places.mask, trace));
             trace.record(format_args!("layer.{index}"), &x);
+            if self.tapped.contains(&(index + 1)) {
+                outputs.insert(index + 1, rms_norm(&self.norm, x.clone()));
+            }
         }
+        let output = |layer| outputs.get(layer).unwrap_or_else(|| panic!("there is no language layer {layer}")).clone();
+        let tapped = self.tapped.iter().map(output).collect();
         let x = rms_norm(&self.norm, x);
         trace.record("final_norm", &x);
-        x
+        (x, tapped)
     }
 }

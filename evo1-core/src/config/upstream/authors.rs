@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{document::Document, internvl};
 use crate::{
     Result,
-    config::{ActionConfig, PolicyConfig, Profile, VlmConfig},
+    config::{ActionConfig, Design, PolicyConfig, Profile, VlmConfig},
 };
 
 /// Reads a configuration of the authors' code. Its vision-language model is InternVL3-1B with 14 language layers, unless
@@ -40,6 +40,7 @@ pub(super) fn read(policy: &Document, vlm: Option<&Document>) -> Result<PolicyCo
         max_state_dim: root.required_count("state_dim")?,
         num_categories: root.count("num_categories")?.unwrap_or(1),
         dropout: root.number("dropout")?.unwrap_or(0.0),
+        design: Design::default(),
     };
     Ok(PolicyConfig {
         max_views: root.count("max_views")?.unwrap_or(3),

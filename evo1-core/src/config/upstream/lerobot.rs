@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     Result,
-    config::{ActionConfig, GripperRule, PolicyConfig, Profile, VlmConfig},
+    config::{ActionConfig, Design, GripperRule, PolicyConfig, Profile, VlmConfig},
     normalize::NormalizationType,
 };
 
@@ -87,6 +87,7 @@ pub(super) fn read(policy: &Document, vlm: Option<&Document>) -> Result<PolicyCo
         max_state_dim: root.required_count("max_state_dim")?,
         num_categories: root.count("num_categories")?.unwrap_or(1),
         dropout: root.number("dropout")?.unwrap_or(0.0),
+        design: Design::default(),
     };
     Ok(PolicyConfig {
         max_views: root.required_count("max_views")?,

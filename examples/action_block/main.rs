@@ -1,0 +1,33 @@
+//! One block of the action expert by itself: what it adds to the action tokens at different times of the flow.
+
+use std::{error::Error, path::Path};
+
+use burn::tensor::{Distribution, Tensor};
+use evo1::{
+    LoadOptions, Policy, Trace,
+    action::{block::Attended, time::sinusoid},
+    config::PolicyConfig,
+    device::DeviceName,
+};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let device = DeviceName::Auto.open()?;
+    let policy = match std::env::args().nth(1) {
+        Some(directory) => Policy::load(Path::new(&directory), &LoadOptions::new(&device))?.0,
+        None => Policy::random(PolicyConfig::tiny(), 0, &device)?,
+    };
+    let (expert, config) = (&policy.network.action, &policy.config.action);
+    let random = |tokens| Tensor::<3>::random([1, tokens, config.embed_dim], Distribution::Default, &device);
+    let (actions, context) = (random(config.horizon), random(20));
+    for (index, block) in expert.blocks().iter().enumerate() {
+        // The context's keys and values are computed once, whatever the time.
+        let attended = Attended::Context(block.keys_values(context.clone(), None));
+        for row in [0, 500, 999] {
+            let time = expert.time_input(sinusoid(&[row], config.embed_dim, &device)).unsqueeze_dim(1);
+            let out = block.forward(actions.clone(), time, &attended, &mut Trace::off());
+            let change = (out - actions.clone()).square().mean().sqrt().into_scalar::<f32>();
+            println!("block {index}, row {row:3} of the time table: root mean square of what it adds {change:.4}");
+        }
+    }
+    Ok(())
+}
