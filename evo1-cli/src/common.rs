@@ -78,6 +78,11 @@ impl Common {
         format!("{:?}", self.dtype.unwrap_or(Dtype::F32)).to_lowercase()
     }
 
+    /// Device and log, for a process that is to have the same.
+    pub(crate) fn options(&self) -> Vec<String> {
+        vec!["--device".into(), self.device.to_string(), "--log".into(), self.log.clone()]
+    }
+
     /// The policy of a directory, or the embedded one.
     pub(crate) fn policy(&self, directory: Option<&Path>, device: &Device) -> Result<Policy> {
         match directory {

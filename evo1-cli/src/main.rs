@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![warn(clippy::print_stdout, reason = "`output::say` does not panic when its reader has gone")]
 
+mod ablate;
 mod commands;
 mod common;
 mod given;
@@ -43,6 +44,8 @@ enum Command {
     Stats(commands::stats::Stats),
     Serve(Box<commands::serve::Serve>),
     Train(commands::train::Train),
+    Evaluate(commands::evaluate::Evaluate),
+    Ablate(commands::ablate::Ablate),
     Bench(commands::bench::Bench),
     Devices(commands::devices::Devices),
 }
@@ -67,6 +70,8 @@ fn main() -> ExitCode {
         Command::Stats(stats) => stats.run(),
         Command::Serve(serve) => serve.run(&common),
         Command::Train(train) => train.run(&common),
+        Command::Evaluate(evaluate) => evaluate.run(&common),
+        Command::Ablate(ablate) => ablate.run(&common),
         Command::Bench(bench) => bench.run(&common),
         Command::Devices(devices) => devices.run(),
     };

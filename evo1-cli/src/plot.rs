@@ -18,6 +18,7 @@ use evo1_bench::Report;
 use eyre::{WrapErr, ensure, eyre};
 use image::{ImageFormat, RgbImage, imageops};
 
+pub(crate) use bars::Bar;
 use canvas::{Align, BLACK, Canvas, Font, GREY, Rect};
 use chart::Lines;
 
@@ -59,11 +60,17 @@ pub(crate) fn chunk_png(path: &Path, chunk: &ActionChunk, frames: &[Frame], titl
 pub(crate) fn stages_png(path: &Path, report: &Report) -> eyre::Result<()> {
     let setup = &report.setup;
     let stages = ["prepare", "vision", "language", "action", "finish", "total"];
-    let bars: Vec<bars::Bar> = stages
+    let bars: Vec<Bar> = stages
         .iter()
         .filter_map(|&name| {
             let summary = report.milliseconds.get(name)?;
-            Some(bars::Bar { name: name.into(), value: summary.p50, whisker: summary.p90 })
+            Some(Bar {
+                name: name.into(),
+                value: summary.p50,
+                whisker: (summary.p50, summary.p90),
+                dots: vec![],
+                label: format!("{:.1} ms", summary.p50),
+            })
         })
         .collect();
     let title = format!("{} · {} · {} views · {} steps", setup.preset, setup.dtype, setup.views, setup.steps);
@@ -75,7 +82,15 @@ pub(crate) fn stages_png(path: &Path, report: &Report) -> eyre::Result<()> {
         setup.device,
         report.provenance.processor.as_deref().unwrap_or("unknown processor"),
     );
-    write_png(path, bars::draw(&title, &foot, &bars))
+    bars_png(path, &title, &foot, &bars)
+}
+
+/// Draws horizontal bars as the PNG file `path`.
+///
+/// # Errors
+/// When there is no bar, or the file cannot be written; `path` is then as it was.
+pub(crate) fn bars_png(path: &Path, title: &str, foot: &str, bars: &[Bar]) -> eyre::Result<()> {
+    write_png(path, bars::draw(title, foot, bars))
 }
 
 /// Writes a drawing as a PNG file, whole or not at all.

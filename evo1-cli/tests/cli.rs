@@ -403,6 +403,86 @@ fn a_run_trains_stops_and_goes_on() {
     refused(&["train", "--resume", text(folder.path())], 1, "not the folder of a run");
 }
 
+/// A study of three cells, one of which cannot run, on the fixtures' dataset.
+fn study(folder: &Path, axes: &str) -> PathBuf {
+    let dataset = fixture("lerobot-datasets/v30");
+    let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/tiny.yaml");
+    let text = format!(
+        "title: Three cells\nbase: {}\nset:\n  data.data_groups.default.dataset.path: {path}\n  steps: 4\n  \
+         batch_size: 4\n  log_every: 2\n{axes}\nseeds: [0, 1]\nheld_out:\n  batches: 1\n  data:\n    data_groups:\n      \
+         default: {{dataset: {{path: {path}}}}}\n",
+        recipe.display(),
+        path = dataset.display()
+    );
+    let file = folder.join("study.yaml");
+    std::fs::write(&file, text).expect("study");
+    file
+}
+
+#[test]
+fn a_study_measures_every_cell_and_repeats_nothing() {
+    let folder = tempfile::tempdir().expect("folder");
+    let out = folder.path().join("out");
+    let cells = "cells:\n- {name: base, solver: euler}\n- {name: Heun, solver: heun}\n- {name: joint, integration: joint-kv, \
+                 stages: two}\n- {name: too much, batch_size: 100000}";
+    let file = study(folder.path(), cells);
+    let lines = || {
+        let text = std::fs::read_to_string(out.join("results.jsonl")).expect("results");
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect::<Vec<serde_json::Value>>()
+    };
+    let missing = |output: &Output| {
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(output));
+        assert!(stderr(output).contains("2 of 8 results are missing"), "{}", stderr(output));
+    };
+    missing(&evo1(&["ablate", text(&file), "--out", text(&out)]));
+    let first = lines();
+    assert_eq!(first.len(), 8);
+    for line in &first {
+        let is_refused = line["cell"] == "too much";
+        assert_eq!(line["measured"]["rmse"].as_f64().is_some_and(f64::is_finite), !is_refused, "{line}");
+        assert_eq!(line["error"].as_str().is_some_and(|error| error.contains("`batch_size` must be")), is_refused);
+    }
+    // Base and Heun share their training, and the two stages are two runs.
+    let runs = std::fs::read_dir(out.join("runs")).expect("runs").count();
+    assert_eq!(runs, 2 * (1 + 2 + 1));
+    let report = std::fs::read_to_string(out.join("report.html")).expect("report");
+    assert!(report.contains("Three cells") && report.contains("too much") && report.contains("base64"));
+    let table = std::fs::read_to_string(out.join("results.md")).expect("table");
+    assert!(table.contains("| Heun |") && table.contains(" ± "), "{table}");
+
+    // Half a line, as a crash leaves it, is no result; what was measured stays; what failed is tried again.
+    let results = std::fs::read_to_string(out.join("results.jsonl")).expect("results");
+    std::fs::write(out.join("results.jsonl"), format!("{results}{{\"cell\":\"ba")).expect("cut");
+    missing(&evo1(&["ablate", text(&file), "--out", text(&out), "--jobs", "2"]));
+    let second = lines();
+    assert_eq!(second[..8], first);
+    assert!(second.len() == 10 && second[8..].iter().all(|line| line["cell"] == "too much"), "{second:?}");
+}
+
+#[test]
+fn a_study_that_cannot_run_is_refused_before_anything_runs() {
+    let folder = tempfile::tempdir().expect("folder");
+    let out = folder.path().join("out");
+    let refuse = |axes: &str, expected: &str| {
+        let file = study(folder.path(), axes);
+        refused(&["ablate", text(&file), "--out", text(&out)], 1, expected);
+        assert!(!out.exists(), "{axes}");
+    };
+    refuse("axes: {integraton: [joint-kv]}", "there is no axis `integraton`; the axes are");
+    refuse("axes: {integration: [joint]}", "mid-layer-cross, interleaved, layer-wise, joint-kv");
+    refuse("axes: {noise: [uniform]}\nsead: 1", "unknown field `sead`");
+    for name in ["integration", "layers", "steps", "two-stage"] {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let file = root.join("ablations").join(format!("{name}.yaml"));
+        let checked = Command::new(env!("CARGO_BIN_EXE_evo1"))
+            .current_dir(&root)
+            .args(["ablate", text(&file), "--check"])
+            .output()
+            .expect("the binary runs");
+        assert!(checked.status.success() && stdout(&checked).contains("3 seeds"), "{name}: {}", stderr(&checked));
+    }
+}
+
 #[test]
 fn inspect_names_what_is_unusual() {
     let policy = Copy::of("tiny-lerobot");

@@ -12,6 +12,7 @@ use evo1::{
         flow::{draw_noise, draw_times},
         flow_matching_loss,
     },
+    config::PolicyConfig,
     ops::repeat_samples,
     rng,
 };
@@ -95,6 +96,20 @@ pub struct Draw {
     pub time: Vec<f32>,
     /// ε, `[batch, horizon, max_action_dim]`.
     pub noise: Tensor<3>,
+}
+
+impl Draw {
+    /// τ and ε for `samples` samples of a policy, by a seed and the index of their batch.
+    pub fn of(config: &PolicyConfig, seed: u64, samples: usize, index: u64, device: &Device) -> Self {
+        let (action, flow) = (&config.action, config.flow);
+        let mut times = rng::stream(seed, &format!("time.{index}"));
+        let mut noise = rng::stream(seed, &format!("noise.{index}"));
+        let shape = [samples, action.horizon, action.max_action_dim];
+        Self {
+            time: draw_times(flow.time_draw, samples, &mut times),
+            noise: draw_noise(flow.noise, shape, &mut noise, device),
+        }
+    }
 }
 
 /// More steps in a row that are not finite end the run.
@@ -375,14 +390,8 @@ impl Learner {
 
     /// τ and ε that the batch of an index of the run draws for `samples` samples.
     pub fn drawn(&self, samples: usize, index: u64) -> Draw {
-        let (action, flow) = (&self.policy.config.action, self.policy.config.flow);
-        let mut times = rng::stream(self.config.seed, &format!("time.{index}"));
-        let mut noise = rng::stream(self.config.seed, &format!("noise.{index}"));
-        let shape = [samples, action.horizon, action.max_action_dim];
-        Draw {
-            time: draw_times(flow.time_draw, samples, &mut times),
-            noise: draw_noise(flow.noise, shape, &mut noise, &self.devices[0].clone().without_autodiff()),
-        }
+        let device = self.devices[0].clone().without_autodiff();
+        Draw::of(&self.policy.config, self.config.seed, samples, index, &device)
     }
 }
 

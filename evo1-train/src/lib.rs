@@ -28,6 +28,7 @@ mod checkpoint;
 mod config;
 mod data;
 mod error;
+mod evaluate;
 mod learner;
 mod open;
 mod optimizer;
@@ -43,6 +44,7 @@ pub use config::{
 };
 pub use data::DatasetBatches;
 pub use error::{Error, Result};
+pub use evaluate::{Evaluation, EvaluationConfig, evaluate};
 pub use learner::{Draw, Learner, LearnerConfig, Progress, StepReport};
 pub use optimizer::{OptimizerConfig, global_norm};
 pub use parameters::{Parameter, Trained, parameters, with_stable_ids};

@@ -69,7 +69,7 @@ fn fit_to_robot(config: &mut PolicyConfig, statistics: &Statistics) {
 }
 
 /// The batches of a mixture for a policy. A policy with one set of statistics uses it for every dataset.
-fn batches_for(policy: &Policy, mixture: Arc<Mixture>, config: &TrainConfig) -> Result<Box<DatasetBatches>> {
+pub(crate) fn batches_for(policy: &Policy, mixture: Arc<Mixture>, config: &TrainConfig) -> Result<Box<DatasetBatches>> {
     let mut preparer = policy.preparer();
     if let Some(robot) = preparer.statistics.as_ref().and_then(Statistics::only) {
         let mut shared = Statistics::default();
@@ -99,7 +99,7 @@ impl StatisticsSource {
 
 impl DataSource {
     /// The data's configuration.
-    fn read(&self) -> Result<DataConfig> {
+    pub fn read(&self) -> Result<DataConfig> {
         match self {
             Self::File(path) => Ok(DataConfig::read(path)?),
             Self::Inline(serde_json::Value::Null) => {

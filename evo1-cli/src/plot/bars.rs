@@ -1,4 +1,4 @@
-//! A benchmark's stages as bars.
+//! Horizontal bars, of a benchmark's stages or a study's cells.
 
 use eyre::ensure;
 use image::RgbImage;
@@ -10,27 +10,45 @@ use super::{
 };
 
 const WIDTH: f64 = 860.0;
-const LABEL_WIDTH: f64 = 110.0;
-const NUMBER_WIDTH: f64 = 150.0;
+/// Least and most room for the names.
+const LABEL_WIDTHS: (f64, f64) = (110.0, 300.0);
+const NUMBER_WIDTH: f64 = 170.0;
 const BAR_HEIGHT: f64 = 26.0;
 const BAR_GAP: f64 = 12.0;
+const NAME_GAP: f64 = 12.0;
+const DOT: f64 = 3.5;
 const FOOT_HEIGHT: f64 = 30.0;
 const LABEL_FONT: Font = Font { size: 17.0, is_bold: false, color: BLACK };
 const FOOT_FONT: Font = Font { size: 14.0, is_bold: false, color: GREY };
 
-/// One bar: its name, where it ends, and where the whisker of slower runs ends.
-pub(super) struct Bar {
-    pub(super) name: String,
-    pub(super) value: f64,
-    pub(super) whisker: f64,
+/// One bar.
+pub(crate) struct Bar {
+    pub(crate) name: String,
+    /// Where it ends.
+    pub(crate) value: f64,
+    /// The thin line over its end.
+    pub(crate) whisker: (f64, f64),
+    /// Single measurements.
+    pub(crate) dots: Vec<f64>,
+    /// What stands at its end.
+    pub(crate) label: String,
 }
 
-/// Horizontal bars with their values in milliseconds.
+impl Bar {
+    /// Everything that is drawn reaches to here.
+    fn end(&self) -> f64 {
+        self.dots.iter().copied().fold(self.whisker.1.max(self.value), f64::max)
+    }
+}
+
 pub(super) fn draw(title: &str, foot: &str, bars: &[Bar]) -> eyre::Result<RgbImage> {
-    ensure!(!bars.is_empty(), "there is no stage to draw");
+    ensure!(!bars.is_empty(), "there is no bar to draw");
     canvas::register_fonts()?;
-    let longest = bars.iter().map(|bar| bar.whisker.max(bar.value)).fold(f64::MIN_POSITIVE, f64::max);
-    let (left, room) = (MARGIN + LABEL_WIDTH, WIDTH - LABEL_WIDTH - NUMBER_WIDTH);
+    let longest = bars.iter().map(Bar::end).fold(f64::MIN_POSITIVE, f64::max);
+    let names = bars.iter().map(|bar| canvas::width_of(&bar.name, LABEL_FONT));
+    let widest = names.collect::<eyre::Result<Vec<_>>>()?.into_iter().fold(0.0, f64::max) + NAME_GAP;
+    let label_width = widest.clamp(LABEL_WIDTHS.0, LABEL_WIDTHS.1);
+    let (left, room) = (MARGIN + label_width, WIDTH - label_width - NUMBER_WIDTH);
     let top = MARGIN + TITLE_HEIGHT;
     let bottom = top + bars.len() as f64 * (BAR_HEIGHT + BAR_GAP);
     canvas::render((WIDTH + 2.0 * MARGIN, bottom + FOOT_HEIGHT + MARGIN), |canvas| {
@@ -40,13 +58,14 @@ pub(super) fn draw(title: &str, foot: &str, bars: &[Bar]) -> eyre::Result<RgbIma
             let y = top + at as f64 * (BAR_HEIGHT + BAR_GAP);
             let middle = y + 0.5 * BAR_HEIGHT;
             let end = |value: f64| left + room * value / longest;
-            canvas.text(&bar.name, (left - 12.0, middle), Align::Right, LABEL_FONT)?;
+            let name = canvas::shortened(&bar.name, LABEL_FONT, label_width - NAME_GAP)?;
+            canvas.text(&name, (left - NAME_GAP, middle), Align::Right, LABEL_FONT)?;
             let rect = Rect { left, top: y, right: end(bar.value).max(left + 1.0), bottom: y + BAR_HEIGHT };
             canvas.rect(rect, PALETTE[at % PALETTE.len()])?;
             let whisker = Stroke { color: BLACK, width: 2.0, dashes: &[] };
-            canvas.polyline(&[(end(bar.value), middle), (end(bar.whisker), middle)], whisker)?;
-            let number = format!("{:.1} ms", bar.value);
-            canvas.text(&number, (end(bar.whisker.max(bar.value)) + 10.0, middle), Align::Left, LABEL_FONT)?;
+            canvas.polyline(&[(end(bar.whisker.0), middle), (end(bar.whisker.1), middle)], whisker)?;
+            bar.dots.iter().try_for_each(|&dot| canvas.dot((end(dot), middle), DOT, BLACK))?;
+            canvas.text(&bar.label, (end(bar.end()) + 10.0, middle), Align::Left, LABEL_FONT)?;
         }
         let foot = canvas::shortened(foot, FOOT_FONT, WIDTH)?;
         canvas.text(&foot, (MARGIN, bottom + 0.5 * FOOT_HEIGHT), Align::Left, FOOT_FONT)

@@ -113,6 +113,32 @@ impl Default for DataSource {
     }
 }
 
+impl DataSource {
+    /// Makes every path start from the root, so that the data is found from any folder.
+    pub fn make_absolute(&mut self) -> Result<()> {
+        match self {
+            Self::File(path) => absolute(path)?,
+            Self::Inline(data) => {
+                let groups = data.get_mut("data_groups").and_then(Value::as_object_mut).into_iter().flatten();
+                let datasets = groups.filter_map(|(_, group)| group.as_object_mut()).flatten();
+                for path in datasets.filter_map(|(_, dataset)| dataset.get_mut("path")) {
+                    if let Some(text) = path.as_str() {
+                        let mut full = PathBuf::from(text);
+                        absolute(&mut full)?;
+                        *path = full.to_string_lossy().into_owned().into();
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn absolute(path: &mut PathBuf) -> Result<()> {
+    *path = std::path::absolute(&*path).map_err(|reason| CoreError::io("find", &*path, reason))?;
+    Ok(())
+}
+
 /// What states and actions are normalised with.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -195,10 +221,6 @@ impl TrainConfig {
 
     /// Every path from the root on, so that the run can be gone on with from anywhere.
     fn with_absolute_paths(mut self) -> Result<Self> {
-        let absolute = |path: &mut PathBuf| -> Result<()> {
-            *path = std::path::absolute(&*path).map_err(|reason| CoreError::io("find", &*path, reason))?;
-            Ok(())
-        };
         absolute(&mut self.output)?;
         let PolicySource { from, base, tokenizer, .. } = &mut self.policy;
         from.iter_mut().chain(base).try_for_each(absolute)?;
@@ -208,20 +230,7 @@ impl TrainConfig {
         if let StatisticsSource::File(path) = &mut self.statistics {
             absolute(path)?;
         }
-        match &mut self.data {
-            DataSource::File(path) => absolute(path)?,
-            DataSource::Inline(data) => {
-                let groups = data.get_mut("data_groups").and_then(Value::as_object_mut).into_iter().flatten();
-                let datasets = groups.filter_map(|(_, group)| group.as_object_mut()).flatten();
-                for path in datasets.filter_map(|(_, dataset)| dataset.get_mut("path")) {
-                    if let Some(text) = path.as_str() {
-                        let mut full = PathBuf::from(text);
-                        absolute(&mut full)?;
-                        *path = full.to_string_lossy().into_owned().into();
-                    }
-                }
-            }
-        }
+        self.data.make_absolute()?;
         Ok(self)
     }
 

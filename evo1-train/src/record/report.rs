@@ -10,7 +10,8 @@ use crate::Result;
 /// A line of the report's table: what, and its value.
 pub type Fact = (&'static str, String);
 
-const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#222}\
+/// How pages look.
+pub const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#222}\
     h1{font-size:1.4rem}td,th{text-align:left;padding:.15rem 1rem .15rem 0;vertical-align:top}\
     pre{background:#f5f5f5;padding:1rem;overflow-x:auto;font-size:.85rem}img{max-width:100%}\
     .warning{background:#fff3dc;border-left:4px solid #e69f00;padding:.5rem 1rem}";
@@ -54,7 +55,7 @@ pub fn write_report(
 }
 
 /// Text without what HTML takes for markup.
-fn escaped(text: &str) -> String {
+pub fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 

@@ -1,0 +1,124 @@
+//! What a policy comes to on data, usually data that it was not trained on.
+
+use std::{sync::Arc, time::Instant};
+
+use burn::tensor::Tensor;
+use evo1::{
+    Inputs, Noise, Policy, Trace,
+    action::{FlowSample, flow_matching_loss},
+    weights::floats,
+};
+use evo1_data::{Augmentation, DataConfig, Mixture, StateNoise};
+
+use crate::{Batches, DataSource, Draw, Error, Result, TrainConfig, open::batches_for};
+
+/// How a policy is evaluated.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EvaluationConfig {
+    /// The data. Its augmentation and noise on states are left out.
+    pub data: DataSource,
+    /// Batches.
+    pub batches: usize,
+    /// Observations of a batch.
+    pub batch_size: usize,
+    /// Which observations are drawn, and their τ and ε.
+    pub seed: u64,
+}
+
+impl EvaluationConfig {
+    /// 8 batches of 32 observations of `data`.
+    pub fn new(data: DataSource) -> Self {
+        Self { data, batches: 8, batch_size: 32, seed: 0 }
+    }
+}
+
+/// What a policy came to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Evaluation {
+    /// The training loss.
+    pub loss: f64,
+    /// Root of the mean squared difference of predicted and recorded actions, in the policy's normalised units.
+    pub rmse: f64,
+    /// Their mean absolute difference.
+    pub mae: f64,
+    /// Observations that were drawn.
+    pub samples: usize,
+    /// Median time in milliseconds from prepared inputs of one observation to its actions.
+    pub milliseconds: f64,
+}
+
+/// Predictions of one observation whose median time is reported, after [`WARM_UP`] others.
+const TIMED: usize = 9;
+const WARM_UP: usize = 2;
+
+/// Evaluates `policy`. Repeats exactly: observations, τ and ε come from the seed. `progress` is told of the batches that
+/// are done.
+///
+/// Losses can be compared where noise, distribution of τ and kind of loss are the same; differences of actions can where
+/// the statistics are.
+///
+/// # Errors
+/// When there is nothing to evaluate on, or the data does not fit the policy.
+pub fn evaluate(policy: &Policy, config: &EvaluationConfig, mut progress: impl FnMut(usize)) -> Result<Evaluation> {
+    if config.batches == 0 {
+        return Err(Error::config("batches", "at least 1", 0));
+    }
+    let plain =
+        DataConfig { augmentation: Augmentation::None, state_noise: StateNoise::All(0.0), ..config.data.read()? };
+    let mixture = Arc::new(Mixture::open(&plain, policy.config.action.horizon)?);
+    let batches_of = |batch_size| {
+        let settings = TrainConfig { batch_size, seed: config.seed, ..TrainConfig::default() };
+        batches_for(policy, Arc::clone(&mixture), &settings)
+    };
+    let (expert, semantics) = (&policy.network.action, &policy.config.semantics);
+    let (mut loss, mut squares, mut magnitudes, mut count) = (0.0, 0.0, 0.0, 0.0);
+    let mut batches = batches_of(config.batch_size)?;
+    for index in 0..config.batches as u64 {
+        let batch = batches.batch(index)?;
+        let inputs = &batch.inputs;
+        let context = policy.fuse(policy.see(inputs), inputs)?;
+        let trace = &mut Trace::off();
+        let conditioning = expert.condition(context.clone(), inputs.state.clone(), &inputs.embodiment, trace);
+        let Draw { time, noise } = Draw::of(&policy.config, config.seed, batch.size(), index, policy.device());
+        let sample = FlowSample { actions: batch.actions.clone(), mask: batch.mask.clone(), noise, time };
+        loss += flow_matching_loss(expert, &conditioning, sample, semantics, trace).loss.into_scalar::<f64>();
+
+        let seed = config.seed.wrapping_add(index * config.batch_size as u64);
+        let noise = policy.noise(batch.size(), &Noise::Seed(seed))?;
+        let predicted = policy.act(context, inputs, noise, None)?;
+        let difference = (predicted - batch.actions.clone()) * batch.mask.clone();
+        for value in floats(&difference.into_data()) {
+            squares += f64::from(value).powi(2);
+            magnitudes += f64::from(value).abs();
+        }
+        count += batch.mask.sum().into_scalar::<f64>();
+        progress(index as usize + 1);
+    }
+    if count == 0.0 {
+        return Err(Error::config("data", "observations with actions that count", "none"));
+    }
+    let mut single = batches_of(1)?;
+    let mut times = Vec::new();
+    for index in 0..(WARM_UP + TIMED) as u64 {
+        let batch = single.batch(index)?;
+        let noise = policy.noise(1, &Noise::Seed(index))?;
+        let began = Instant::now();
+        predict(policy, &batch.inputs, noise)?.into_data();
+        times.push(began.elapsed().as_secs_f64() * 1e3);
+    }
+    times.drain(..WARM_UP);
+    times.sort_by(f64::total_cmp);
+    Ok(Evaluation {
+        loss: loss / config.batches as f64,
+        rmse: (squares / count).sqrt(),
+        mae: magnitudes / count,
+        samples: config.batches * config.batch_size,
+        milliseconds: times[TIMED / 2],
+    })
+}
+
+/// Normalised actions for prepared inputs.
+fn predict(policy: &Policy, inputs: &Inputs, noise: Tensor<3>) -> Result<Tensor<3>> {
+    let context = policy.fuse(policy.see(inputs), inputs)?;
+    Ok(policy.act(context, inputs, noise, None)?)
+}
