@@ -144,7 +144,9 @@ impl Attention {
             );
         }
         let entries = self.entries(&checkpoints, policy.config.action.horizon)?;
-        let frames: Vec<&Frame> = observation.views.iter().filter_map(View::frame).collect();
+        // What the patches are of: the part of a frame that the policy looks at.
+        let seen = |frame: &Frame| policy.config.crop.map_or_else(|| frame.clone(), |crop| crop.of(frame));
+        let frames: Vec<Frame> = observation.views.iter().filter_map(View::frame).map(seen).collect();
 
         fs::create_dir_all(&self.out).map_err(|reason| CoreError::io("create", &self.out, reason))?;
         let grid = self.grid(&entries, &checkpoints[0], &frames, &observation)?;
@@ -207,7 +209,7 @@ impl Attention {
         &self,
         entries: &[Entry],
         maps: &AttentionMaps,
-        frames: &[&Frame],
+        frames: &[Frame],
         observation: &Observation,
     ) -> Result<Grid> {
         let mut sections = Vec::new();
@@ -246,10 +248,13 @@ impl Attention {
             sections.push(Section { heading: what.into(), columns, rows });
         }
         let heads = if self.heads.is_empty() { "all heads".into() } else { format!("heads {:?}", self.heads) };
-        let mut notes = vec![format!(
-            "Mean over {heads}. Each map is scaled to its largest weight; below it the part of all attention that goes to \
-             the view, and the entropy H over its patches (1: even)."
-        )];
+        let mut notes = vec![
+            format!(
+                "Mean over {heads}. Each map is scaled to its largest weight, over the part of the frame that is looked at."
+            ),
+            "Below it: the part of all attention that goes to the view, and the entropy H over its patches (1: even)."
+                .into(),
+        ];
         if self.against.is_some() {
             notes.push("Overlap: what a map has in common with the earlier checkpoint's (1: the same).".into());
         }
