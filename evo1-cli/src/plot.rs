@@ -167,8 +167,12 @@ fn place_frames(frames: &[Frame], top: f64) -> eyre::Result<Vec<Tile>> {
     Ok(tiles)
 }
 
+/// A frame as a picture.
+pub(crate) fn picture(frame: &Frame) -> eyre::Result<RgbImage> {
+    RgbImage::from_raw(frame.width().try_into()?, frame.height().try_into()?, frame.rgb().to_vec())
+        .ok_or_else(|| eyre!("a frame of {} × {} pixels is not filled", frame.width(), frame.height()))
+}
+
 fn scaled(frame: &Frame, width: u32, height: u32) -> eyre::Result<RgbImage> {
-    let source = RgbImage::from_raw(frame.width().try_into()?, frame.height().try_into()?, frame.rgb().to_vec())
-        .ok_or_else(|| eyre!("a frame of {} × {} pixels is not filled", frame.width(), frame.height()))?;
-    Ok(imageops::resize(&source, width, height, imageops::FilterType::CatmullRom))
+    Ok(imageops::resize(&picture(frame)?, width, height, imageops::FilterType::CatmullRom))
 }

@@ -23,7 +23,8 @@ use crate::{
     output,
     plot::{
         grid::{Cell, Grid, Row, Section, grid_png},
-        heat::{heat_map, picture},
+        heat::heat_map,
+        picture,
     },
 };
 

@@ -1,12 +1,14 @@
 //! A grid of pictures with titles, for example heat maps over camera frames.
 
-use std::{io::Cursor, path::Path};
+use std::path::Path;
 
-use evo1::files::write_atomically;
-use eyre::{WrapErr, ensure};
-use image::{ImageFormat, RgbImage, imageops};
+use eyre::ensure;
+use image::{RgbImage, imageops};
 
-use super::canvas::{self, Align, BLACK, Canvas, Font, GREY, Rect};
+use super::{
+    canvas::{self, Align, BLACK, Canvas, Font, GREY, Rect},
+    write_png,
+};
 
 /// All sizes are in pixels.
 const MARGIN: f64 = 24.0;
@@ -59,11 +61,7 @@ pub(crate) struct Cell {
 /// # Errors
 /// When the grid has no picture, or the file cannot be written; `path` is then as it was.
 pub(crate) fn grid_png(path: &Path, grid: &Grid) -> eyre::Result<()> {
-    let failed = || format!("cannot write the picture {}", path.display());
-    let picture = draw(grid).wrap_err_with(failed)?;
-    let mut png = Cursor::new(Vec::new());
-    picture.write_to(&mut png, ImageFormat::Png).wrap_err_with(failed)?;
-    Ok(write_atomically(path, png.get_ref())?)
+    write_png(path, draw(grid))
 }
 
 fn draw(grid: &Grid) -> eyre::Result<RgbImage> {

@@ -4,6 +4,8 @@ use evo1::Frame;
 use eyre::{ensure, eyre};
 use image::{ImageBuffer, Luma, Rgb, RgbImage, imageops};
 
+use super::picture;
+
 /// Colours from little to much: dark violet, red, yellow.
 const COLORS: [[f32; 3]; 8] = [
     [0.0, 0.0, 4.0],
@@ -37,12 +39,6 @@ pub(crate) fn heat_map(frame: &Frame, weights: &[f32]) -> eyre::Result<RgbImage>
         let cover = COVER.0 + (COVER.1 - COVER.0) * weight;
         Rgb(color(weight).map(|channel| (grey * (1.0 - cover) + channel * cover).round() as u8))
     }))
-}
-
-/// A frame as a picture.
-pub(crate) fn picture(frame: &Frame) -> eyre::Result<RgbImage> {
-    RgbImage::from_raw(frame.width().try_into()?, frame.height().try_into()?, frame.rgb().to_vec())
-        .ok_or_else(|| eyre!("a frame of {} × {} pixels is not filled", frame.width(), frame.height()))
 }
 
 /// The colour of a weight from 0 to 1.

@@ -83,10 +83,12 @@ fn check_archive(file: File) -> Result<(), String> {
         if entry.compression() != CompressionMethod::Stored {
             return Err(format!("`{name}` is compressed, which `torch.save` never does"));
         }
-        if name.ends_with("data.pkl") && size > MAX_PICKLE_BYTES {
-            return Err(format!("`{name}` has {size} bytes, more than the {MAX_PICKLE_BYTES} that a checkpoint needs"));
-        }
         if name.ends_with("data.pkl") {
+            if size > MAX_PICKLE_BYTES {
+                return Err(format!(
+                    "`{name}` has {size} bytes, more than the {MAX_PICKLE_BYTES} that a checkpoint needs"
+                ));
+            }
             let mut pickle = Vec::new();
             entry.read_to_end(&mut pickle).map_err(|error| error.to_string())?;
             // Bytes of that value in numbers and texts count as well.
