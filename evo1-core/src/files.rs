@@ -24,6 +24,23 @@ pub(crate) fn open_regular(path: &Path) -> Result<(fs::File, u64)> {
     Ok((file, size))
 }
 
+/// Fills `bytes` from `offset` bytes into the file; several threads may read from one file at a time.
+pub(crate) fn read_exact_at(file: &fs::File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+    #[cfg(unix)]
+    return std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset);
+    #[cfg(windows)]
+    {
+        let mut filled = 0;
+        while filled < bytes.len() {
+            match std::os::windows::fs::FileExt::seek_read(file, &mut bytes[filled..], offset + filled as u64)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => filled += count,
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Reads a small text file whole.
 ///
 /// # Errors

@@ -22,7 +22,7 @@ pub(super) fn open(path: &Path) -> Result<BTreeMap<String, Stored>> {
         .into_iter()
         .map(|tensor| {
             let read = tensor.clone();
-            let read = move |range: Range<usize>| {
+            let read = move |range: Range<usize>, _| {
                 let bytes = read.to_bytes().map_err(|error| io::Error::other(error.to_string()))?;
                 bytes
                     .get(range)

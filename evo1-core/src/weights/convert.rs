@@ -7,6 +7,7 @@ use tracing::warn;
 
 use super::{
     Audit, Finding, LazyTensor, Naming, ParamSpec, Place, WeightFile,
+    file::Spent,
     load::{cast, check},
     names::TABLES,
     transposed,
@@ -88,7 +89,7 @@ impl Part {
         dtype: DType,
         is_strict: bool,
     ) -> Result<TensorData> {
-        let part = file.read_part(&self.from, source.shape_of(&self.spec))?;
+        let part = file.read_part(&self.from, source.shape_of(&self.spec), Spent::default())?;
         let audit = Audit::of(&part);
         if !audit.is_plausible() {
             let finding = Finding { tensor: self.from.name.clone(), audit };
@@ -99,6 +100,6 @@ impl Part {
         }
         let part = cast(part, dtype, &audit, file, &self.from.name)?;
         let is_turned = self.spec.is_transposed() && source.is_torch_layout() != target.is_torch_layout();
-        Ok(if is_turned { transposed(part) } else { part })
+        Ok(if is_turned { transposed(&part) } else { part })
     }
 }

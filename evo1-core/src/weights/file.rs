@@ -30,14 +30,32 @@ pub(super) struct Stored {
     pub(super) read: ReadRange,
 }
 
-/// Reads a range of a tensor's bytes.
-pub(super) type ReadRange = Box<dyn Fn(Range<usize>) -> io::Result<Bytes> + Send + Sync>;
+/// Reads a range of a tensor's bytes, into the given memory if it can.
+pub(super) type ReadRange = Box<dyn Fn(Range<usize>, Spent) -> io::Result<Bytes> + Send + Sync>;
 
-/// Bytes to write to that are aligned for every number type: burn copies others.
-pub(super) fn zeroed(length: usize) -> Bytes {
-    match length % size_of::<u64>() {
-        0 => Bytes::from_elems(vec![0_u64; length / size_of::<u64>()]),
-        _ => Bytes::from_bytes_vec(vec![0; length]),
+/// Memory that bytes were read into before. Using it again saves the system from clearing pages: with a tensor read into
+/// new ones, that is most of the time.
+#[derive(Default)]
+pub(super) struct Spent(Vec<u64>);
+
+impl Spent {
+    /// The memory of bytes that nobody needs any more.
+    pub(super) fn from_bytes(bytes: Bytes) -> Self {
+        Self(bytes.try_into_vec().unwrap_or_default())
+    }
+
+    /// Bytes to write to, which may hold anything. They are aligned for every number type: burn copies others.
+    pub(super) fn into_bytes(self, length: usize) -> Bytes {
+        let Self(mut words) = self;
+        let (count, rest) = (length / size_of::<u64>(), length % size_of::<u64>());
+        if rest > 0 {
+            return Bytes::from_bytes_vec(vec![0; length]);
+        }
+        if words.capacity() < count {
+            words = vec![0; count];
+        }
+        words.resize(count, 0);
+        Bytes::from_elems(words)
     }
 }
 
@@ -120,22 +138,30 @@ impl WeightFile {
     /// Reads a tensor.
     pub fn read(&self, name: &str) -> Result<TensorData> {
         let shape = self.shape(name)?.to_vec();
-        self.read_bytes(name, 0, 1, 1, shape)
+        self.read_bytes(name, 0, 1, 1, shape, Spent::default())
     }
 
-    /// Reads the part of a tensor that is a parameter's, whose shape is `shape`.
-    pub(super) fn read_part(&self, place: &Place, shape: Vec<usize>) -> Result<TensorData> {
-        self.read_bytes(&place.name, place.first, place.count, place.of, shape)
+    /// Reads the part of a tensor that is a parameter's, whose shape is `shape`, into `memory` if the format can.
+    pub(super) fn read_part(&self, place: &Place, shape: Vec<usize>, memory: Spent) -> Result<TensorData> {
+        self.read_bytes(&place.name, place.first, place.count, place.of, shape, memory)
     }
 
     /// Parts `first..first + count` of the `of` parts of a tensor, along its first dimension.
-    fn read_bytes(&self, name: &str, first: usize, count: usize, of: usize, shape: Vec<usize>) -> Result<TensorData> {
+    fn read_bytes(
+        &self,
+        name: &str,
+        first: usize,
+        count: usize,
+        of: usize,
+        shape: Vec<usize>,
+        memory: Spent,
+    ) -> Result<TensorData> {
         let (stored, dtype) = (self.stored(name)?, self.dtype(name)?);
         let unreadable =
             |message: String| Error::TensorUnreadable { path: self.path.clone(), tensor: name.to_owned(), message };
         let part = self.byte_len(name)? / of;
         let range = first * part..(first + count) * part;
-        let bytes = (stored.read)(range).map_err(|error| unreadable(error.to_string()))?;
+        let bytes = (stored.read)(range, memory).map_err(|error| unreadable(error.to_string()))?;
         TensorData::try_from_bytes(bytes, shape, dtype).map_err(|error| unreadable(error.to_string()))
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::mpsc::{Receiver, sync_channel},
+    sync::mpsc::{Receiver, Sender, channel, sync_channel},
     thread,
 };
 
@@ -11,7 +11,7 @@ use burn::{
     tensor::{DType, Tensor, TensorData},
 };
 
-use super::{Audit, Finding, Naming, ParamSpec, Place, Position, WeightFile, params, transposed};
+use super::{Audit, Finding, Naming, ParamSpec, Place, Position, WeightFile, file::Spent, params, transposed};
 use crate::{Error, Result};
 
 /// How a checkpoint is loaded.
@@ -56,10 +56,12 @@ where
     let naming = loaded.naming;
     let (module, findings) = thread::scope(|scope| {
         let (sender, parts) = sync_channel(READ_AHEAD);
+        let (give_back, spent) = channel();
         scope.spawn(move || {
-            let places = specs.iter().filter_map(|spec| Some((naming.place(spec)?, naming.shape_of(spec))));
-            for (place, shape) in places {
-                let part = file.read_part(&place, shape);
+            for (spec, place) in specs.iter().filter_map(|spec| Some((spec, naming.place(spec)?))) {
+                // What is transposed is copied on the way. Everything else keeps the memory that it was read into.
+                let memory = if naming.is_transposed(spec) { spent.try_recv().ok() } else { None };
+                let part = file.read_part(&place, naming.shape_of(spec), memory.unwrap_or_default());
                 if sender.send((place, part)).is_err() {
                     // Nobody wants any more: loading has failed.
                     break;
@@ -67,7 +69,7 @@ where
             }
         });
         let (position, findings) = (Position::default(), BTreeMap::new());
-        let mut loader = Loader { file, naming, options, parts, position, findings, failed: None };
+        let mut loader = Loader { file, naming, options, parts, give_back, position, findings, failed: None };
         let module = module.map(&mut loader);
         match loader.failed {
             Some(error) => Err(error),
@@ -130,6 +132,8 @@ struct Loader<'a, F> {
     options: &'a LoadOptions<F>,
     /// What is read of the file, parameter by parameter, in their order.
     parts: Receiver<(Place, Result<TensorData>)>,
+    /// Takes memory for what is read next.
+    give_back: Sender<Spent>,
     position: Position,
     findings: BTreeMap<String, Audit>,
     failed: Option<Error>,
@@ -141,7 +145,7 @@ impl<F: Fn(&str) -> DType> Loader<'_, F> {
         let Some(place) = self.naming.place(spec) else { return Ok(None) };
         let part = match self.parts.recv() {
             Ok((next, part)) if next == place => part?,
-            _ => self.file.read_part(&place, self.naming.shape_of(spec))?,
+            _ => self.file.read_part(&place, self.naming.shape_of(spec), Spent::default())?,
         };
         let audit = Audit::of(&part);
         let data = cast(part, (self.options.dtype)(&spec.path), &audit, self.file, &place.name)?;
@@ -149,8 +153,13 @@ impl<F: Fn(&str) -> DType> Loader<'_, F> {
             let found = self.findings.entry(place.name).or_default();
             *found = found.and(audit);
         }
-        let is_transposed = self.naming.is_torch_layout() && spec.is_transposed();
-        Ok(Some(if is_transposed { transposed(data) } else { data }))
+        if !self.naming.is_transposed(spec) {
+            return Ok(Some(data));
+        }
+        let ours = transposed(&data);
+        // The reader has left when everything is read.
+        let _ = self.give_back.send(Spent::from_bytes(data.into_bytes()));
+        Ok(Some(ours))
     }
 }
 

@@ -140,7 +140,7 @@ pub fn floats(data: &TensorData) -> Vec<f32> {
 }
 
 /// The transpose of a matrix, in the same number type.
-fn transposed(data: TensorData) -> TensorData {
+fn transposed(data: &TensorData) -> TensorData {
     let [rows, columns] = data.shape().dims();
     let dtype = data.dtype();
     let bytes = data.as_bytes();
@@ -153,13 +153,13 @@ fn transposed(data: TensorData) -> TensorData {
     TensorData::from_bytes(out, [columns, rows], dtype)
 }
 
-/// Transposes in squares, by way of a buffer: with a power of two between the rows, a square's columns would push each other
-/// out of the first-level cache.
+/// Transposes in squares, by way of a copy of each: its rows are fetched together, and with a power of two between them
+/// they would push each other out of the first-level cache.
 fn transposed_elements<const SIZE: usize>(bytes: &[u8], rows: usize, columns: usize) -> Bytes {
     use rayon::prelude::*;
-    const SQUARE: usize = 32;
+    const SQUARE: usize = 64;
     let (elements, _) = bytes.as_chunks::<SIZE>();
-    let mut out = file::zeroed(bytes.len());
+    let mut out = file::Spent::default().into_bytes(bytes.len());
     if out.is_empty() {
         return out;
     }
@@ -167,17 +167,15 @@ fn transposed_elements<const SIZE: usize>(bytes: &[u8], rows: usize, columns: us
         let (out, _) = out.as_chunks_mut::<SIZE>();
         let first = band * SQUARE;
         let width = out.len() / rows;
-        let mut square = [[0; SIZE]; SQUARE * SQUARE];
+        let mut square = [[[0; SIZE]; SQUARE]; SQUARE];
         for top in (0..rows).step_by(SQUARE) {
             let height = SQUARE.min(rows - top);
-            for row in 0..height {
-                let source = &elements[(top + row) * columns + first..][..width];
-                for (column, element) in source.iter().enumerate() {
-                    square[column * SQUARE + row] = *element;
-                }
+            for (row, copy) in square.iter_mut().take(height).enumerate() {
+                copy[..width].copy_from_slice(&elements[(top + row) * columns + first..][..width]);
             }
             for column in 0..width {
-                out[column * rows + top..][..height].copy_from_slice(&square[column * SQUARE..][..height]);
+                let out = &mut out[column * rows + top..][..height];
+                out.iter_mut().zip(&square).for_each(|(element, copy)| *element = copy[column]);
             }
         }
     });
@@ -193,9 +191,9 @@ mod tests {
         for (rows, columns) in [(1, 1), (3, 70), (65, 33), (128, 64)] {
             let values: Vec<f32> = (0..rows * columns).map(|value| value as f32).collect();
             let data = TensorData::new(values.clone(), [rows, columns]);
-            let once = transposed(data.clone());
+            let once = transposed(&data);
             assert_eq!(floats(&once)[rows * (columns - 1)], values[columns - 1]);
-            assert_eq!(transposed(once), data);
+            assert_eq!(transposed(&once), data);
         }
     }
 }

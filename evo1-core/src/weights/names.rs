@@ -225,6 +225,11 @@ impl Naming {
         self.layout != Layout::Burn
     }
 
+    /// Whether a parameter stands in a checkpoint transposed to ours.
+    pub fn is_transposed(self, spec: &ParamSpec) -> bool {
+        self.is_torch_layout() && spec.is_transposed()
+    }
+
     /// The shape that a parameter, or the part of a tensor that is the parameter's, has in a checkpoint.
     pub fn shape_of(self, spec: &ParamSpec) -> Vec<usize> {
         if self.is_torch_layout() { spec.torch_shape() } else { spec.shape.clone() }

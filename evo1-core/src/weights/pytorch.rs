@@ -48,7 +48,7 @@ pub(super) fn open(path: &Path) -> Result<BTreeMap<String, Stored>> {
         .map(|(name, tensor)| {
             let bytes = tensor.byte_len();
             let (_, dtype, shape, read) = tensor.into_parts();
-            let read = move |range: Range<usize>| {
+            let read = move |range: Range<usize>, _| {
                 // A view may repeat its storage any number of times.
                 if bytes as u64 > size {
                     return Err(io::Error::other(format!("it claims {bytes} bytes, and the file has {size}")));

@@ -4,18 +4,23 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     fs::File,
-    io::{self, Read, Seek, SeekFrom},
+    io::{self, Read},
     ops::Range,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use burn::tensor::{BoolStore, Bytes, DType};
+use rayon::prelude::*;
 use safetensors::{Dtype, tensor::Metadata};
 use serde::Deserialize;
 
-use super::file::{ReadRange, Stored, zeroed};
-use crate::{Error, Result, files::open_regular, json};
+use super::file::{ReadRange, Spent, Stored};
+use crate::{
+    Error, Result,
+    files::{open_regular, read_exact_at},
+    json,
+};
 
 /// Bytes of the header's length at the start of a safetensors file.
 const LENGTH_BYTES: usize = 8;
@@ -35,10 +40,10 @@ pub(super) fn open(path: &Path) -> Result<BTreeMap<String, Stored>> {
     file.read_exact(&mut length).map_err(failed)?;
     let mut header = vec![0; header_length(path, length, size)?];
     file.read_exact(&mut header).map_err(failed)?;
-    let file = Arc::new(Mutex::new(file));
+    let file = Arc::new(file);
     listed(path, &header, size, |tensor| {
         let file = Arc::clone(&file);
-        Box::new(move |range| read_range(&file, &within(&tensor, &range)))
+        Box::new(move |range, memory| read_range(&file, &within(&tensor, &range), memory))
     })
 }
 
@@ -51,7 +56,7 @@ pub(super) fn from_bytes(path: &Path, bytes: Cow<'static, [u8]>) -> Result<BTree
     let header = &rest[..header_length(path, *length, bytes.len())?];
     listed(path, header, bytes.len(), |tensor| {
         let bytes = Arc::clone(&bytes);
-        Box::new(move |range| Ok(Bytes::from_bytes_vec(bytes[within(&tensor, &range)].to_vec())))
+        Box::new(move |range, _| Ok(Bytes::from_bytes_vec(bytes[within(&tensor, &range)].to_vec())))
     })
 }
 
@@ -92,11 +97,14 @@ fn within(tensor: &Range<usize>, range: &Range<usize>) -> Range<usize> {
     tensor.start + range.start..tensor.start + range.end
 }
 
-fn read_range(file: &Mutex<File>, range: &Range<usize>) -> io::Result<Bytes> {
-    let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-    file.seek(SeekFrom::Start(range.start as u64))?;
-    let mut bytes = zeroed(range.len());
-    file.read_exact(&mut bytes)?;
+/// Reads a range in pieces, on several threads when it is long.
+fn read_range(file: &File, range: &Range<usize>, memory: Spent) -> io::Result<Bytes> {
+    const PIECE: usize = 1 << 22;
+    let mut bytes = memory.into_bytes(range.len());
+    bytes
+        .par_chunks_mut(PIECE)
+        .enumerate()
+        .try_for_each(|(index, piece)| read_exact_at(file, piece, (range.start + index * PIECE) as u64))?;
     Ok(bytes)
 }
 

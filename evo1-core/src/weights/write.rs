@@ -48,8 +48,8 @@ impl<R: Reader> ModuleVisitor for Collector<R> {
         let Some(tensor) = self.read.read(&param.val()) else { return };
         let spec = self.position.spec(&param.lazy_shape());
         let Some(place) = self.naming.place(&spec) else { return };
-        let is_transposed = self.naming.is_torch_layout() && spec.is_transposed();
-        let data = if is_transposed { transposed(tensor.into_data()) } else { tensor.into_data() };
+        let is_transposed = self.naming.is_transposed(&spec);
+        let data = if is_transposed { transposed(&tensor.into_data()) } else { tensor.into_data() };
         self.parts.entry(place.name.clone()).or_default().push((place, data));
     }
 }
@@ -112,12 +112,12 @@ impl ModuleVisitor for LazyCollector {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let spec = self.position.spec(&param.lazy_shape());
         let Some(place) = self.naming.place(&spec) else { return };
-        let is_transposed = self.naming.is_torch_layout() && spec.is_transposed();
+        let is_transposed = self.naming.is_transposed(&spec);
         let (tensor, shape) = (param.val(), self.naming.shape_of(&spec));
         let dtype = tensor.dtype();
         let read = move || {
             let data = tensor.to_data();
-            if is_transposed { transposed(data) } else { data }
+            if is_transposed { transposed(&data) } else { data }
         };
         let part = LazyPart { shape, dtype, read: Box::new(read), place };
         self.parts.entry(part.place.name.clone()).or_default().push(part);
