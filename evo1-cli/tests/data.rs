@@ -35,6 +35,19 @@ fn data_says_what_a_dataset_holds_and_draws_it() {
 }
 
 #[test]
+fn an_episode_is_recorded_or_the_feature_for_it_is_named() {
+    let directory = tempfile::tempdir().expect("directory");
+    let path = directory.path().join("episode.rrd");
+    let recorded = evo1(&["data", &format!("{DATASETS}/v21"), "--rrd", path.to_str().expect("text")]);
+    if cfg!(feature = "rerun") {
+        recorded.expect("done");
+        assert!(fs::read(path).expect("written").starts_with(b"RRF2"));
+    } else {
+        assert!(recorded.expect_err("not in this build").contains("`--features rerun`"));
+    }
+}
+
+#[test]
 fn stats_writes_what_a_policy_reads() {
     let directory = tempfile::tempdir().expect("directory");
     let (config, out) = (directory.path().join("data.yaml"), directory.path().join("norm_stats.json"));

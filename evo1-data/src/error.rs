@@ -111,6 +111,15 @@ pub enum Error {
         /// What was wrong with it.
         reason: Box<Error>,
     },
+    /// An episode cannot be recorded for Rerun.
+    #[cfg(feature = "rerun")]
+    #[error("episode {episode} cannot be recorded: {reason}")]
+    Recording {
+        /// The episode.
+        episode: usize,
+        /// What went wrong.
+        reason: String,
+    },
     /// A thread that prepares batches has died.
     #[error("a thread that prepares batches has panicked; its message is above")]
     WorkerDied,

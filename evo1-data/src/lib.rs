@@ -43,6 +43,8 @@ mod error;
 mod lerobot;
 mod loader;
 mod mixture;
+#[cfg(feature = "rerun")]
+mod recording;
 mod sample;
 mod sampler;
 mod source;

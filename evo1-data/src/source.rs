@@ -177,6 +177,12 @@ impl Source {
         })
     }
 
+    /// Names of a vector's dimensions: those of a feature, where it names as many as there are.
+    pub fn dimension_names(&self, what: &str, feature: &str, width: usize) -> Vec<String> {
+        let named = self.dataset.feature(feature).map(|feature| feature.dimension_names()).unwrap_or_default();
+        if named.len() == width { named } else { (0..width).map(|dimension| format!("{what} {dimension}")).collect() }
+    }
+
     /// A camera's frame.
     pub fn frame(
         &self,

@@ -175,6 +175,20 @@ fn hevc_and_vp9_are_read_through_ffmpeg() {
     }
 }
 
+#[cfg(feature = "rerun")]
+#[test]
+fn an_episode_becomes_a_recording() {
+    let mixture = mixture(DatasetConfig::new(fixture("v21")));
+    let mut last = (0, 0);
+    let recording = mixture.sources()[0].recording(1, &pool(), |done, total| last = (done, total));
+    let bytes = recording.expect("a recording");
+    assert_eq!((last, &bytes[..4]), ((12, 12), &b"RRF2"[..]));
+    for entity in CAMERAS.iter().chain(&["state", "action", "instruction"]) {
+        let path = format!("/{entity}");
+        assert!(bytes.windows(path.len()).any(|window| window == path.as_bytes()), "{entity}");
+    }
+}
+
 /// Suites of the reference with their settings and whether their actions are relative.
 fn suites() -> [(&'static str, &'static str, serde_json::Value); 8] {
     let none = serde_json::json!({});

@@ -30,7 +30,11 @@ pub(crate) struct Data {
     #[arg(long, value_name = "FILE.png")]
     plot: Option<PathBuf>,
 
-    /// The episode that is drawn
+    /// Where to write a recording of the episode for the viewer Rerun (a build with the feature `rerun`)
+    #[arg(long, value_name = "FILE.rrd")]
+    rrd: Option<PathBuf>,
+
+    /// The episode that is drawn or recorded
     #[arg(long, value_name = "N", default_value_t = 0)]
     episode: usize,
 
@@ -69,7 +73,29 @@ impl Data {
         if let Some(path) = &self.plot {
             self.draw(source, path)?;
         }
+        if let Some(path) = &self.rrd {
+            self.record(source, path)?;
+        }
         Ok(())
+    }
+
+    #[cfg(feature = "rerun")]
+    fn record(&self, source: &Source, path: &Path) -> Result<()> {
+        let bar = indicatif::ProgressBar::new(0);
+        let recording = source.recording(self.episode, &VideoPool::new(NonZeroUsize::MIN), |done, total| {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+        })?;
+        bar.finish_and_clear();
+        Ok(evo1::files::write_atomically(path, &recording)?)
+    }
+
+    #[cfg(not(feature = "rerun"))]
+    fn record(&self, _: &Source, path: &Path) -> Result<()> {
+        eyre::bail!(
+            "{} is not written, since this build makes no recordings: build with `--features rerun`",
+            path.display()
+        )
     }
 
     fn draw(&self, source: &Source, path: &Path) -> Result<()> {
@@ -93,7 +119,7 @@ impl Data {
         }
         let lines = |values, what, feature, y_name| Lines {
             values,
-            names: names(source, what, feature, values.len() / rows),
+            names: source.dimension_names(what, feature, values.len() / rows),
             x_name: "frame of the episode",
             y_name,
         };
@@ -104,12 +130,6 @@ impl Data {
         let instruction = source.instruction(&table, self.episode, 0)?;
         sheet_png(path, &format!("Episode {}: {instruction}", self.episode), &strips, &charts)
     }
-}
-
-/// Names of a vector's dimensions: the dataset's, where it names as many as there are.
-fn names(source: &Source, what: &str, feature: &str, width: usize) -> Vec<String> {
-    let named = source.dataset.feature(feature).map(|feature| feature.dimension_names()).unwrap_or_default();
-    if named.len() == width { named } else { (0..width).map(|dimension| format!("{what} {dimension}")).collect() }
 }
 
 /// What a dataset holds.

@@ -3,6 +3,7 @@
 pub mod json;
 mod msgpack;
 pub mod openpi;
+mod pixel;
 mod scan;
 
 use evo1::Frame;

@@ -3,6 +3,8 @@
 //! Numbers of images go straight into bytes: a three-camera request is ten megabytes of text, and a tree of it would
 //! take a hundred times as long as copying it.
 
+use super::pixel::followed_pixel;
+
 /// Deepest nesting of what is skipped.
 const MAX_DEPTH: usize = 64;
 
@@ -296,13 +298,15 @@ impl<'a> Scanner<'a> {
             if scanner.peek() != b'[' {
                 return scanner.wrong("a row of pixels");
             }
-            let before = values.len();
-            values.reserve(3 * width);
+            let (start, before) = (scanner.at, values.len());
             scanner.row(swap, &mut values)?;
             let got = (values.len() - before) / 3;
             height += 1;
             if height == 1 {
                 width = got;
+                // Few images are higher than wide, and none has more rows than are left of the message.
+                let rows = (scanner.bytes.len() - scanner.at) / (scanner.at - start);
+                values.reserve_exact(3 * width * rows.min(width));
             }
             if got == width {
                 return Ok(());
@@ -320,10 +324,18 @@ impl<'a> Scanner<'a> {
         if self.take(b']') {
             return Ok(());
         }
+        let mut push = |[first, second, third]: [u8; 3]| {
+            values.extend_from_slice(&if swap { [third, second, first] } else { [first, second, third] });
+        };
         loop {
-            let pixel = self.pixel()?;
-            let [first, second, third] = pixel;
-            values.extend_from_slice(&if swap { [third, second, first] } else { pixel });
+            self.skip_space();
+            let mut rest = &self.bytes[self.at..];
+            while let Some((pixel, length)) = rest.first_chunk().and_then(followed_pixel) {
+                push(pixel);
+                rest = &rest[length..];
+            }
+            self.at = self.bytes.len() - rest.len();
+            push(self.pixel()?);
             if !self.take(b',') {
                 return self.expect(b']', "`,` or `]`");
             }
@@ -332,9 +344,6 @@ impl<'a> Scanner<'a> {
 
     fn pixel(&mut self) -> Result<[u8; 3]> {
         self.skip_space();
-        if let Some(pixel) = self.pixel_as_written_by_python() {
-            return Ok(pixel);
-        }
         let (mut pixel, mut count) = ([0; 3], 0);
         if self.peek() != b'[' {
             return self.wrong("a pixel of three values");
@@ -350,51 +359,6 @@ impl<'a> Scanner<'a> {
         })?;
         if count == 3 { Ok(pixel) } else { Err(ScanError::Value(format!("pixels of 3 values, got {count}"))) }
     }
-
-    /// A pixel spaced as the common encoders do, `[1, 2, 3]` or `[1,2,3]`; nothing when it is written otherwise.
-    #[inline(always)]
-    fn pixel_as_written_by_python(&mut self) -> Option<[u8; 3]> {
-        /// `[255, 255, 255]` and what a four-byte look past it needs.
-        const WINDOW: usize = 18;
-        let window: &[u8; WINDOW] = self.bytes.get(self.at..)?.first_chunk()?;
-        if window[0] != b'[' {
-            return None;
-        }
-        let mut at = 1;
-        let mut pixel = [0; 3];
-        for (index, place) in pixel.iter_mut().enumerate() {
-            let (level, length) = level(window.get(at..at + 4)?.first_chunk()?)?;
-            *place = level;
-            at += length;
-            if index < 2 {
-                if *window.get(at)? != b',' {
-                    return None;
-                }
-                at += 1;
-                at += usize::from(*window.get(at)? == b' ');
-            }
-        }
-        if *window.get(at)? != b']' {
-            return None;
-        }
-        self.at += at + 1;
-        Some(pixel)
-    }
-}
-
-/// A whole number from 0 to 255 of one to three digits, and how many they are, without a branch for each digit.
-#[inline(always)]
-fn level(text: &[u8; 4]) -> Option<(u8, usize)> {
-    /// The smallest number that needs so many digits.
-    const LEAST: [u32; 4] = [u32::MAX, 0, 10, 100];
-    let word = u32::from_le_bytes(*text) ^ 0x3030_3030;
-    // The highest bit of a byte shows that it is no digit. A byte that carries into the next is itself none.
-    let others = (word.wrapping_add(0x7676_7676) | word) & 0x8080_8080;
-    let length = others.trailing_zeros() / 8;
-    let digits = word << ((32 - 8 * length) & 31);
-    let value = (digits >> 24) + 10 * (digits >> 16 & 0xff) + 100 * (digits >> 8 & 0xff);
-    let is_level = length < 4 && value >= LEAST[length as usize & 3] && value <= 255;
-    is_level.then_some((value as u8, length as usize))
 }
 
 #[cfg(test)]
@@ -409,26 +373,12 @@ mod tests {
     }
 
     #[test]
-    fn a_level_is_read_from_any_digits() {
-        for value in 0..1000_u32 {
-            for after in [b',', b']', b' ', b'.', b'e', 0xff, b'/', b':'] {
-                let mut text = value.to_string().into_bytes();
-                text.extend([after, b'7', b'7', b'7']);
-                let expected = u8::try_from(value).ok().map(|level| (level, value.to_string().len()));
-                assert_eq!(level(text.first_chunk().expect("four")), expected, "{value}");
-            }
-        }
-        for none in [b"01, ", b"00, ", b"007,", b"1234", b"-1, ", b"a,  ", b"    "] {
-            assert_eq!(level(none), None, "{none:?}");
-        }
-    }
-
-    #[test]
     fn images_are_read_however_they_are_spaced() {
         let expected = Pixels { width: 2, height: 2, values: vec![0, 1, 255, 10, 20, 30, 9, 99, 199, 7, 8, 9] };
         for text in [
             "[[[0, 1, 255], [10, 20, 30]], [[9, 99, 199], [7, 8, 9]]]",
             "[[[0,1,255],[10,20,30]],[[9,99,199],[7,8,9]]]",
+            "[[[0,1,255], [10, 20, 30]],\n [[9, 99, 199],[7,8,9]]]",
             " [ [\n[ 0 ,1, 255 ] ,[10,20,\t30]] , [[9, 99, 199], [7, 8, 9] ]\r\n] ",
         ] {
             assert_eq!(image(text).expect(text), expected);

@@ -13,8 +13,6 @@
 //! Sources: Pillow `Resample.c`; PyTorch `UpSampleKernel.cpp` (`upsample_bicubic2d_aa`), which torchvision's
 //! `resize(…, antialias=True)` calls for float tensors and, in its first API, for 8-bit tensors as well.
 
-use std::borrow::Cow;
-
 use evo1_core::Frame;
 use evo1_core::config::FramePreprocessing;
 use rayon::prelude::*;
@@ -24,8 +22,11 @@ use super::filter::{AxisWeights, axis_weights};
 /// Values of one RGB pixel.
 pub(super) const CHANNELS: usize = 3;
 
-/// Values of a row that the vertical pass sums at once: eight pixels, few enough to stay in registers.
-const BLOCK: usize = 8 * CHANNELS;
+/// Pixels that are summed at once, of one row or of one column: few enough to stay in registers.
+const LANES: usize = 8;
+
+/// Values of that many pixels.
+const BLOCK: usize = LANES * CHANNELS;
 
 /// Width and height in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,16 +50,14 @@ pub(super) fn resize(frame: &Frame, target: Size, how: FramePreprocessing) -> Re
     match how {
         _ if source == target => Resized::Levels(frame.rgb().to_vec()),
         FramePreprocessing::PilBicubic => {
-            Resized::Levels(resample::<FixedPoint>(Cow::Borrowed(frame.rgb()), source, target))
+            Resized::Levels(resample::<FixedPoint>(frame.rgb(), |level| level, source, target))
         }
         FramePreprocessing::FloatBicubic => {
-            let unit = frame.rgb().par_iter().map(|&level| f32::from(level) / 255.0).collect::<Vec<_>>();
-            Resized::Floats(resample::<TorchFloat>(Cow::Owned(unit), source, target))
+            Resized::Floats(resample::<TorchFloat>(frame.rgb(), |level| f32::from(level) / 255.0, source, target))
         }
         FramePreprocessing::TruncatedBicubic => {
             // The truncation is of a camera's floats to 8 bit; a `Frame` has been through it.
-            let levels = frame.rgb().par_iter().map(|&level| f32::from(level)).collect::<Vec<_>>();
-            let resized = resample::<TorchFloat>(Cow::Owned(levels), source, target);
+            let resized = resample::<TorchFloat>(frame.rgb(), f32::from, source, target);
             Resized::Levels(resized.into_par_iter().map(|v| v.clamp(0.0, 255.0).round_ties_even() as u8).collect())
         }
     }
@@ -81,43 +80,57 @@ trait Arithmetic {
     fn sum<const N: usize>(taps: &[Self::Value], stride: usize, weights: &[Self::Weight]) -> [Self::Value; N];
 }
 
-/// Both passes, in the order of the library.
-fn resample<A: Arithmetic>(pixels: Cow<'_, [A::Value]>, source: Size, target: Size) -> Vec<A::Value> {
-    let resized = if A::columns_first(source, target) {
-        let columns = resample_columns::<A>(pixels, source.width, source.height, target.height);
-        resample_rows::<A>(columns, source.width, target.width)
+/// Both passes, in the order of the library, over the values that `convert` makes of grey levels.
+fn resample<A: Arithmetic>(
+    levels: &[u8],
+    convert: impl Fn(u8) -> A::Value + Sync,
+    source: Size,
+    target: Size,
+) -> Vec<A::Value> {
+    if A::columns_first(source, target) {
+        let values = levels.iter().map(|&level| convert(level)).collect();
+        let columns = resample_columns::<A>(values, source.width, source.height, target.height);
+        resample_rows::<A, _>(&columns, |value| value, source.width, target.width)
     } else {
-        let rows = resample_rows::<A>(pixels, source.width, target.width);
+        let rows = resample_rows::<A, _>(levels, convert, source.width, target.width);
         resample_columns::<A>(rows, target.width, source.height, target.height)
-    };
-    resized.into_owned()
+    }
 }
 
 /// Scales every row from `input` to `output` pixels.
-fn resample_rows<A: Arithmetic>(pixels: Cow<'_, [A::Value]>, input: usize, output: usize) -> Cow<'_, [A::Value]> {
+fn resample_rows<A: Arithmetic, V: Copy + Sync>(
+    pixels: &[V],
+    convert: impl Fn(V) -> A::Value + Sync,
+    input: usize,
+    output: usize,
+) -> Vec<A::Value> {
     if input == output {
-        return pixels;
+        return pixels.iter().map(|&value| convert(value)).collect();
     }
     let axis = A::axis(input, output);
-    let rows = pixels.len() / (input * CHANNELS);
-    let mut resized = vec![A::Value::default(); rows * output * CHANNELS];
-    let pairs = resized.par_chunks_mut(output * CHANNELS).zip(pixels.par_chunks(input * CHANNELS));
-    pairs.for_each(|(out, row)| {
-        for (pixel, (window, weights)) in out.chunks_exact_mut(CHANNELS).zip(axis.iter()) {
-            let taps = &row[window.start * CHANNELS..window.end * CHANNELS];
-            pixel.copy_from_slice(&A::sum::<CHANNELS>(taps, CHANNELS, weights));
+    let (input, output) = (input * CHANNELS, output * CHANNELS);
+    let mut resized = vec![A::Value::default(); pixels.len() / input * output];
+    let pairs = resized.par_chunks_mut(LANES * output).zip(pixels.par_chunks(LANES * input));
+    pairs.for_each(|(out, rows)| {
+        // The rows stand side by side, value by value, and are summed together.
+        let mut taps = vec![A::Value::default(); LANES * input];
+        for (lane, row) in rows.chunks_exact(input).enumerate() {
+            taps[lane..].iter_mut().step_by(LANES).zip(row).for_each(|(tap, &value)| *tap = convert(value));
+        }
+        for (pixel, (window, weights)) in axis.iter().enumerate() {
+            let sums = A::sum::<BLOCK>(&taps[window.start * BLOCK..window.end * BLOCK], BLOCK, weights);
+            for (lane, row) in out.chunks_exact_mut(output).enumerate() {
+                for (channel, value) in row[pixel * CHANNELS..][..CHANNELS].iter_mut().enumerate() {
+                    *value = sums[channel * LANES + lane];
+                }
+            }
         }
     });
-    Cow::Owned(resized)
+    resized
 }
 
 /// Scales every column of an image of `width` from `input` to `output` pixels.
-fn resample_columns<A: Arithmetic>(
-    pixels: Cow<'_, [A::Value]>,
-    width: usize,
-    input: usize,
-    output: usize,
-) -> Cow<'_, [A::Value]> {
+fn resample_columns<A: Arithmetic>(pixels: Vec<A::Value>, width: usize, input: usize, output: usize) -> Vec<A::Value> {
     if input == output {
         return pixels;
     }
@@ -138,7 +151,7 @@ fn resample_columns<A: Arithmetic>(
             x += CHANNELS;
         }
     });
-    Cow::Owned(resized)
+    resized
 }
 
 /// Pillow's arithmetic on 8-bit images.
