@@ -36,7 +36,7 @@ pub(crate) fn write(out: &Path, study: &Study, rows: &[Row]) -> Result<String> {
     let has_bars = rows.iter().any(|row| !row.measured.is_empty());
     if has_bars {
         let foot = "mean over seeds, line: ± one standard deviation, dots: seeds; shorter is better";
-        plot::bars_png(&bars, &format!("{}: held-out action error", study.title), foot, &error_bars(rows))?;
+        plot::bars_png(&bars, "Held-out action error", foot, &error_bars(rows))?;
     }
     let has_curves = write_curves(&curves, study, rows)?;
     let table = table(rows);
@@ -96,7 +96,7 @@ fn write_curves(path: &Path, study: &Study, rows: &[Row]) -> Result<bool> {
         x_name: &format!("training, in units of {unit:.0} steps"),
         y_name: "log₁₀ of the training loss, mean over seeds",
     };
-    sheet_png(path, &format!("{}: training", study.title), &[], &[lines])?;
+    sheet_png(path, "Training loss", &[], &[lines])?;
     Ok(true)
 }
 
