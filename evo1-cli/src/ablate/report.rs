@@ -38,7 +38,7 @@ pub(crate) fn write(out: &Path, study: &Study, rows: &[Row]) -> Result<String> {
         let foot = "mean over seeds, line: ± one standard deviation, dots: seeds; shorter is better";
         plot::bars_png(&bars, "Held-out action error", foot, &error_bars(rows))?;
     }
-    let has_curves = write_curves(&curves, study, rows)?;
+    let has_curves = write_curves(&curves, rows)?;
     let table = table(rows);
     let markdown = markdown(&table);
     let document = format!(
@@ -76,7 +76,7 @@ fn error_bars(rows: &[Row]) -> Vec<Bar> {
 }
 
 /// Draws the training losses of all cells; whether there are any.
-fn write_curves(path: &Path, study: &Study, rows: &[Row]) -> Result<bool> {
+fn write_curves(path: &Path, rows: &[Row]) -> Result<bool> {
     let rows: Vec<&Row> = rows.iter().filter(|row| !row.curve.is_empty()).collect();
     let Some(logged) = rows.iter().map(|row| row.curve.len()).min() else { return Ok(false) };
     let window = logged.div_ceil(CURVE_POINTS);
