@@ -15,7 +15,6 @@
 
 use evo1_core::Frame;
 use evo1_core::config::FramePreprocessing;
-use pulp::Arch;
 use rayon::prelude::*;
 
 use super::filter::{AxisWeights, axis_weights};
@@ -77,8 +76,7 @@ trait Arithmetic {
     /// Whether the columns are scaled before the rows, which matters where the values between the passes are rounded.
     fn columns_first(source: Size, target: Size) -> bool;
 
-    /// `Σⱼ weights[j] · taps[j·stride..][..N]`: N neighbouring values of the output. To be inlined where the processor's
-    /// vector instructions may be used, of which `mul_add` is one.
+    /// `Σⱼ weights[j] · taps[j·stride..][..N]`: N neighbouring values of the output.
     fn sum<const N: usize>(taps: &[Self::Value], stride: usize, weights: &[Self::Weight]) -> [Self::Value; N];
 }
 
@@ -119,16 +117,14 @@ fn resample_rows<A: Arithmetic, V: Copy + Sync>(
         for (lane, row) in rows.chunks_exact(input).enumerate() {
             taps[lane..].iter_mut().step_by(LANES).zip(row).for_each(|(tap, &value)| *tap = convert(value));
         }
-        Arch::new().dispatch(|| {
-            for (pixel, (window, weights)) in axis.iter().enumerate() {
-                let sums = A::sum::<BLOCK>(&taps[window.start * BLOCK..window.end * BLOCK], BLOCK, weights);
-                for (lane, row) in out.chunks_exact_mut(output).enumerate() {
-                    for (channel, value) in row[pixel * CHANNELS..][..CHANNELS].iter_mut().enumerate() {
-                        *value = sums[channel * LANES + lane];
-                    }
+        for (pixel, (window, weights)) in axis.iter().enumerate() {
+            let sums = A::sum::<BLOCK>(&taps[window.start * BLOCK..window.end * BLOCK], BLOCK, weights);
+            for (lane, row) in out.chunks_exact_mut(output).enumerate() {
+                for (channel, value) in row[pixel * CHANNELS..][..CHANNELS].iter_mut().enumerate() {
+                    *value = sums[channel * LANES + lane];
                 }
             }
-        });
+        }
     });
     resized
 }
@@ -144,18 +140,16 @@ fn resample_columns<A: Arithmetic>(pixels: Vec<A::Value>, width: usize, input: u
     resized.par_chunks_mut(stride).enumerate().for_each(|(y, row)| {
         let (window, weights) = axis.at(y);
         let taps = &pixels[window.start * stride..window.end * stride];
-        Arch::new().dispatch(|| {
-            let mut blocks = row.chunks_exact_mut(BLOCK);
-            let mut x = 0;
-            for block in &mut blocks {
-                block.copy_from_slice(&A::sum::<BLOCK>(&taps[x..], stride, weights));
-                x += BLOCK;
-            }
-            for pixel in blocks.into_remainder().chunks_exact_mut(CHANNELS) {
-                pixel.copy_from_slice(&A::sum::<CHANNELS>(&taps[x..], stride, weights));
-                x += CHANNELS;
-            }
-        });
+        let mut blocks = row.chunks_exact_mut(BLOCK);
+        let mut x = 0;
+        for block in &mut blocks {
+            block.copy_from_slice(&A::sum::<BLOCK>(&taps[x..], stride, weights));
+            x += BLOCK;
+        }
+        for pixel in blocks.into_remainder().chunks_exact_mut(CHANNELS) {
+            pixel.copy_from_slice(&A::sum::<CHANNELS>(&taps[x..], stride, weights));
+            x += CHANNELS;
+        }
     });
     resized
 }
@@ -201,7 +195,7 @@ impl Arithmetic for FixedPoint {
         lost_rows > 2 * lost_columns
     }
 
-    #[inline(always)]
+    #[inline]
     fn sum<const N: usize>(taps: &[u8], stride: usize, weights: &[i32]) -> [u8; N] {
         let half = 1 << (Self::PRECISION_BITS - 1);
         let mut sums = [half; N];
@@ -252,7 +246,7 @@ impl Arithmetic for TorchFloat {
         false
     }
 
-    #[inline(always)]
+    #[inline]
     fn sum<const N: usize>(taps: &[f32], stride: usize, weights: &[f32]) -> [f32; N] {
         let unfused = 1 + (weights.len() - 1) / Self::UNFUSED_BLOCK * Self::UNFUSED_BLOCK;
         let mut sums = [0.0; N];
@@ -263,7 +257,8 @@ impl Arithmetic for TorchFloat {
         }
         for (tap, &weight) in taps.chunks(stride).zip(weights).skip(unfused) {
             for (sum, &value) in sums.iter_mut().zip(&tap[..N]) {
-                *sum = value.mul_add(weight, *sum);
+                // The product is exact in f64. `mul_add` would do, but is a library call on a plain x86-64 target.
+                *sum = (f64::from(*sum) + f64::from(value) * f64::from(weight)) as f32;
             }
         }
         sums
