@@ -99,7 +99,7 @@ impl Part {
             warn!("{}: values that no trained network has: {finding}", file.path().display());
         }
         let part = cast(part, dtype, &audit, file, &self.from.name)?;
-        let is_turned = self.spec.is_transposed() && source.is_torch_layout() != target.is_torch_layout();
+        let is_turned = source.is_transposed(&self.spec) != target.is_transposed(&self.spec);
         Ok(if is_turned { transposed(&part) } else { part })
     }
 }
