@@ -12,6 +12,8 @@ mod pack;
 mod tile;
 mod vector;
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::{
@@ -24,11 +26,14 @@ use pack::{PackColumns, PackRows};
 pub(crate) use tile::multiply;
 use tile::{MultiplyBlock, TILE_ROWS};
 
-/// Length of a block of the inner dimension: a panel of it fills half of a first-level cache.
-const DEPTH: usize = 320;
+/// Length of a block of the inner dimension. Long, because every block reads and writes the result once; a tile and half
+/// a panel of it stay in a first-level cache.
+const DEPTH: usize = 512;
 
-/// Rows of A that a task packs at once: with [`DEPTH`] they fill half of a second-level cache.
-const BLOCK_ROWS: usize = 192;
+/// Rows and columns of the result that a task computes: they and what is packed of A for them, [`DEPTH`] long, stay in a
+/// second-level cache. There are many tasks for each thread, which evens out what other programs take.
+const BLOCK_ROWS: usize = 144;
+const BLOCK_COLUMNS: usize = 256;
 
 /// Up to so many rows, panels of B are packed where they are used; above, once for all tasks.
 const FEW_ROWS: usize = 96;
@@ -148,7 +153,7 @@ pub(crate) fn gemm<A: Element, B: Element>(a: Matrix<A>, b: Matrix<B>, out: &mut
     } else if rows <= FEW_ROWS {
         by_columns(a, b, out, epilogue, threads);
     } else {
-        by_rows(a, b, out, epilogue, threads);
+        by_blocks(a, b, out, epilogue);
     }
 }
 
@@ -194,13 +199,18 @@ fn by_columns<A: Element, B: Element>(
 
 /// All rows of A, block of the inner dimension by block.
 fn packed_rows<A: Element>(a: Matrix<A>) -> Scratch {
-    let padded = a.rows.next_multiple_of(TILE_ROWS);
-    let mut packed = Scratch::new(padded * a.columns);
-    for (start, depth) in blocks(a.columns) {
-        let out = &mut packed[start * padded..][..depth * padded];
-        PackRows { a, rows: 0..a.rows, depth: start..start + depth, out }.dispatch();
-    }
+    let mut packed = Scratch::new(a.rows.next_multiple_of(TILE_ROWS) * a.columns);
+    pack_rows(a, 0..a.rows, &mut packed);
     packed
+}
+
+/// Some rows of A, block of the inner dimension by block.
+fn pack_rows<A: Element>(a: Matrix<A>, rows: Range<usize>, out: &mut [f32]) {
+    let padded = rows.len().next_multiple_of(TILE_ROWS);
+    for (start, depth) in blocks(a.columns) {
+        let out = &mut out[start * padded..][..depth * padded];
+        PackRows { a, rows: rows.clone(), depth: start..start + depth, out }.dispatch();
+    }
 }
 
 /// The columns `columns` of the product; `lines` are the parts of the result's rows that they are.
@@ -208,7 +218,7 @@ fn few_rows<A: Element, B: Element>(
     a: Matrix<A>,
     b: Matrix<B>,
     lines: &mut [&mut [f32]],
-    columns: std::ops::Range<usize>,
+    columns: Range<usize>,
     epilogue: &Epilogue,
     packed: Option<&Scratch>,
 ) {
@@ -257,37 +267,46 @@ fn finish_empty(line: &mut [f32], column: usize, epilogue: &Epilogue) {
     }
 }
 
-/// Many rows: B is packed once by all threads, then every task takes a block of rows.
-fn by_rows<A: Element, B: Element>(a: Matrix<A>, b: Matrix<B>, out: &mut [f32], epilogue: &Epilogue, threads: usize) {
+/// Many rows: A and B are packed once by all threads, then every task computes a block of the result.
+fn by_blocks<A: Element, B: Element>(a: Matrix<A>, b: Matrix<B>, out: &mut [f32], epilogue: &Epilogue) {
     let (columns, depth) = (b.columns, b.rows);
     let panel = panel_columns();
-    let mut panels = Scratch::new(columns.div_ceil(panel) * panel * depth);
+    let mut panels = Scratch::new(columns.next_multiple_of(panel) * depth);
     let group = PANEL_GROUP * panel;
     panels.par_chunks_mut(group * depth).enumerate().for_each(|(at, out)| {
         let first = at * group;
         PackColumns { b, depth: 0..depth, columns: first..(first + group).min(columns), out }.dispatch();
     });
-    // The number of blocks is a multiple of the threads', so that all finish together.
-    let count = a.rows.div_ceil(BLOCK_ROWS).next_multiple_of(threads);
-    let height = a.rows.div_ceil(count).next_multiple_of(TILE_ROWS);
-    out.par_chunks_mut(height * columns).enumerate().for_each(|(block, out)| {
+    // Blocks of nearly equal height.
+    let height = a.rows.div_ceil(a.rows.div_ceil(BLOCK_ROWS)).next_multiple_of(TILE_ROWS);
+    let mut packed = Scratch::new(a.rows.next_multiple_of(TILE_ROWS) * depth);
+    packed.par_chunks_mut(height * depth).enumerate().for_each(|(block, out)| {
         let first = block * height;
-        let mut lines: Vec<&mut [f32]> = out.chunks_exact_mut(columns).collect();
-        let rows = first..first + lines.len();
+        pack_rows(a, first..(first + height).min(a.rows), out);
+    });
+    // One block of columns after the other, so that the panels of those under way stay in the last cache.
+    let (above, width) = (a.rows.div_ceil(height), BLOCK_COLUMNS.next_multiple_of(panel));
+    let mut tasks: Vec<Vec<&mut [f32]>> = Vec::new();
+    tasks.resize_with(above * columns.div_ceil(width), || Vec::with_capacity(height));
+    for (row, line) in out.chunks_exact_mut(columns).enumerate() {
+        for (task, part) in tasks.iter_mut().skip(row / height).step_by(above).zip(line.chunks_mut(width)) {
+            task.push(part);
+        }
+    }
+    tasks.into_par_iter().enumerate().for_each(|(task, mut lines)| {
+        let (first_row, first_column) = (task % above * height, task / above * width);
         let padded = lines.len().next_multiple_of(TILE_ROWS);
-        let mut packed = Scratch::new(padded * DEPTH.min(depth));
+        let rows = &packed[first_row * depth..][..padded * depth];
         for (start, length) in blocks(depth) {
-            let out = &mut packed[..length * padded];
-            PackRows { a, rows: rows.clone(), depth: start..start + length, out }.dispatch();
             MultiplyBlock {
-                rows: &packed[..length * padded],
-                panels: &panels[start * panel..],
+                rows: &rows[start * padded..][..length * padded],
+                panels: &panels[first_column * depth + start * panel..],
                 panel_stride: depth * panel,
                 depth: length,
                 lines: &mut lines,
                 line_start: 0,
-                column: 0,
-                width: columns,
+                column: first_column,
+                width: width.min(columns - first_column),
                 is_first: start == 0,
                 is_last: start + length == depth,
                 epilogue,

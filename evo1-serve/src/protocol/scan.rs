@@ -3,7 +3,7 @@
 //! Numbers of images go straight into bytes: a three-camera request is ten megabytes of text, and a tree of it would
 //! take a hundred times as long as copying it.
 
-use super::pixel::followed_pixel;
+use super::pixel::followed_pixels;
 
 /// Deepest nesting of what is skipped.
 const MAX_DEPTH: usize = 64;
@@ -324,18 +324,11 @@ impl<'a> Scanner<'a> {
         if self.take(b']') {
             return Ok(());
         }
-        let mut push = |[first, second, third]: [u8; 3]| {
-            values.extend_from_slice(&if swap { [third, second, first] } else { [first, second, third] });
-        };
         loop {
             self.skip_space();
-            let mut rest = &self.bytes[self.at..];
-            while let Some((pixel, length)) = rest.first_chunk().and_then(followed_pixel) {
-                push(pixel);
-                rest = &rest[length..];
-            }
-            self.at = self.bytes.len() - rest.len();
-            push(self.pixel()?);
+            self.at = self.bytes.len() - followed_pixels(&self.bytes[self.at..], swap, values).len();
+            let [first, second, third] = self.pixel()?;
+            values.extend_from_slice(&if swap { [third, second, first] } else { [first, second, third] });
             if !self.take(b',') {
                 return self.expect(b']', "`,` or `]`");
             }

@@ -3,10 +3,14 @@
 //! Three lengths of three levels and two spacings make 54 spellings. Which one it is shows in the places of the bytes that
 //! are no digits, so that one look into a table says where the levels are and where the next pixel starts.
 
-/// Bytes that are looked at: more than the longest pixel has.
-pub(super) const WINDOW: usize = 32;
+#[cfg(target_arch = "x86_64")]
+mod vectors;
+mod words;
 
-/// `[255, 255, 255],` without the first bracket, the last two marks and the digit before them.
+/// Bytes that are looked at: more than the longest pixel has.
+const WINDOW: usize = 32;
+
+/// `[255, 255, 255],` without the first bracket and the last two marks.
 const LOOKED_AT: usize = 13;
 
 const SPELLINGS: usize = 54;
@@ -20,6 +24,8 @@ struct Spelling {
     is_mark: u128,
     /// Where each level starts.
     starts: [u8; 3],
+    /// How many digits it has.
+    digits: [u8; 3],
     /// Bits to the left that bring the last digit of each level into the third byte.
     shifts: [u8; 3],
     /// The smallest level of so many digits, the first digit in the highest byte.
@@ -32,8 +38,16 @@ struct Spelling {
 
 impl Spelling {
     /// Of no pixel: it starts with a zero byte, as no JSON does.
-    const NONE: Self =
-        Self { marks: 0, is_mark: 0xff, starts: [0; 3], shifts: [0; 3], least: [0; 3], length: 0, last: 0 };
+    const NONE: Self = Self {
+        marks: 0,
+        is_mark: 0xff,
+        starts: [0; 3],
+        digits: [0; 3],
+        shifts: [0; 3],
+        least: [0; 3],
+        length: 0,
+        last: 0,
+    };
 
     const fn new(index: usize) -> Self {
         let digits = [index % 3 + 1, index / 3 % 3 + 1, index / 9 % 3 + 1];
@@ -41,6 +55,7 @@ impl Spelling {
         let (mut spelling, mut level) = (Self::NONE.with(b'['), 0);
         while level < 3 {
             spelling.starts[level] = spelling.length;
+            spelling.digits[level] = digits[level] as u8;
             spelling.shifts[level] = 24 - 8 * digits[level] as u8;
             spelling.least[level] = [0, 0x100, 0x1_0000][digits[level] - 1];
             spelling.length += digits[level] as u8;
@@ -101,50 +116,33 @@ static BY_MARKS: [u16; 1 << LOOKED_AT] = {
     table
 };
 
-/// The pixel that starts here and is followed by a comma, and how many bytes there are up to the next one; nothing when it
-/// is written otherwise, or is none.
-#[inline(always)]
-pub(super) fn followed_pixel(window: &[u8; WINDOW]) -> Option<([u8; 3], usize)> {
-    let text = u128::from_le_bytes(*window.first_chunk()?);
-    let known = BY_MARKS[usize::from(no_digits(text) >> 1) % BY_MARKS.len()];
-    let length = usize::from(known >> 8);
-    let spelling = &TABLE[usize::from(known & 0xff).min(SPELLINGS)];
-    let mut is_wrong = (text ^ spelling.marks) & spelling.is_mark != 0;
-    is_wrong |= window[length.wrapping_sub(1) % WINDOW] != spelling.last;
-    let mut pixel = [0; 3];
-    for (level, place) in pixel.iter_mut().enumerate() {
-        let text = u32::from_le_bytes(*window[usize::from(spelling.starts[level] % 16)..].first_chunk()?);
-        let digits = ((text ^ 0x3030_3030) << (spelling.shifts[level] % 32)) & 0x00ff_ffff;
-        // The third byte of the product is a hundred times the first, ten times the second and the third.
-        *place = (digits.wrapping_mul(0x0064_0a01) >> 16) as u8;
-        // Digits in their order are as large as their number is.
-        let ordered = digits.swap_bytes() >> 8;
-        is_wrong |= ordered < spelling.least[level] || ordered > 0x0002_0505;
+/// Appends the pixels at the start of `text` that are in one of the spellings and followed by a comma, and gives what
+/// comes after them. With `swap` the first and the last level of every pixel change places.
+pub(super) fn followed_pixels<'text>(text: &'text [u8], swap: bool, values: &mut Vec<u8>) -> &'text [u8] {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(simd) = pulp::x86::V3::try_new() {
+        return vectors::followed_pixels(simd, text, swap, values);
     }
-    (!is_wrong).then_some((pixel, length))
-}
-
-/// A bit for each byte that is no digit, the first byte's the lowest.
-#[inline(always)]
-fn no_digits(text: u128) -> u16 {
-    let half = |text: u64| {
-        let text = text ^ 0x3030_3030_3030_3030;
-        // The highest bit of a byte shows that it is no digit. A byte that carries into the next is itself none, and is
-        // then no mark either.
-        let bits = (text.wrapping_add(0x7676_7676_7676_7676) | text) & 0x8080_8080_8080_8080;
-        ((bits >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u16
-    };
-    half(text as u64) | half((text >> 64) as u64) << 8
+    words::followed_pixels(text, swap, values)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Option<([u8; 3], usize)> {
-        let mut window = [b'7'; WINDOW];
-        window[..text.len()].copy_from_slice(text.as_bytes());
-        followed_pixel(&window)
+    fn read(text: &[u8]) -> Option<([u8; 3], usize)> {
+        let text = [text, &[b'7'; WINDOW]].concat();
+        let read_by = |read: fn(&[u8], bool, &mut Vec<u8>) -> usize| {
+            let (mut values, mut swapped) = (Vec::new(), Vec::new());
+            let left = read(&text, false, &mut values);
+            assert_eq!(read(&text, true, &mut swapped), left);
+            swapped.reverse();
+            assert_eq!(swapped, values);
+            Some((<[u8; 3]>::try_from(values).ok()?, text.len() - left))
+        };
+        let pixel = read_by(|text, swap, values| words::followed_pixels(text, swap, values).len());
+        assert_eq!(read_by(|text, swap, values| followed_pixels(text, swap, values).len()), pixel);
+        pixel
     }
 
     #[test]
@@ -154,7 +152,7 @@ mod tests {
                 for pixel in [[value, others.0, others.1], [others.0, value, others.1], [others.0, others.1, value]] {
                     let [first, second, third] = pixel;
                     for text in [format!("[{first}, {second}, {third}], "), format!("[{first},{second},{third}],")] {
-                        assert_eq!(read(&text), Some((pixel, text.len())), "{text}");
+                        assert_eq!(read(text.as_bytes()), Some((pixel, text.len())), "{text}");
                     }
                 }
             }
@@ -166,7 +164,7 @@ mod tests {
         for level in ["256", "300", "999", "1000", "00", "01", "007", "", "-1", "1.0", "1e1", "a", "\u{80}", "1 ", " 1"]
         {
             for text in [format!("[{level}, 2, 3], "), format!("[1, {level}, 3], "), format!("[1,2,{level}],")] {
-                assert_eq!(read(&text), None, "{text}");
+                assert_eq!(read(text.as_bytes()), None, "{text}");
             }
         }
     }
@@ -174,16 +172,29 @@ mod tests {
     #[test]
     fn one_byte_that_differs_is_noticed() {
         for text in ["[25, 255, 255], ", "[1, 2, 3], ", "[1,20,3],", "[255,255,255],"] {
-            let expected = read(text);
-            assert!(expected.is_some(), "{text}");
+            assert!(read(text.as_bytes()).is_some(), "{text}");
             for place in 0..text.len() {
                 for byte in (0..=255_u8).filter(|byte| !byte.is_ascii_digit() && *byte != text.as_bytes()[place]) {
-                    let mut window = [b'7'; WINDOW];
-                    window[..text.len()].copy_from_slice(text.as_bytes());
-                    window[place] = byte;
-                    assert_eq!(followed_pixel(&window), None, "{text} with {byte} at {place}");
+                    let mut bytes = text.as_bytes().to_vec();
+                    bytes[place] = byte;
+                    assert_eq!(read(&bytes), None, "{text} with {byte} at {place}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn many_pixels_are_read_up_to_the_last_that_a_comma_follows() {
+        let pixels: Vec<[u8; 3]> = (0..1000_usize).map(|i| [i as u8, (i * i) as u8, (i / 9) as u8]).collect();
+        let text = serde_json::to_string(&pixels).expect("numbers");
+        for read in [followed_pixels, words::followed_pixels] {
+            let mut values = vec![42];
+            let rest = read(&text.as_bytes()[1..], false, &mut values);
+            // The windows of the last pixels reach past the end.
+            let got = (values.len() - 1) / 3;
+            assert!((990..1000).contains(&got), "{got}");
+            assert_eq!(values, [&[42], pixels[..got].concat().as_slice()].concat());
+            assert_eq!(rest, &serde_json::to_vec(&pixels[got..]).expect("numbers")[1..]);
         }
     }
 }
