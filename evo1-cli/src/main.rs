@@ -2,13 +2,13 @@
 //!
 //! Results go to standard output, logs to standard error. The exit code is 0 when all is done, 2 for wrong use and 1 for
 //! anything else, with one message of cause and remedy.
-#![forbid(unsafe_code)]
 #![warn(clippy::print_stdout, reason = "`output::say` does not panic when its reader has gone")]
 
 mod ablate;
 mod commands;
 mod common;
 mod given;
+mod memory;
 mod output;
 mod plot;
 mod sample;
@@ -51,6 +51,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    memory::keep_freed();
     let Arguments { common, command } = Arguments::parse();
     let filter = EnvFilter::try_new(&common.log).unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt()

@@ -4,6 +4,8 @@ use half::{bf16, f16};
 
 /// A float type that widens to `f32`, in which everything is computed.
 pub(crate) trait Element: burn::tensor::Element + pulp::bytemuck::Pod {
+    /// Whether this is `bf16`, for which some processors have products.
+    const IS_BF16: bool = false;
     /// The value as `f32`.
     fn widen(self) -> f32;
     /// The nearest value of this type.
@@ -23,6 +25,8 @@ impl Element for f32 {
 }
 
 impl Element for bf16 {
+    const IS_BF16: bool = true;
+
     #[inline(always)]
     fn widen(self) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)

@@ -1,4 +1,4 @@
-//! Activations and their gradients, value by value.
+//! Conversions, activations and their gradients, value by value.
 
 use crate::{
     element::Element,
@@ -6,6 +6,24 @@ use crate::{
     simd::Vectorized,
     threads::{for_rows, for_rows_of_two},
 };
+
+/// `out = x`, in another number type.
+pub(crate) fn convert<A: Element, B: Element>(x: &[A], out: &mut [B]) {
+    struct Convert<'a, A, B>(&'a [A], &'a mut [B]);
+
+    impl<A: Element, B: Element> Vectorized for Convert<'_, A, B> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run(self) {
+            for (x, out) in self.0.iter().zip(self.1) {
+                *out = B::narrow(x.widen());
+            }
+        }
+    }
+
+    for_rows(out, 1, |first, out| Convert(&x[first..][..out.len()], out).dispatch());
+}
 
 /// `x ← gelu(x)`.
 pub(crate) fn gelu_in_place<E: Element>(x: &mut [E]) {

@@ -7,7 +7,7 @@ use burn::{
         ops::FloatTensorOps,
         tensor::{BoolTensor, FloatTensor},
     },
-    tensor::{DType, Shape, TensorData},
+    tensor::{Bytes, DType, Shape, TensorData},
 };
 use half::{bf16, f16};
 
@@ -18,6 +18,7 @@ use crate::{
     elementwise, fallback,
     gemm::{Activation, Epilogue, Matrix, gemm},
     rows::{self, Norm},
+    scratch::Scratch,
 };
 
 /// Runs `$body` with `$element` as the number type of `$tensor`, or `$otherwise` for types without kernels.
@@ -177,7 +178,7 @@ impl KernelOps for Flex {
             scale as f32,
         );
         let out = Self::float_swap_dims(narrowed(out, [batch, queries, heads, width], dtype), 1, 2);
-        (out, narrowed(log_sums, [batch, heads, queries], DType::F32))
+        (out, tensor_of(log_sums, [batch, heads, queries]))
     }
 
     fn kernel_attention_backward(
@@ -225,9 +226,14 @@ impl KernelOps for Flex {
         let (dtype, shape) = (x.dtype(), linear_shape(&x, &weight));
         let bias = bias.into_option().map(vector);
         let epilogue = Epilogue { bias: bias.as_ref().map(|bias| bias.storage()), activation, ..Epilogue::NONE };
-        let mut out = vec![0.0; shape.num_elements()];
+        if dtype == DType::F32 {
+            let mut out = vec![0.0; shape.num_elements()];
+            multiply(x, &weight, &mut out, &epilogue);
+            return tensor_of(out, shape);
+        }
+        let mut out = Scratch::new(shape.num_elements());
         multiply(x, &weight, &mut out, &epilogue);
-        narrowed(out, shape, dtype)
+        converted(&out, shape, dtype)
     }
 
     fn kernel_linear_residual(
@@ -237,7 +243,7 @@ impl KernelOps for Flex {
         scale: OptionalTensor<Self>,
         base: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        if !has_kernel(x.dtype()) || !has_kernel(weight.dtype()) {
+        if ![x.dtype(), weight.dtype(), base.dtype()].into_iter().all(has_kernel) {
             return fallback::linear_residual::<Self>(x, weight, bias, scale, base);
         }
         let dtype = base.dtype();
@@ -250,7 +256,7 @@ impl KernelOps for Flex {
         };
         let mut out = vector(base);
         multiply(x, &weight, out.storage_mut(), &epilogue);
-        if dtype == DType::F32 { out } else { Self::float_cast(out, dtype.into()) }
+        if dtype == DType::F32 { out } else { converted(out.storage(), out.shape(), dtype) }
     }
 }
 
@@ -264,9 +270,19 @@ fn contiguous(tensor: FlexTensor) -> FlexTensor {
     tensor.to_contiguous()
 }
 
-/// The tensor in `f32`, in whatever layout it has.
+/// The tensor in `f32`, in its own layout if it is all of its storage.
 fn widened(tensor: FlexTensor) -> FlexTensor {
-    if tensor.dtype() == DType::F32 { tensor } else { Flex::float_cast(tensor, DType::F32.into()) }
+    if tensor.dtype() == DType::F32 {
+        return tensor;
+    }
+    with_element!(tensor, E => {
+        let is_whole = tensor.storage::<E>().len() == tensor.shape().num_elements();
+        let tensor = if is_whole { tensor } else { contiguous(tensor) };
+        let values = tensor.storage::<E>();
+        let mut out = vec![0.0; values.len()];
+        elementwise::convert::<E, f32>(values, &mut out);
+        FlexTensor::new(Bytes::from_elems(out), tensor.layout().clone(), DType::F32)
+    }, otherwise Flex::float_cast(tensor, DType::F32.into()))
 }
 
 /// The tensor in `f32`, one value after the other.
@@ -274,10 +290,21 @@ fn vector(tensor: FlexTensor) -> FlexTensor {
     contiguous(widened(tensor))
 }
 
-/// A tensor of a number type from its values.
+/// A tensor from its values.
+fn tensor_of(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(values, shape.into()))
+}
+
+/// A tensor of a number type that has kernels, from its values.
 fn narrowed(values: Vec<f32>, shape: impl Into<Shape>, dtype: DType) -> FlexTensor {
-    let tensor = FlexTensor::from_data(TensorData::new(values, shape.into()));
-    if dtype == DType::F32 { tensor } else { Flex::float_cast(tensor, dtype.into()) }
+    if dtype == DType::F32 { tensor_of(values, shape) } else { converted(&values, shape.into(), dtype) }
+}
+
+/// Values as a tensor of a number type that has kernels.
+fn converted(values: &[f32], shape: Shape, dtype: DType) -> FlexTensor {
+    let mut out = FlexTensor::empty(shape, dtype);
+    with_element!(out, E => elementwise::convert::<f32, E>(values, out.storage_mut()), otherwise unreachable!("checked"));
+    out
 }
 
 /// The tensor in `f32` with contiguous channels.

@@ -12,7 +12,7 @@
 //! | [`gelu`], [`swiglu`], [`swiglu_joint`] | value by value |
 //!
 //! All of them are differentiable. The kernels are safe Rust: `pulp` chooses the instructions at run time.
-#![forbid(unsafe_code)]
+
 // burn deprecates its ndarray backend; the feature is kept for comparison.
 #![cfg_attr(feature = "ndarray", allow(deprecated))]
 

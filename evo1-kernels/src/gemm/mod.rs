@@ -7,8 +7,13 @@
 //!
 //! An element of the result is summed in an order that depends on the inner dimension alone: neither the number of
 //! threads nor the other rows change a bit of it.
+//!
+//! What is packed of each element, and how a tile is multiplied with a panel, is the [`Arithmetic`]: [`Single`] widens
+//! every element to `f32`, `Pairs` keeps two `bf16` in the place of one `f32` for processors that multiply those.
 
 mod pack;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
 mod tile;
 mod vector;
 
@@ -25,6 +30,41 @@ use crate::{
 use pack::{PackColumns, PackRows};
 pub(crate) use tile::multiply;
 use tile::{MultiplyBlock, TILE_ROWS};
+
+/// How elements are packed and multiplied. What is packed takes the room of an `f32` each.
+trait Arithmetic<A: Element, B: Element>: Copy + Sync {
+    /// Elements along the inner dimension that are packed as one.
+    const TERMS: usize;
+
+    /// Packs rows of A; the inner dimension is counted in packed values.
+    fn pack_rows(self, work: PackRows<A>);
+
+    /// Packs columns of B; the inner dimension is counted in packed values.
+    fn pack_columns(self, work: PackColumns<B>);
+
+    /// Multiplies what is packed.
+    fn multiply(self, block: MultiplyBlock);
+}
+
+/// Products in `f32`, whatever the elements are.
+#[derive(Debug, Clone, Copy)]
+struct Single;
+
+impl<A: Element, B: Element> Arithmetic<A, B> for Single {
+    const TERMS: usize = 1;
+
+    fn pack_rows(self, work: PackRows<A>) {
+        work.dispatch();
+    }
+
+    fn pack_columns(self, work: PackColumns<B>) {
+        work.dispatch();
+    }
+
+    fn multiply(self, block: MultiplyBlock) {
+        block.run();
+    }
+}
 
 /// Length of a block of the inner dimension. Long, because every block reads and writes the result once; a tile and half
 /// a panel of it stay in a first-level cache.
@@ -143,17 +183,33 @@ pub(crate) fn gemm<A: Element, B: Element>(a: Matrix<A>, b: Matrix<B>, out: &mut
     if rows == 0 || columns == 0 {
         return;
     }
-    let threads = rayon::current_num_threads();
-    let is_small = rows * columns * depth < SMALL || threads == 1;
+    let is_small = rows * columns * depth < SMALL || rayon::current_num_threads() == 1;
     if rows <= vector::MAX_ROWS && b.column_stride == 1 && depth > 0 {
-        vector::multiply(a, b, out, epilogue, is_small);
-    } else if is_small {
-        let mut lines: Vec<&mut [f32]> = out.chunks_exact_mut(columns).collect();
-        few_rows(a, b, &mut lines, 0..columns, epilogue, None);
-    } else if rows <= FEW_ROWS {
-        by_columns(a, b, out, epilogue, threads);
+        return vector::multiply(a, b, out, epilogue, is_small);
+    }
+    #[cfg(target_arch = "x86_64")]
+    if let Some(pairs) = pairs::Pairs::of::<A, B>() {
+        return packed(pairs, a, b, out, epilogue, is_small);
+    }
+    packed(Single, a, b, out, epilogue, is_small);
+}
+
+/// `out = epilogue(a · b)` by packing.
+fn packed<A: Element, B: Element>(
+    arithmetic: impl Arithmetic<A, B>,
+    a: Matrix<A>,
+    b: Matrix<B>,
+    out: &mut [f32],
+    epilogue: &Epilogue,
+    is_small: bool,
+) {
+    if is_small {
+        let mut lines: Vec<&mut [f32]> = out.chunks_exact_mut(b.columns).collect();
+        few_rows(arithmetic, a, b, &mut lines, 0..b.columns, epilogue, None);
+    } else if a.rows <= FEW_ROWS {
+        by_columns(arithmetic, a, b, out, epilogue);
     } else {
-        by_blocks(a, b, out, epilogue);
+        by_blocks(arithmetic, a, b, out, epilogue);
     }
 }
 
@@ -167,21 +223,21 @@ pub(crate) fn multiply_lines<A: Element, B: Element>(
     assert_eq!(a.columns, b.rows, "columns of A and rows of B");
     assert_eq!(lines.len(), a.rows, "rows of A and of the result");
     if b.columns > 0 {
-        few_rows(a, b, lines, 0..b.columns, epilogue, None);
+        few_rows(Single, a, b, lines, 0..b.columns, epilogue, None);
     }
 }
 
 /// Few rows: A is packed once, and every task packs the panels of its own columns.
 fn by_columns<A: Element, B: Element>(
+    arithmetic: impl Arithmetic<A, B>,
     a: Matrix<A>,
     b: Matrix<B>,
     out: &mut [f32],
     epilogue: &Epilogue,
-    threads: usize,
 ) {
-    let columns = b.columns;
+    let (columns, threads) = (b.columns, rayon::current_num_threads());
     let panel = panel_columns();
-    let packed = packed_rows(a);
+    let packed = packed_rows(arithmetic, a);
     // Several tasks for each thread even out what other programs take.
     let panels = columns.div_ceil(panel);
     let width = panels.div_ceil((4 * threads).min(panels)) * panel;
@@ -193,28 +249,39 @@ fn by_columns<A: Element, B: Element>(
     }
     tasks.into_par_iter().enumerate().for_each(|(task, mut lines)| {
         let first = task * width;
-        few_rows(a, b, &mut lines, first..(first + width).min(columns), epilogue, Some(&packed));
+        few_rows(arithmetic, a, b, &mut lines, first..(first + width).min(columns), epilogue, Some(&packed));
     });
 }
 
+/// The inner dimension in packed values.
+fn packed_depth<A: Element, B: Element, P: Arithmetic<A, B>>(_: P, depth: usize) -> usize {
+    depth.div_ceil(P::TERMS)
+}
+
 /// All rows of A, block of the inner dimension by block.
-fn packed_rows<A: Element>(a: Matrix<A>) -> Scratch {
-    let mut packed = Scratch::new(a.rows.next_multiple_of(TILE_ROWS) * a.columns);
-    pack_rows(a, 0..a.rows, &mut packed);
+fn packed_rows<A: Element, B: Element>(arithmetic: impl Arithmetic<A, B>, a: Matrix<A>) -> Scratch {
+    let mut packed = Scratch::new(a.rows.next_multiple_of(TILE_ROWS) * packed_depth(arithmetic, a.columns));
+    pack_rows(arithmetic, a, 0..a.rows, &mut packed);
     packed
 }
 
 /// Some rows of A, block of the inner dimension by block.
-fn pack_rows<A: Element>(a: Matrix<A>, rows: Range<usize>, out: &mut [f32]) {
+fn pack_rows<A: Element, B: Element>(
+    arithmetic: impl Arithmetic<A, B>,
+    a: Matrix<A>,
+    rows: Range<usize>,
+    out: &mut [f32],
+) {
     let padded = rows.len().next_multiple_of(TILE_ROWS);
-    for (start, depth) in blocks(a.columns) {
+    for (start, depth) in blocks(packed_depth(arithmetic, a.columns)) {
         let out = &mut out[start * padded..][..depth * padded];
-        PackRows { a, rows: rows.clone(), depth: start..start + depth, out }.dispatch();
+        arithmetic.pack_rows(PackRows { a, rows: rows.clone(), depth: start..start + depth, out });
     }
 }
 
 /// The columns `columns` of the product; `lines` are the parts of the result's rows that they are.
 fn few_rows<A: Element, B: Element>(
+    arithmetic: impl Arithmetic<A, B>,
     a: Matrix<A>,
     b: Matrix<B>,
     lines: &mut [&mut [f32]],
@@ -223,7 +290,8 @@ fn few_rows<A: Element, B: Element>(
     packed: Option<&Scratch>,
 ) {
     let panel = panel_columns();
-    let owned = packed.is_none().then(|| packed_rows(a));
+    let depth = packed_depth(arithmetic, a.columns);
+    let owned = packed.is_none().then(|| packed_rows(arithmetic, a));
     let Some(packed) = packed.or(owned.as_ref()) else { return };
     let padded = a.rows.next_multiple_of(TILE_ROWS);
     let group = PANEL_GROUP * panel;
@@ -234,26 +302,30 @@ fn few_rows<A: Element, B: Element>(
         }
         return;
     }
-    for (start, depth) in blocks(a.columns) {
+    for (start, length) in blocks(depth) {
         for first in columns.clone().step_by(group) {
             let width = group.min(columns.end - first);
-            let size = width.next_multiple_of(panel) * depth;
+            let size = width.next_multiple_of(panel) * length;
             let out = &mut panels[..size];
-            PackColumns { b, depth: start..start + depth, columns: first..first + width, out }.dispatch();
-            MultiplyBlock {
-                rows: &packed[start * padded..][..depth * padded],
+            arithmetic.pack_columns(PackColumns {
+                b,
+                depth: start..start + length,
+                columns: first..first + width,
+                out,
+            });
+            arithmetic.multiply(MultiplyBlock {
+                rows: &packed[start * padded..][..length * padded],
                 panels: &panels[..size],
-                panel_stride: depth * panel,
-                depth,
+                panel_stride: length * panel,
+                depth: length,
                 lines,
                 line_start: first - columns.start,
                 column: first,
                 width,
                 is_first: start == 0,
-                is_last: start + depth == a.columns,
+                is_last: start + length == depth,
                 epilogue,
-            }
-            .run();
+            });
         }
     }
 }
@@ -268,21 +340,28 @@ fn finish_empty(line: &mut [f32], column: usize, epilogue: &Epilogue) {
 }
 
 /// Many rows: A and B are packed once by all threads, then every task computes a block of the result.
-fn by_blocks<A: Element, B: Element>(a: Matrix<A>, b: Matrix<B>, out: &mut [f32], epilogue: &Epilogue) {
-    let (columns, depth) = (b.columns, b.rows);
+fn by_blocks<A: Element, B: Element>(
+    arithmetic: impl Arithmetic<A, B>,
+    a: Matrix<A>,
+    b: Matrix<B>,
+    out: &mut [f32],
+    epilogue: &Epilogue,
+) {
+    let (columns, depth) = (b.columns, packed_depth(arithmetic, b.rows));
     let panel = panel_columns();
     let mut panels = Scratch::new(columns.next_multiple_of(panel) * depth);
     let group = PANEL_GROUP * panel;
     panels.par_chunks_mut(group * depth).enumerate().for_each(|(at, out)| {
         let first = at * group;
-        PackColumns { b, depth: 0..depth, columns: first..(first + group).min(columns), out }.dispatch();
+        let columns = first..(first + group).min(columns);
+        arithmetic.pack_columns(PackColumns { b, depth: 0..depth, columns, out });
     });
     // Blocks of nearly equal height.
     let height = a.rows.div_ceil(a.rows.div_ceil(BLOCK_ROWS)).next_multiple_of(TILE_ROWS);
     let mut packed = Scratch::new(a.rows.next_multiple_of(TILE_ROWS) * depth);
     packed.par_chunks_mut(height * depth).enumerate().for_each(|(block, out)| {
         let first = block * height;
-        pack_rows(a, first..(first + height).min(a.rows), out);
+        pack_rows(arithmetic, a, first..(first + height).min(a.rows), out);
     });
     // One block of columns after the other, so that the panels of those under way stay in the last cache.
     let (above, width) = (a.rows.div_ceil(height), BLOCK_COLUMNS.next_multiple_of(panel));
@@ -298,7 +377,7 @@ fn by_blocks<A: Element, B: Element>(a: Matrix<A>, b: Matrix<B>, out: &mut [f32]
         let padded = lines.len().next_multiple_of(TILE_ROWS);
         let rows = &packed[first_row * depth..][..padded * depth];
         for (start, length) in blocks(depth) {
-            MultiplyBlock {
+            arithmetic.multiply(MultiplyBlock {
                 rows: &rows[start * padded..][..length * padded],
                 panels: &panels[first_column * depth + start * panel..],
                 panel_stride: depth * panel,
@@ -310,8 +389,7 @@ fn by_blocks<A: Element, B: Element>(a: Matrix<A>, b: Matrix<B>, out: &mut [f32]
                 is_first: start == 0,
                 is_last: start + length == depth,
                 epilogue,
-            }
-            .run();
+            });
         }
     });
 }

@@ -89,7 +89,9 @@ impl<B: Element> PackColumns<'_, B> {
                 let source = &b.data[row * b.row_stride + columns.start..][..width];
                 let (whole, rest) = source.as_chunks::<PANEL>();
                 for (panel, source) in whole.iter().enumerate() {
-                    lines[panel * depth.len() + at] = source.map(B::widen);
+                    for (value, source) in lines[panel * depth.len() + at].iter_mut().zip(source) {
+                        *value = source.widen();
+                    }
                 }
                 if !rest.is_empty() {
                     for (value, source) in lines[whole.len() * depth.len() + at].iter_mut().zip(rest) {

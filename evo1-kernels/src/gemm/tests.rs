@@ -1,3 +1,5 @@
+use half::bf16;
+
 use super::*;
 use crate::test_values::values;
 
@@ -52,6 +54,34 @@ fn products_of_all_layouts_are_the_sums() {
                 let mut lines: Vec<&mut [f32]> = out.chunks_exact_mut(columns).collect();
                 multiply_lines(a, b, &mut lines, &Epilogue::NONE);
                 assert_close(&out, &want, "on one thread");
+            }
+        }
+    }
+}
+
+/// On processors that multiply pairs of `bf16`, and with the arithmetic that all others have.
+#[test]
+fn products_of_bf16_are_the_sums() {
+    let half = |seed, count| -> Vec<bf16> { values(seed, count).into_iter().map(bf16::narrow).collect() };
+    let widened = |values: &[bf16]| -> Vec<f32> { values.iter().map(|value| value.widen()).collect() };
+    for [rows, depth, columns] in SIZES {
+        let (a, b) = (half(1, rows * depth), half(2, depth * columns));
+        let wide = widened(&a);
+        let a = [
+            (Matrix::row_major(&a, rows, depth), Matrix::row_major(&wide, rows, depth)),
+            (Matrix::row_major(&a, depth, rows).transposed(), Matrix::row_major(&wide, depth, rows).transposed()),
+        ];
+        let b = [Matrix::row_major(&b, depth, columns), Matrix::row_major(&b, columns, depth).transposed()];
+        for (a, wide) in a {
+            for b in b {
+                let (want, what) = (reference(wide, b), format!("{rows} × {depth} × {columns}"));
+                let mut out = vec![f32::NAN; rows * columns];
+                gemm(a, b, &mut out, &Epilogue::NONE);
+                assert_close(&out, &want, &what);
+                for is_small in [false, true] {
+                    packed(Single, a, b, &mut out, &Epilogue::NONE, is_small);
+                    assert_close(&out, &want, &format!("{what}, singly"));
+                }
             }
         }
     }

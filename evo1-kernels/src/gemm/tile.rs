@@ -42,6 +42,14 @@ impl WithSimd for MultiplyBlock<'_, '_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
+        self.with_product(simd, |tile, columns| multiply::<S, TILE_ROWS>(simd, tile, columns));
+    }
+}
+
+impl MultiplyBlock<'_, '_> {
+    /// The block with `product` for a tile times a panel.
+    #[inline(always)]
+    pub(super) fn with_product<S: Simd>(self, simd: S, product: impl Fn(&[f32], &[f32]) -> [[S::f32s; 2]; TILE_ROWS]) {
         let panel = 2 * S::F32_LANES;
         let Self { rows, panels, panel_stride, depth, lines, line_start, column, width, .. } = self;
         let store = Store { is_first: self.is_first, is_last: self.is_last, epilogue: self.epilogue };
@@ -50,7 +58,7 @@ impl WithSimd for MultiplyBlock<'_, '_> {
             let used = panel.min(width - offset);
             let whole = (used == panel).then(|| store.vectors::<S>(simd, column + offset));
             for (tile, lines) in rows.chunks_exact(TILE_ROWS * depth).zip(lines.chunks_mut(TILE_ROWS)) {
-                let sums = multiply::<S, TILE_ROWS>(simd, tile, columns);
+                let sums = product(tile, columns);
                 for (sums, line) in sums.into_iter().zip(lines) {
                     let line = &mut line[line_start + offset..][..used];
                     match &whole {
