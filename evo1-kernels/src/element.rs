@@ -4,6 +4,8 @@ use half::{bf16, f16};
 
 /// A float type that widens to `f32`, in which everything is computed.
 pub(crate) trait Element: burn::tensor::Element + pulp::bytemuck::Pod {
+    /// Whether this is `f32` itself.
+    const IS_F32: bool = false;
     /// Whether this is `bf16`, for which some processors have products.
     const IS_BF16: bool = false;
     /// The value as `f32`.
@@ -13,6 +15,8 @@ pub(crate) trait Element: burn::tensor::Element + pulp::bytemuck::Pod {
 }
 
 impl Element for f32 {
+    const IS_F32: bool = true;
+
     #[inline(always)]
     fn widen(self) -> f32 {
         self

@@ -7,7 +7,7 @@ use burn::{
         ops::FloatTensorOps,
         tensor::{BoolTensor, FloatTensor},
     },
-    tensor::{Bytes, DType, Shape, TensorData},
+    tensor::{DType, Shape, TensorData},
 };
 use half::{bf16, f16};
 
@@ -18,7 +18,6 @@ use crate::{
     elementwise, fallback,
     gemm::{Activation, Epilogue, Matrix, gemm},
     rows::{self, Norm},
-    scratch::Scratch,
 };
 
 /// Runs `$body` with `$element` as the number type of `$tensor`, or `$otherwise` for types without kernels.
@@ -166,19 +165,19 @@ impl KernelOps for Flex {
         if !has_kernel(dtype) {
             return fallback::attention_with_sums::<Self>(query, key, value, hidden, scale);
         }
+        let is_one_type = key.dtype() == dtype && value.dtype() == dtype;
+        let [query, key, value] = [query, key, value].map(|tensor| if is_one_type { tensor } else { widened(tensor) });
+        let [query, key, value] = [query, key, value].map(with_contiguous_rows);
         let [batch, heads, queries, _] = query.shape().dims();
         let width = value.shape()[3];
-        let (query, key, value) = (with_contiguous_rows(query), with_contiguous_rows(key), with_contiguous_rows(value));
         let hidden = hidden_keys(hidden);
-        let (out, log_sums) = attention::forward(
-            heads_of(&query),
-            heads_of(&key),
-            heads_of(&value),
-            hidden.as_ref().map(hidden_of),
-            scale as f32,
-        );
-        let out = Self::float_swap_dims(narrowed(out, [batch, queries, heads, width], dtype), 1, 2);
-        (out, tensor_of(log_sums, [batch, heads, queries]))
+        let (out, log_sums) = with_element!(query, E => {
+            let [query, key, value] = [&query, &key, &value].map(heads_of::<E>);
+            let (out, log_sums) = attention::forward(query, key, value, hidden.as_ref().map(hidden_of), scale as f32);
+            (tensor_of(out, [batch, queries, heads, width]), log_sums)
+        }, otherwise unreachable!("checked"));
+        let out = if out.dtype() == dtype { out } else { Self::float_cast(out, dtype.into()) };
+        (Self::float_swap_dims(out, 1, 2), tensor_of(log_sums, [batch, heads, queries]))
     }
 
     fn kernel_attention_backward(
@@ -195,7 +194,8 @@ impl KernelOps for Flex {
         if !has_kernel(dtype) {
             return fallback::attention_backward::<Self>(query, key, value, hidden, scale, out, log_sums, grad);
         }
-        let [query, key, value, out, grad] = [query, key, value, out, grad].map(with_contiguous_rows);
+        let [query, key, value, out, grad] =
+            [query, key, value, out, grad].map(|tensor| with_contiguous_rows(widened(tensor)));
         let (log_sums, hidden) = (contiguous(log_sums), hidden_keys(hidden));
         let gradients = attention::backward(
             heads_of(&query),
@@ -223,17 +223,11 @@ impl KernelOps for Flex {
         if !has_kernel(x.dtype()) || !has_kernel(weight.dtype()) {
             return fallback::linear::<Self>(x, weight, bias, activation);
         }
-        let (dtype, shape) = (x.dtype(), linear_shape(&x, &weight));
+        let mut out = FlexTensor::empty(linear_shape(&x, &weight), x.dtype());
         let bias = bias.into_option().map(vector);
         let epilogue = Epilogue { bias: bias.as_ref().map(|bias| bias.storage()), activation, ..Epilogue::NONE };
-        if dtype == DType::F32 {
-            let mut out = vec![0.0; shape.num_elements()];
-            multiply(x, &weight, &mut out, &epilogue);
-            return tensor_of(out, shape);
-        }
-        let mut out = Scratch::new(shape.num_elements());
         multiply(x, &weight, &mut out, &epilogue);
-        converted(&out, shape, dtype)
+        out
     }
 
     fn kernel_linear_residual(
@@ -246,7 +240,6 @@ impl KernelOps for Flex {
         if ![x.dtype(), weight.dtype(), base.dtype()].into_iter().all(has_kernel) {
             return fallback::linear_residual::<Self>(x, weight, bias, scale, base);
         }
-        let dtype = base.dtype();
         let (bias, scale) = (bias.into_option().map(vector), scale.into_option().map(vector));
         let epilogue = Epilogue {
             bias: bias.as_ref().map(|bias| bias.storage()),
@@ -254,9 +247,9 @@ impl KernelOps for Flex {
             accumulates: true,
             ..Epilogue::NONE
         };
-        let mut out = vector(base);
-        multiply(x, &weight, out.storage_mut(), &epilogue);
-        if dtype == DType::F32 { out } else { converted(out.storage(), out.shape(), dtype) }
+        let mut out = contiguous(base);
+        multiply(x, &weight, &mut out, &epilogue);
+        out
     }
 }
 
@@ -270,18 +263,16 @@ fn contiguous(tensor: FlexTensor) -> FlexTensor {
     tensor.to_contiguous()
 }
 
-/// The tensor in `f32`, in its own layout if it is all of its storage.
+/// The tensor in `f32`: as it is, or contiguous if it had to be converted.
 fn widened(tensor: FlexTensor) -> FlexTensor {
     if tensor.dtype() == DType::F32 {
         return tensor;
     }
     with_element!(tensor, E => {
-        let is_whole = tensor.storage::<E>().len() == tensor.shape().num_elements();
-        let tensor = if is_whole { tensor } else { contiguous(tensor) };
-        let values = tensor.storage::<E>();
-        let mut out = vec![0.0; values.len()];
-        elementwise::convert::<E, f32>(values, &mut out);
-        FlexTensor::new(Bytes::from_elems(out), tensor.layout().clone(), DType::F32)
+        let tensor = contiguous(tensor);
+        let mut out = FlexTensor::empty(tensor.shape(), DType::F32);
+        elementwise::convert::<E, f32>(tensor.storage(), out.storage_mut());
+        out
     }, otherwise Flex::float_cast(tensor, DType::F32.into()))
 }
 
@@ -291,25 +282,22 @@ fn vector(tensor: FlexTensor) -> FlexTensor {
 }
 
 /// A tensor from its values.
-fn tensor_of(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
+fn tensor_of<E: Element>(values: Vec<E>, shape: impl Into<Shape>) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape.into()))
 }
 
 /// A tensor of a number type that has kernels, from its values.
 fn narrowed(values: Vec<f32>, shape: impl Into<Shape>, dtype: DType) -> FlexTensor {
-    if dtype == DType::F32 { tensor_of(values, shape) } else { converted(&values, shape.into(), dtype) }
-}
-
-/// Values as a tensor of a number type that has kernels.
-fn converted(values: &[f32], shape: Shape, dtype: DType) -> FlexTensor {
-    let mut out = FlexTensor::empty(shape, dtype);
-    with_element!(out, E => elementwise::convert::<f32, E>(values, out.storage_mut()), otherwise unreachable!("checked"));
+    if dtype == DType::F32 {
+        return tensor_of(values, shape);
+    }
+    let mut out = FlexTensor::empty(shape.into(), dtype);
+    with_element!(out, E => elementwise::convert(&values, out.storage_mut::<E>()), otherwise unreachable!("checked"));
     out
 }
 
-/// The tensor in `f32` with contiguous channels.
+/// The tensor with contiguous channels.
 fn with_contiguous_rows(tensor: FlexTensor) -> FlexTensor {
-    let tensor = widened(tensor);
     let strides = tensor.layout().strides();
     let is_fine = strides.last() == Some(&1) && strides.iter().all(|&stride| stride >= 0);
     if is_fine { tensor } else { contiguous(tensor) }
@@ -323,15 +311,15 @@ fn linear_shape(x: &FlexTensor, weight: &FlexTensor) -> Shape {
     shape
 }
 
-/// `out = epilogue(x·weight)` over the last dimension of x.
-fn multiply(x: FlexTensor, weight: &FlexTensor, out: &mut [f32], epilogue: &Epilogue) {
+/// `out = epilogue(x·weight)` over the last dimension of x; all have kernels.
+fn multiply(x: FlexTensor, weight: &FlexTensor, out: &mut FlexTensor, epilogue: &Epilogue) {
     let x = contiguous(x);
-    with_element!(x, X => {
+    with_element!(x, X => with_element!(weight, W => with_element!(out, O => {
         let values = x.storage::<X>();
         let inner = weight.shape()[0];
         let x = Matrix::row_major(values, values.len().checked_div(inner).unwrap_or(0), inner);
-        with_element!(weight, W => gemm(x, matrix_of::<W>(weight), out, epilogue), otherwise unreachable!("checked"));
-    }, otherwise unreachable!("checked before"));
+        gemm(x, matrix_of::<W>(weight), out.storage_mut::<O>(), epilogue);
+    }, otherwise unreachable!("checked")), otherwise unreachable!("checked")), otherwise unreachable!("checked"));
 }
 
 /// A matrix where it lies.
@@ -347,7 +335,7 @@ fn matrix_of<E: Element>(tensor: &FlexTensor) -> Matrix<'_, E> {
 }
 
 /// Heads `[batch, heads, rows, width]` where they lie.
-fn heads_of(tensor: &FlexTensor) -> Heads<'_> {
+fn heads_of<E: Element>(tensor: &FlexTensor) -> Heads<'_, E> {
     let ([batch, heads, rows, width], layout) = (tensor.shape().dims(), tensor.layout());
     let stride = |dim: usize| layout.strides()[dim] as usize;
     Heads {

@@ -10,7 +10,7 @@ use pulp::{Arch, Simd, WithSimd, bytemuck};
 use rayon::prelude::*;
 
 use super::{Heads, Hidden, lines_by_head};
-use crate::{gemm::multiply, math::exp, scratch::Scratch};
+use crate::{element::Element, gemm::multiply, math::exp, scratch::Scratch};
 
 /// Rows of keys or channels of values that are multiplied at once.
 const TILE: usize = 6;
@@ -18,7 +18,11 @@ const TILE: usize = 6;
 /// Keys of a block, a multiple of [`TILE`]: its scores stay in the first-level cache.
 const BLOCK_KEYS: usize = 192;
 
-/// Queries that a task takes, at most.
+/// Tasks for each thread, if there are queries enough: they even out what other programs take. Each packs the keys and
+/// values of its head again.
+const TASKS_PER_THREAD: usize = 4;
+
+/// Queries that a task takes at least.
 const TASK_QUERIES: usize = 256;
 
 /// Multiplications below which one thread is faster than several.
@@ -33,26 +37,28 @@ const LOWEST: f32 = -1e30;
 /// # Shapes
 /// - output: `[batch, queries, heads, value width]`
 /// - the logarithm of the sum of a row's exponentials: `[batch, heads, queries]`
-pub(crate) fn forward(
-    query: Heads,
-    key: Heads,
-    value: Heads,
+pub(crate) fn forward<E: Element>(
+    query: Heads<E>,
+    key: Heads<E>,
+    value: Heads<E>,
     hidden: Option<Hidden>,
     scale: f32,
-) -> (Vec<f32>, Vec<f32>) {
+) -> (Vec<E>, Vec<f32>) {
     let (heads, queries, width) = (query.heads, query.rows, value.width);
-    let mut out = vec![0.0; query.batch * queries * heads * width];
+    let mut out = vec![E::narrow(0.0); query.batch * queries * heads * width];
     let mut log_sums = vec![f32::NEG_INFINITY; query.batch * heads * queries];
     if out.is_empty() {
         return (out, log_sums);
     }
+    let pieces = (TASKS_PER_THREAD * rayon::current_num_threads()).div_ceil(query.batch * heads);
+    let piece_queries = queries.div_ceil(pieces).max(TASK_QUERIES);
     let mut tasks = Vec::new();
     let by_head = lines_by_head(&mut out, heads, queries, width).into_iter().zip(log_sums.chunks_mut(queries));
     for (at, (mut lines, log_sums)) in by_head.enumerate() {
         let (sample, head) = (at / heads, at % heads);
-        for (piece, log_sums) in log_sums.chunks_mut(TASK_QUERIES).enumerate() {
+        for (piece, log_sums) in log_sums.chunks_mut(piece_queries).enumerate() {
             let rest = lines.split_off(log_sums.len());
-            let first = piece * TASK_QUERIES;
+            let first = piece * piece_queries;
             let queries = first..first + log_sums.len();
             let lines = std::mem::replace(&mut lines, rest);
             tasks.push(Task { query, key, value, hidden, scale, sample, head, queries, lines, log_sums });
@@ -68,20 +74,20 @@ pub(crate) fn forward(
 }
 
 /// Some queries of one head.
-struct Task<'a> {
-    query: Heads<'a>,
-    key: Heads<'a>,
-    value: Heads<'a>,
+struct Task<'a, E> {
+    query: Heads<'a, E>,
+    key: Heads<'a, E>,
+    value: Heads<'a, E>,
     hidden: Option<Hidden<'a>>,
     scale: f32,
     sample: usize,
     head: usize,
     queries: Range<usize>,
-    lines: Vec<&'a mut [f32]>,
+    lines: Vec<&'a mut [E]>,
     log_sums: &'a mut [f32],
 }
 
-impl WithSimd for Task<'_> {
+impl<E: Element> WithSimd for Task<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -140,7 +146,7 @@ enum Coverage {
     All,
 }
 
-impl Task<'_> {
+impl<E: Element> Task<'_, E> {
     /// The keys that any query may see.
     #[inline(always)]
     fn seen_keys(&self) -> Vec<usize> {
@@ -170,7 +176,7 @@ impl Task<'_> {
                 match keys.get(row) {
                     Some(key) => {
                         let source = &source[key * self.key.strides[2]..][..width];
-                        columns.iter_mut().zip(source).for_each(|(column, value)| column[row] = *value);
+                        columns.iter_mut().zip(source).for_each(|(column, value)| column[row] = value.widen());
                     }
                     None => columns.iter_mut().for_each(|column| column[row] = 0.0),
                 }
@@ -192,12 +198,14 @@ impl Task<'_> {
                 let source = &source[key * self.value.strides[2]..][..width];
                 let (whole, rest) = source.as_chunks::<TILE>();
                 for (tile, channels) in whole.iter().enumerate() {
-                    columns[tile * keys.len() + at] = *channels;
+                    for (value, channel) in columns[tile * keys.len() + at].iter_mut().zip(channels) {
+                        *value = channel.widen();
+                    }
                 }
                 if !rest.is_empty() {
                     let column = &mut columns[whole.len() * keys.len() + at];
                     *column = [0.0; TILE];
-                    column[..rest.len()].copy_from_slice(rest);
+                    column.iter_mut().zip(rest).for_each(|(value, channel)| *value = channel.widen());
                 }
             }
         }
@@ -214,7 +222,7 @@ impl Task<'_> {
         for lane in 0..count {
             let source = &source[(first + lane) * self.query.strides[2]..][..self.query.width];
             for (line, value) in out.chunks_exact_mut(panel).zip(source) {
-                line[lane] = value * self.scale;
+                line[lane] = value.widen() * self.scale;
             }
         }
     }
@@ -258,7 +266,7 @@ impl Task<'_> {
             let total = totals[lane];
             let scale = if total > 0.0 { 1.0 / total } else { 0.0 };
             for (out, sums) in self.lines[start + lane].iter_mut().zip(sums.chunks_exact(panel)) {
-                *out = sums[lane] * scale;
+                *out = E::narrow(sums[lane] * scale);
             }
             self.log_sums[start + lane] = if total > 0.0 { largest[lane] + total.ln() } else { f32::NEG_INFINITY };
         }

@@ -8,8 +8,8 @@ pub(crate) use forward::forward;
 
 /// Queries, keys or values of all heads somewhere in a slice; the channels of a row are contiguous.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Heads<'a> {
-    pub(crate) data: &'a [f32],
+pub(crate) struct Heads<'a, E = f32> {
+    pub(crate) data: &'a [E],
     pub(crate) batch: usize,
     pub(crate) heads: usize,
     pub(crate) rows: usize,
@@ -18,15 +18,15 @@ pub(crate) struct Heads<'a> {
     pub(crate) strides: [usize; 3],
 }
 
-impl<'a> Heads<'a> {
+impl<'a, E> Heads<'a, E> {
     /// Where a sample's head begins.
-    fn of(&self, sample: usize, head: usize) -> &'a [f32] {
+    fn of(&self, sample: usize, head: usize) -> &'a [E] {
         let start = sample * self.strides[0] + head * self.strides[1];
         &self.data[start.min(self.data.len())..]
     }
 
     /// A sample's head as a matrix `[rows, width]`.
-    fn matrix(&self, sample: usize, head: usize) -> crate::gemm::Matrix<'a, f32> {
+    fn matrix(&self, sample: usize, head: usize) -> crate::gemm::Matrix<'a, E> {
         crate::gemm::Matrix {
             data: self.of(sample, head),
             rows: self.rows,
@@ -58,9 +58,9 @@ impl<'a> Hidden<'a> {
 }
 
 /// The rows of a result `[batch, rows, heads, width]`, collected for each sample and head.
-fn lines_by_head(out: &mut [f32], heads: usize, rows: usize, width: usize) -> Vec<Vec<&mut [f32]>> {
+fn lines_by_head<E>(out: &mut [E], heads: usize, rows: usize, width: usize) -> Vec<Vec<&mut [E]>> {
     let samples = out.len().checked_div(rows * heads * width).unwrap_or(0);
-    let mut lines: Vec<Vec<&mut [f32]>> = (0..samples * heads).map(|_| Vec::with_capacity(rows)).collect();
+    let mut lines: Vec<Vec<&mut [E]>> = (0..samples * heads).map(|_| Vec::with_capacity(rows)).collect();
     for (at, line) in out.chunks_exact_mut(width.max(1)).enumerate() {
         let (sample, head) = (at / heads / rows, at % heads);
         lines[sample * heads + head].push(line);

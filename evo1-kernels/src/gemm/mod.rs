@@ -19,10 +19,12 @@ mod vector;
 
 use std::ops::Range;
 
+use pulp::bytemuck;
 use rayon::prelude::*;
 
 use crate::{
     element::Element,
+    elementwise::convert,
     math,
     scratch::Scratch,
     simd::{Vectorized, lanes},
@@ -175,8 +177,8 @@ impl Epilogue<'_> {
     }
 }
 
-/// `out = epilogue(a · b)` on all threads; `out` is row-major, `[a.rows, b.columns]`.
-pub(crate) fn gemm<A: Element, B: Element>(a: Matrix<A>, b: Matrix<B>, out: &mut [f32], epilogue: &Epilogue) {
+/// `out = epilogue(a · b)` on all threads; `out` is row-major, `[a.rows, b.columns]`. It is summed in `f32`.
+pub(crate) fn gemm<A: Element, B: Element, O: Element>(a: Matrix<A>, b: Matrix<B>, out: &mut [O], epilogue: &Epilogue) {
     let (rows, columns, depth) = (a.rows, b.columns, a.columns);
     assert_eq!(depth, b.rows, "columns of A and rows of B");
     assert_eq!(out.len(), rows * columns, "a result of {rows} × {columns}");
@@ -195,22 +197,37 @@ pub(crate) fn gemm<A: Element, B: Element>(a: Matrix<A>, b: Matrix<B>, out: &mut
 }
 
 /// `out = epilogue(a · b)` by packing.
-fn packed<A: Element, B: Element>(
+fn packed<A: Element, B: Element, O: Element>(
     arithmetic: impl Arithmetic<A, B>,
     a: Matrix<A>,
     b: Matrix<B>,
-    out: &mut [f32],
+    out: &mut [O],
     epilogue: &Epilogue,
     is_small: bool,
 ) {
     if is_small {
-        let mut lines: Vec<&mut [f32]> = out.chunks_exact_mut(b.columns).collect();
-        few_rows(arithmetic, a, b, &mut lines, 0..b.columns, epilogue, None);
+        let lines = out.chunks_exact_mut(b.columns).collect();
+        in_f32(lines, epilogue, |lines| few_rows(arithmetic, a, b, lines, 0..b.columns, epilogue, None));
     } else if a.rows <= FEW_ROWS {
         by_columns(arithmetic, a, b, out, epilogue);
     } else {
         by_blocks(arithmetic, a, b, out, epilogue);
     }
+}
+
+/// Calls `work` with part of a result in `f32`: where it lies, or in a copy that is narrowed to it afterwards.
+fn in_f32<O: Element>(mut lines: Vec<&mut [O]>, epilogue: &Epilogue, work: impl FnOnce(&mut [&mut [f32]])) {
+    if O::IS_F32 {
+        let mut lines: Vec<&mut [f32]> = lines.into_iter().map(bytemuck::cast_slice_mut).collect();
+        return work(&mut lines);
+    }
+    let width = lines.first().map_or(1, |line| line.len().max(1));
+    let mut wide = Scratch::new(lines.len() * width);
+    if epilogue.accumulates {
+        wide.chunks_exact_mut(width).zip(&lines).for_each(|(wide, line)| convert(line, wide));
+    }
+    work(&mut wide.chunks_exact_mut(width).collect::<Vec<_>>());
+    lines.iter_mut().zip(wide.chunks_exact(width)).for_each(|(line, wide)| convert(wide, line));
 }
 
 /// `lines = epilogue(a · b)` on this thread; the result's rows may be anywhere.
@@ -228,11 +245,11 @@ pub(crate) fn multiply_lines<A: Element, B: Element>(
 }
 
 /// Few rows: A is packed once, and every task packs the panels of its own columns.
-fn by_columns<A: Element, B: Element>(
+fn by_columns<A: Element, B: Element, O: Element>(
     arithmetic: impl Arithmetic<A, B>,
     a: Matrix<A>,
     b: Matrix<B>,
-    out: &mut [f32],
+    out: &mut [O],
     epilogue: &Epilogue,
 ) {
     let (columns, threads) = (b.columns, rayon::current_num_threads());
@@ -241,15 +258,15 @@ fn by_columns<A: Element, B: Element>(
     // Several tasks for each thread even out what other programs take.
     let panels = columns.div_ceil(panel);
     let width = panels.div_ceil((4 * threads).min(panels)) * panel;
-    let mut tasks: Vec<Vec<&mut [f32]>> = (0..columns.div_ceil(width)).map(|_| Vec::with_capacity(a.rows)).collect();
+    let mut tasks: Vec<Vec<&mut [O]>> = (0..columns.div_ceil(width)).map(|_| Vec::with_capacity(a.rows)).collect();
     for line in out.chunks_exact_mut(columns) {
         for (task, part) in tasks.iter_mut().zip(line.chunks_mut(width)) {
             task.push(part);
         }
     }
-    tasks.into_par_iter().enumerate().for_each(|(task, mut lines)| {
-        let first = task * width;
-        few_rows(arithmetic, a, b, &mut lines, first..(first + width).min(columns), epilogue, Some(&packed));
+    tasks.into_par_iter().enumerate().for_each(|(task, lines)| {
+        let columns = task * width..((task + 1) * width).min(columns);
+        in_f32(lines, epilogue, |lines| few_rows(arithmetic, a, b, lines, columns, epilogue, Some(&packed)));
     });
 }
 
@@ -340,11 +357,11 @@ fn finish_empty(line: &mut [f32], column: usize, epilogue: &Epilogue) {
 }
 
 /// Many rows: A and B are packed once by all threads, then every task computes a block of the result.
-fn by_blocks<A: Element, B: Element>(
+fn by_blocks<A: Element, B: Element, O: Element>(
     arithmetic: impl Arithmetic<A, B>,
     a: Matrix<A>,
     b: Matrix<B>,
-    out: &mut [f32],
+    out: &mut [O],
     epilogue: &Epilogue,
 ) {
     let (columns, depth) = (b.columns, packed_depth(arithmetic, b.rows));
@@ -365,32 +382,35 @@ fn by_blocks<A: Element, B: Element>(
     });
     // One block of columns after the other, so that the panels of those under way stay in the last cache.
     let (above, width) = (a.rows.div_ceil(height), BLOCK_COLUMNS.next_multiple_of(panel));
-    let mut tasks: Vec<Vec<&mut [f32]>> = Vec::new();
+    let mut tasks: Vec<Vec<&mut [O]>> = Vec::new();
     tasks.resize_with(above * columns.div_ceil(width), || Vec::with_capacity(height));
     for (row, line) in out.chunks_exact_mut(columns).enumerate() {
         for (task, part) in tasks.iter_mut().skip(row / height).step_by(above).zip(line.chunks_mut(width)) {
             task.push(part);
         }
     }
-    tasks.into_par_iter().enumerate().for_each(|(task, mut lines)| {
+    tasks.into_par_iter().enumerate().for_each(|(task, lines)| {
         let (first_row, first_column) = (task % above * height, task / above * width);
         let padded = lines.len().next_multiple_of(TILE_ROWS);
         let rows = &packed[first_row * depth..][..padded * depth];
-        for (start, length) in blocks(depth) {
-            arithmetic.multiply(MultiplyBlock {
-                rows: &rows[start * padded..][..length * padded],
-                panels: &panels[first_column * depth + start * panel..],
-                panel_stride: depth * panel,
-                depth: length,
-                lines: &mut lines,
-                line_start: 0,
-                column: first_column,
-                width: width.min(columns - first_column),
-                is_first: start == 0,
-                is_last: start + length == depth,
-                epilogue,
-            });
-        }
+        let multiply = |lines: &mut [&mut [f32]]| {
+            for (start, length) in blocks(depth) {
+                arithmetic.multiply(MultiplyBlock {
+                    rows: &rows[start * padded..][..length * padded],
+                    panels: &panels[first_column * depth + start * panel..],
+                    panel_stride: depth * panel,
+                    depth: length,
+                    lines,
+                    line_start: 0,
+                    column: first_column,
+                    width: width.min(columns - first_column),
+                    is_first: start == 0,
+                    is_last: start + length == depth,
+                    epilogue,
+                });
+            }
+        };
+        in_f32(lines, epilogue, multiply);
     });
 }
 

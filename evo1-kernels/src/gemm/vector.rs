@@ -17,10 +17,10 @@ const TASK_DEPTH: usize = 1024;
 const STRIP: usize = 1024;
 
 /// `out = epilogue(a · b)` for a few rows of A and a B with contiguous rows.
-pub(super) fn multiply<A: Element, B: Element>(
+pub(super) fn multiply<A: Element, B: Element, O: Element>(
     a: Matrix<A>,
     b: Matrix<B>,
-    out: &mut [f32],
+    out: &mut [O],
     epilogue: &Epilogue,
     is_small: bool,
 ) {
@@ -44,7 +44,7 @@ pub(super) fn multiply<A: Element, B: Element>(
     for (line, sums) in out.chunks_exact_mut(columns).zip(sums.chunks_exact_mut(columns)) {
         epilogue.apply(sums, 0);
         for (out, sum) in line.iter_mut().zip(sums) {
-            *out = if epilogue.accumulates { *out + *sum } else { *sum };
+            *out = O::narrow(if epilogue.accumulates { out.widen() + *sum } else { *sum });
         }
     }
 }
