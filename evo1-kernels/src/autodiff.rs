@@ -12,6 +12,8 @@ use burn::backend::{
 
 use crate::{
     backend::{HiddenKeys, KernelOps, OptionalTensor},
+    fallback,
+    gemm::Activation,
     rows::Norm,
 };
 
@@ -127,6 +129,76 @@ impl<B: Backend + KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C>
                 }
             }
         }
+    }
+
+    fn kernel_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: OptionalTensor<Self>,
+        activation: Activation,
+    ) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Linear;
+
+        fn step<B: Backend + KernelOps, const N: usize>(
+            ops: Ops<(FloatTensor<B>, FloatTensor<B>), N>,
+            grads: &mut Gradients,
+        ) {
+            let grad = grads.consume::<B>(&ops.node);
+            let (x, weight) = ops.state;
+            let mut parents = ops.parents.into_iter();
+            if let Some(node) = parents.next().flatten() {
+                let transposed = B::float_swap_dims(weight, 0, 1);
+                let of_x = B::kernel_linear(grad.clone(), transposed, OptionalTensor::Absent, Activation::None);
+                grads.register::<B>(node.id, of_x);
+            }
+            let parents: Vec<_> = parents.collect();
+            if parents.iter().any(Option::is_some) {
+                let (of_weight, of_bias) = B::kernel_linear_backward(x, grad);
+                for (node, grad) in parents.into_iter().zip([of_weight, of_bias]) {
+                    register!(grads, node, grad);
+                }
+            }
+        }
+
+        impl<B: Backend + KernelOps> Backward<B, 2> for Linear {
+            type State = (FloatTensor<B>, FloatTensor<B>);
+
+            fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+                step::<B, 2>(ops, grads);
+            }
+        }
+
+        impl<B: Backend + KernelOps> Backward<B, 3> for Linear {
+            type State = (FloatTensor<B>, FloatTensor<B>);
+
+            fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+                step::<B, 3>(ops, grads);
+            }
+        }
+
+        let ((x, x_node), (weight, weight_node)) = (x.into_parts(), weight.into_parts());
+        let state = (x.clone(), weight.clone());
+        // The activation comes by itself where gradients are wanted: its own is of what went into it.
+        let out = match bias {
+            OptionalTensor::Absent => {
+                let forward = |activation| B::kernel_linear(x, weight, OptionalTensor::Absent, activation);
+                match Backward::<B, 2>::prepare::<C>(Linear, [x_node, weight_node]).compute_bound().stateful() {
+                    OpsKind::Tracked(prep) => prep.finish(state, forward(Activation::None)),
+                    OpsKind::UnTracked(prep) => return prep.finish(forward(activation)),
+                }
+            }
+            OptionalTensor::Present(bias) => {
+                let (bias, bias_node) = bias.into_parts();
+                let forward = |activation| B::kernel_linear(x, weight, OptionalTensor::Present(bias), activation);
+                let nodes = [x_node, weight_node, bias_node];
+                match Backward::<B, 3>::prepare::<C>(Linear, nodes).compute_bound().stateful() {
+                    OpsKind::Tracked(prep) => prep.finish(state, forward(Activation::None)),
+                    OpsKind::UnTracked(prep) => return prep.finish(forward(activation)),
+                }
+            }
+        };
+        fallback::activated::<Self>(out, activation)
     }
 
     fn kernel_softmax(x: FloatTensor<Self>) -> FloatTensor<Self> {

@@ -164,6 +164,11 @@ pub trait KernelOps: Backend {
         fallback::linear::<Self>(x, weight, bias, activation)
     }
 
+    /// The gradients of weight and bias of [`Self::kernel_linear`] without an activation.
+    fn kernel_linear_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        fallback::linear_backward::<Self>(x, grad)
+    }
+
     /// `base + scale ⊙ (x·weight + bias)`.
     fn kernel_linear_residual(
         x: FloatTensor<Self>,

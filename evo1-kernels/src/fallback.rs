@@ -185,12 +185,32 @@ pub(crate) fn linear<B: KernelOps>(
     bias: OptionalTensor<B>,
     activation: Activation,
 ) -> FloatTensor<B> {
-    let out = B::linear(x, weight, bias.into_option());
+    activated::<B>(B::linear(x, weight, bias.into_option()), activation)
+}
+
+/// The activation of every value.
+pub(crate) fn activated<B: KernelOps>(x: FloatTensor<B>, activation: Activation) -> FloatTensor<B> {
     match activation {
-        Activation::None => out,
-        Activation::Gelu => B::kernel_gelu(out),
-        Activation::Relu => B::relu(out),
+        Activation::None => x,
+        Activation::Gelu => B::kernel_gelu(x),
+        Activation::Relu => B::relu(x),
     }
+}
+
+/// The gradients of a linear layer's weight and bias.
+pub(crate) fn linear_backward<B: KernelOps>(
+    x: FloatTensor<B>,
+    grad: FloatTensor<B>,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let rows = |tensor: FloatTensor<B>| {
+        let shape = tensor.shape();
+        let width = shape[shape.num_dims() - 1];
+        B::float_reshape(tensor, Shape::new([shape.num_elements() / width, width]))
+    };
+    let (x, grad) = (rows(x), rows(grad));
+    let width = grad.shape()[1];
+    let of_weight = B::float_matmul(B::float_swap_dims(x, 0, 1), grad.clone());
+    (of_weight, B::float_reshape(B::float_sum_dim(grad, 0), Shape::new([width])))
 }
 
 /// `base + scale ⊙ (x·weight + bias)`.
@@ -201,7 +221,7 @@ pub(crate) fn linear_residual<B: KernelOps>(
     scale: OptionalTensor<B>,
     base: FloatTensor<B>,
 ) -> FloatTensor<B> {
-    let out = B::linear(x, weight, bias.into_option());
+    let out = B::kernel_linear(x, weight, bias, Activation::None);
     let out = match scale.into_option() {
         Some(scale) => {
             let scale = broadcast::<B>(scale, &out);

@@ -230,6 +230,24 @@ impl KernelOps for Flex {
         out
     }
 
+    fn kernel_linear_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let (dtype, x_shape, shape) = (x.dtype(), x.shape(), grad.shape());
+        if !has_kernel(dtype) || grad.dtype() != dtype || shape.num_elements() == 0 {
+            return fallback::linear_backward::<Self>(x, grad);
+        }
+        let [inner, width] = [x_shape, shape].map(|shape| shape[shape.num_dims() - 1]);
+        let mut of_weight = FlexTensor::empty(Shape::new([inner, width]), dtype);
+        let (x, grad) = (contiguous(x), contiguous(grad));
+        let of_bias = with_element!(grad, E => {
+            let (x, grad) = (x.storage::<E>(), grad.storage::<E>());
+            let rows = grad.len() / width;
+            let x = Matrix::row_major(x, rows, inner).transposed();
+            gemm(x, Matrix::row_major(grad, rows, width), of_weight.storage_mut::<E>(), &Epilogue::NONE);
+            rows::sum_of_all(grad, width)
+        }, otherwise unreachable!("checked"));
+        (of_weight, narrowed(of_bias, [width], dtype))
+    }
+
     fn kernel_linear_residual(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,

@@ -163,6 +163,27 @@ pub(crate) fn norm_backward<E: Element>(norm: Norm, x: &[E], gamma: &[E], epsilo
     parameters
 }
 
+/// The sum of all rows of `width` values.
+pub(crate) fn sum_of_all<E: Element>(x: &[E], width: usize) -> Vec<f32> {
+    struct Add<'a, E>(&'a [E], &'a mut [f32]);
+
+    impl<E: Element> Vectorized for Add<'_, E> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run(self) {
+            for row in self.0.chunks_exact(self.1.len()) {
+                for (sum, x) in self.1.iter_mut().zip(row) {
+                    *sum += x.widen();
+                }
+            }
+        }
+    }
+
+    let rows = x.len().checked_div(width).unwrap_or(0);
+    sum_of_rows(rows, width, width, |rows, sums| Add(&x[rows.start * width..rows.end * width], sums).dispatch())
+}
+
 /// `x ← softmax(x)` for rows of `width` values. A row of −∞ becomes zeros.
 pub(crate) fn softmax_in_place<E: Element>(x: &mut [E], width: usize) {
     struct Forward<'a, E>(&'a mut [E], usize);

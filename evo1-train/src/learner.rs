@@ -1,5 +1,7 @@
 //! One step of training: loss, gradients, clipping, update.
 
+use std::path::PathBuf;
+
 use burn::{
     module::{Module, ModuleMapper, Param},
     optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer, OptimizerRecord},
@@ -20,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Batch, Error, OptimizerConfig, Result, Schedule, Trained,
+    frozen::FrozenOutputs,
     optimizer::global_norm,
     parameters::{Parameter, parameters, with_stable_ids},
 };
@@ -37,6 +40,8 @@ pub struct LearnerConfig {
     pub draws: usize,
     /// Keep of the vision-language model only what passes between its layers, and run each again for its gradients.
     pub gradient_checkpointing: bool,
+    /// The folder in which the outputs of the frozen vision-language model are kept; computed anew each time without.
+    pub frozen_outputs: Option<PathBuf>,
     /// The number type that the network computes in. Weights, gradients, the optimiser's state and the loss are f32.
     pub compute: DType,
     /// Everything random comes from it.
@@ -46,7 +51,16 @@ pub struct LearnerConfig {
 impl LearnerConfig {
     /// One draw for each observation, in f32.
     pub fn new(trained: Trained, optimizer: OptimizerConfig, schedule: Schedule) -> Self {
-        Self { trained, optimizer, schedule, draws: 1, gradient_checkpointing: false, compute: DType::F32, seed: 0 }
+        Self {
+            trained,
+            optimizer,
+            schedule,
+            draws: 1,
+            gradient_checkpointing: false,
+            frozen_outputs: None,
+            compute: DType::F32,
+            seed: 0,
+        }
     }
 }
 
@@ -56,6 +70,7 @@ pub struct Learner {
     optimizer: ModuleOptimizer,
     config: LearnerConfig,
     devices: Vec<Device>,
+    frozen: Option<FrozenOutputs>,
     progress: Progress,
 }
 
@@ -132,11 +147,13 @@ impl Learner {
             let expected = "false where the integration is layer-wise: only the last layer's output is kept";
             return Err(Error::config("gradient_checkpointing", expected, true));
         }
+        let folder = config.frozen_outputs.as_ref();
+        let frozen = folder.map(|folder| FrozenOutputs::open(folder, &policy, config.compute)).transpose()?;
         let network = with_stable_ids(policy.network).train();
         let network = config.trained.apply(network)?;
         let optimizer = config.optimizer.build(&network);
         let policy = Policy::new(policy.config, network, policy.tokenizer, policy.statistics, &device);
-        Ok(Self { policy, optimizer, config, devices: vec![device], progress: Progress::default() })
+        Ok(Self { policy, optimizer, config, devices: vec![device], frozen, progress: Progress::default() })
     }
 
     /// The same learner computing each batch of a step on the next of `devices`, in parallel. Weights and optimiser stay
@@ -380,6 +397,9 @@ impl Learner {
     fn context(&self, network: &Evo1, batch: &Batch) -> Result<Context> {
         let (trained, trace) = (&self.config.trained, &mut Trace::off());
         let frozen = network.vlm.valid();
+        if let Some(outputs) = &self.frozen {
+            return outputs.context(&frozen, &self.policy, &batch.inputs);
+        }
         let part = |is_trained: bool| if is_trained { &network.vlm } else { &frozen };
         let (vision, language) = (part(trained.vision), part(trained.vision || trained.language));
         let visual = batch.inputs.pixels.clone().map(|pixels| vision.visual_tokens(pixels, trace));

@@ -29,6 +29,7 @@ mod config;
 mod data;
 mod error;
 mod evaluate;
+mod frozen;
 mod learner;
 mod open;
 mod optimizer;

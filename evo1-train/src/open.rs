@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use burn::tensor::Device;
 use evo1::{Policy, config::PolicyConfig, normalize::Statistics};
-use evo1_data::{DataConfig, Mixture};
+use evo1_data::{Augmentation, DataConfig, Mixture};
 
 use crate::{
     Error, Result, TrainConfig, Trainer,
@@ -21,6 +21,10 @@ impl Trainer {
     pub fn open(config: TrainConfig, device: &Device, progress: impl FnMut(usize, usize)) -> Result<Self> {
         config.validate()?;
         let data = config.data.read()?;
+        if config.cache_frozen && data.augmentation != Augmentation::None {
+            let expected = "false where frames are augmented: no sample comes twice";
+            return Err(Error::config("cache_frozen", expected, true));
+        }
         let existing = config.policy.open_existing(config.seed, device)?;
         let (mut policy, mixture) = match existing {
             Some(policy) => {

@@ -46,6 +46,7 @@ impl Fixture {
         Batch {
             inputs: Inputs {
                 pixels: Some(self.tensor("in.pixel_values")),
+                black_tiles: Vec::new(),
                 tokens: TokenBatch::new(ids, mask.collect()),
                 state: self.tensor("in.padded_state"),
                 embodiment: self.numbers("in.embodiment_id").into_iter().map(|id| id as usize).collect(),

@@ -2,7 +2,7 @@
 
 use burn::{
     module::Module,
-    tensor::{DType, Device, Int, Tensor, TensorData},
+    tensor::{Bool, DType, Device, Int, Tensor, TensorData},
 };
 use evo1_core::{
     Context, Trace,
@@ -109,11 +109,18 @@ impl InternVl {
             let layers = layers.into_iter().map(pooled).collect();
             return Context { tokens: pooled(fused), layers, hidden: None };
         }
-        let hidden = match semantics.context_scope {
-            ContextScope::ValidTokens if !tokens.is_all_valid() => Some(tokens.masked(device)),
-            _ => None,
-        };
-        Context { tokens: fused, layers, hidden }
+        Context { tokens: fused, layers, hidden: self.hidden_tokens(tokens, semantics, device) }
+    }
+
+    /// Which tokens of a context the action expert may not see, `[batch, tokens]`; `None` when it may see all.
+    pub fn hidden_tokens(
+        &self,
+        tokens: &TokenBatch,
+        semantics: &Semantics,
+        device: &Device,
+    ) -> Option<Tensor<2, Bool>> {
+        let hides = !self.is_pooled && semantics.context_scope == ContextScope::ValidTokens && !tokens.is_all_valid();
+        hides.then(|| tokens.masked(device))
     }
 
     /// [`Self::visual_tokens`] and [`Self::forward`] in pieces, from pixels to fused tokens: the first piece makes

@@ -53,6 +53,18 @@ impl TokenBatch {
         batch
     }
 
+    /// The first `length` tokens of one prompt.
+    ///
+    /// # Panics
+    /// When there is no such prompt, or it is shorter.
+    pub fn sample(&self, row: usize, length: usize) -> Self {
+        Self {
+            ids: vec![self.ids[row][..length].to_vec()],
+            attention_mask: vec![self.attention_mask[row][..length].to_vec()],
+            positions: vec![self.positions[row][..length].to_vec()],
+        }
+    }
+
     /// Number of prompts and their length.
     pub fn dims(&self) -> [usize; 2] {
         [self.ids.len(), self.ids.first().map_or(0, Vec::len)]

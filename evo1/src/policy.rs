@@ -4,7 +4,9 @@
 //! to tensors), [`Policy::see`] (vision tower and projector), [`Policy::fuse`] (language model), [`Policy::act`] (action
 //! expert) and [`Policy::finish`] (back to the robot's units). [`Policy::predict`] runs them all.
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use std::sync::{Arc, OnceLock};
+
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use evo1_action::{
     Sampler,
     flow::{Guidance, draw_noise},
@@ -23,13 +25,15 @@ use crate::{
 pub struct Policy {
     /// What the policy computes.
     pub config: PolicyConfig,
-    /// The weights.
+    /// The weights. Others make another policy ([`Self::new`]): this one keeps what it sees where there is no view.
     pub network: Evo1,
     /// Makes token ids of prompts.
     pub tokenizer: PromptTokenizer,
     /// Statistics of states and actions; without them both are taken and given in normalised units.
     pub statistics: Option<Statistics>,
     pub(crate) device: Device,
+    /// Visual tokens of a black tile, `[1, tokens_per_tile, embed]`, once they were needed.
+    pub(crate) black: Arc<OnceLock<Tensor<3>>>,
 }
 
 /// How a prediction is made.
@@ -104,7 +108,7 @@ impl Policy {
         statistics: Option<Statistics>,
         device: &Device,
     ) -> Self {
-        Self { config, network, tokenizer, statistics, device: device.clone() }
+        Self { config, network, tokenizer, statistics, device: device.clone(), black: Arc::default() }
     }
 
     /// Where the network lives.
@@ -115,7 +119,7 @@ impl Policy {
     /// The same policy with the weights of its linear layers in eight bits, for inference only: see
     /// [`weights::quantize`](evo1_core::weights::quantize).
     pub fn quantized(self) -> Self {
-        Self { network: evo1_core::weights::quantize(self.network), ..self }
+        Self { network: evo1_core::weights::quantize(self.network), black: Arc::default(), ..self }
     }
 
     /// The action chunk for one observation.
@@ -177,9 +181,23 @@ impl Policy {
     }
 
     /// Stage 2: visual tokens of all tiles, `[tiles, tokens_per_tile, embed]`.
+    ///
+    /// Views that are not there all look the same, and the policy remembers how.
     pub fn see(&self, inputs: &Inputs) -> Option<Tensor<3>> {
-        let pixels = inputs.pixels.clone()?;
-        Some(self.network.vlm.visual_tokens(pixels, &mut Trace::off()))
+        let (pixels, blacks) = (inputs.pixels.clone()?, &inputs.black_tiles);
+        let see = |pixels| self.network.vlm.visual_tokens(pixels, &mut Trace::off());
+        let Some(&first) = blacks.first() else { return Some(see(pixels)) };
+        let black = self.black.get_or_init(|| see(pixels.clone().narrow(0, first, 1)));
+        let is_black = |tile: &usize| blacks.binary_search(tile).is_ok();
+        let tiles = 0..pixels.dims()[0];
+        let others: Vec<i32> = tiles.clone().filter(|tile| !is_black(tile)).map(|tile| tile as i32).collect();
+        if others.is_empty() {
+            return Some(black.clone().repeat_dim(0, tiles.len()));
+        }
+        let others = Tensor::<1, Int>::from_data(TensorData::from(&others[..]), &pixels.device());
+        let mut others = see(pixels.select(0, others)).split(1, 0).into_iter();
+        let tokens = tiles.filter_map(|tile| if is_black(&tile) { Some(black.clone()) } else { others.next() });
+        Some(Tensor::cat(tokens.collect(), 0))
     }
 
     /// Stage 3: the fused tokens.

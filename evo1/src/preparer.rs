@@ -38,6 +38,8 @@ pub struct Preparer {
 pub struct Inputs {
     /// Normalised tiles of all frames, `[tiles, 3, size, size]`; nothing when no frame is looked at.
     pub pixels: Option<Tensor<4>>,
+    /// The tiles of views that are not present and are black, in ascending order: what is seen in them is always the same.
+    pub black_tiles: Vec<usize>,
     /// The prompts.
     pub tokens: TokenBatch,
     /// Normalised and padded states, `[batch, max_state_dim]`.
@@ -63,7 +65,7 @@ impl Preparer {
             self.check(observation)?;
             self.prepare_one(observation, skips, &mut samples)?;
         }
-        let Samples { pixels, prompts, present, state, embodiment, action_mask } = samples;
+        let Samples { pixels, black_tiles, prompts, present, state, embodiment, action_mask } = samples;
         let tokens = self.tokenizer.batch(&prompts, &present, self.config.semantics.prompt_length);
         let tokens = if skips { tokens.without_masked(self.tokenizer.padding()) } else { tokens };
         let (batch, size, action) = (observations.len(), self.config.vlm.image_size, &self.config.action);
@@ -71,6 +73,7 @@ impl Preparer {
         Ok(Inputs {
             pixels: (tiles > 0)
                 .then(|| Tensor::from_data(TensorData::new(pixels, [tiles, 3, size, size]), &self.device)),
+            black_tiles,
             tokens,
             state: Tensor::from_data(TensorData::new(state, [batch, action.max_state_dim]), &self.device),
             embodiment,
@@ -146,6 +149,7 @@ impl Preparer {
     fn prepare_one(&self, observation: &Observation, skips: bool, samples: &mut Samples) -> Result<()> {
         let config = &self.config;
         let (size, semantics) = (config.vlm.image_size, &config.semantics);
+        let black = || frame::normalized_black(size, self.arithmetic);
         let views = (0..config.max_views).map(|view| observation.views.get(view).unwrap_or(&View::Absent));
         let (mut image_tokens, mut present) = (Vec::new(), Vec::new());
         for view in views {
@@ -155,12 +159,16 @@ impl Preparer {
                 Some(frame) => {
                     let frame = config.crop.map_or(Cow::Borrowed(frame), |crop| Cow::Owned(crop.of(frame)));
                     let tiles = frame::tiles(&frame, size, semantics.frames, &config.tiling, self.arithmetic);
+                    if !view.is_present() && tiles.pixels.chunks_exact(3 * size * size).all(|tile| tile == black()) {
+                        samples.black_tiles.extend(samples.tiles(size)..samples.tiles(size) + tiles.count);
+                    }
                     samples.pixels.extend(tiles.pixels);
                     tiles.count
                 }
                 None => {
                     if !skips {
-                        samples.pixels.extend(frame::normalized_black(size, self.arithmetic));
+                        samples.black_tiles.push(samples.tiles(size));
+                        samples.pixels.extend(black());
                     }
                     1
                 }
@@ -211,9 +219,17 @@ impl Preparer {
 #[derive(Default)]
 struct Samples {
     pixels: Vec<f32>,
+    black_tiles: Vec<usize>,
     prompts: Vec<evo1_vlm::Prompt>,
     present: Vec<Vec<bool>>,
     state: Vec<f32>,
     embodiment: Vec<usize>,
     action_mask: Vec<f32>,
+}
+
+impl Samples {
+    /// Tiles so far.
+    fn tiles(&self, size: usize) -> usize {
+        self.pixels.len() / (3 * size * size)
+    }
 }

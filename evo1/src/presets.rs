@@ -51,7 +51,7 @@ impl Policy {
     }
 
     /// The policy that is part of the library: 1.1 M parameters, trained by `recipes/metaworld-tiny.yaml` to reach, push,
-    /// open a drawer and press a button in Meta-World. One view, the 8 numbers of the state, 8 steps of 4 actions.
+    /// open a drawer and press a button in Meta-World. Two views, the 8 numbers of the state, 8 steps of 4 actions.
     pub fn embedded(options: &LoadOptions) -> Result<Self> {
         let file = |name: &str| PathBuf::from(format!("embedded/{name}"));
         let (mut config, _) = PolicyConfig::parse(&file("evo1.json"), EMBEDDED_CONFIG)?;

@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Device, Tensor};
 use evo1::{
-    ActionChunk, Error, Frame, Noise, Observation, Policy, PredictOptions, View,
+    ActionChunk, Error, Frame, Noise, Observation, Policy, PredictOptions, Trace, View,
     config::{PolicyConfig, Precision, Profile, TilingConfig},
     device::test_devices,
     rng::{RngExt, stream},
@@ -84,6 +84,27 @@ fn a_masked_view_cannot_change_a_lerobot_action_and_does_change_an_official_one(
             let predict = |seed| policy.predict(&with_masked(seed), &options).expect("a chunk");
             let difference = largest_difference(&predict(8), &predict(9));
             assert_eq!(difference > 1e-6, profile == Profile::Official, "{profile}: {difference}");
+        }
+    }
+}
+
+#[test]
+fn what_is_remembered_of_absent_views_is_what_is_seen_in_them() {
+    for device in test_devices() {
+        let policy = policy(Profile::Official, &device);
+        let absent = [View::Absent, View::Masked(Frame::black(80, 60)), View::Masked(frame(7, 64, 64))];
+        for (view, blacks) in absent.into_iter().zip([vec![1, 2], vec![1, 2], vec![2]]) {
+            let inputs = policy
+                .prepare(&[observation(1, vec![View::Present(frame(1, 64, 64)), view], "go")], true)
+                .expect("inputs");
+            assert_eq!(inputs.black_tiles, blacks);
+            let pixels = inputs.pixels.clone().expect("three views");
+            let want = policy.network.vlm.visual_tokens(pixels, &mut Trace::off());
+            for _ in 0..2 {
+                let got = policy.see(&inputs).expect("three views");
+                let difference = (got - want.clone()).abs().max().into_scalar::<f32>();
+                assert!(difference <= 1e-5, "{difference}");
+            }
         }
     }
 }
