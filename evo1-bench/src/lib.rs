@@ -7,7 +7,7 @@ mod report;
 pub use evo1::StageTimes;
 use evo1::{ActionChunk, Observation, Policy, PredictOptions, Result};
 pub use kernels::{KernelTime, Unit, kernel_times};
-pub use report::{Comparison, Provenance, Report, Setup, Summary, by_stage, compare, reference_milliseconds};
+pub use report::{Comparison, Provenance, Reference, Report, Setup, Summary, by_stage, compare};
 
 /// [`Policy::predict`], with the time of each stage.
 pub fn predict_timed(

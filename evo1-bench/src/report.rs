@@ -1,7 +1,8 @@
 //! What a benchmark found: numbers with where they come from, as JSON and side by side.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
+use burn::tensor::{DType, Device, Distribution, Tensor};
 use evo1::StageTimes;
 use serde::{Deserialize, Serialize};
 
@@ -40,8 +41,8 @@ pub struct Report {
     pub provenance: Provenance,
     /// Milliseconds by stage, and of all of them as `total`.
     pub milliseconds: BTreeMap<String, Summary>,
-    /// Milliseconds of a fixed amount of arithmetic, taken between the predictions: what another machine, or the same
-    /// one under load, is compared by.
+    /// Milliseconds of [`Reference`], taken between the predictions: what another machine, or the same one under load, is
+    /// compared by.
     pub reference: Summary,
     /// The model's operations by themselves.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -67,7 +68,7 @@ pub struct Setup {
     pub masked: usize,
     /// Euler steps.
     pub steps: usize,
-    /// Observations in a prediction.
+    /// Observations in a prediction, or of a training step.
     pub batch: usize,
     /// Threads.
     pub threads: usize,
@@ -88,6 +89,8 @@ pub struct Provenance {
     pub build: String,
     /// The processor, as the system names it.
     pub processor: Option<String>,
+    /// What the kernels found on it.
+    pub instructions: String,
     /// Operating system and architecture.
     pub system: String,
 }
@@ -101,6 +104,7 @@ impl Provenance {
             burn: "0.22".into(),
             build: if cfg!(debug_assertions) { "debug" } else { "release" }.into(),
             processor: processor(),
+            instructions: evo1_kernels::instructions().into(),
             system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
         }
     }
@@ -134,8 +138,8 @@ pub struct Comparison {
     pub medians: [f64; 2],
     /// The second's median over the first's.
     pub ratio: f64,
-    /// The same with every time counted in its report's own reference arithmetic, fastest runs of both: what is left
-    /// when one machine was slower or busier.
+    /// The same with every time counted in its report's own [`Reference`], fastest runs of both: what is left when one
+    /// machine was slower or busier.
     pub by_reference: f64,
 }
 
@@ -153,22 +157,47 @@ pub fn compare(first: &Report, second: &Report) -> Vec<Comparison> {
         .collect()
 }
 
-/// Milliseconds of a fixed amount of arithmetic on one thread, which no change to this project makes faster or slower.
-pub fn reference_milliseconds() -> f64 {
-    let start = std::time::Instant::now();
-    let mut state = [1_u64; 8];
-    for round in 0..400_000_u64 {
-        for (lane, value) in state.iter_mut().enumerate() {
-            *value = value.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(round ^ lane as u64);
-        }
+/// Square matrices that burn multiplies by its own means, on all threads: no change to this project makes that faster or
+/// slower, but what else the machine does is felt by it as by the model.
+pub struct Reference {
+    matrix: Tensor<2>,
+}
+
+/// Rows and columns.
+const REFERENCE_SIZE: usize = 1024;
+
+/// Products of which the fastest counts.
+const REFERENCE_REPEATS: usize = 3;
+
+impl Reference {
+    /// On a device.
+    pub fn new(device: &Device) -> Self {
+        let matrix = Tensor::<2>::random([REFERENCE_SIZE; 2], Distribution::Uniform(-1.0, 1.0), device);
+        Self { matrix: matrix.cast(DType::F32) }
     }
-    std::hint::black_box(state);
-    start.elapsed().as_secs_f64() * 1e3
+
+    /// How long a product takes now.
+    pub fn milliseconds(&self) -> f64 {
+        let product = || {
+            let start = Instant::now();
+            let out = self.matrix.clone().matmul(self.matrix.clone());
+            let _ = self.matrix.device().sync();
+            drop(out);
+            start.elapsed().as_secs_f64() * 1e3
+        };
+        (0..REFERENCE_REPEATS).map(|_| product()).fold(f64::INFINITY, f64::min)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_reference_takes_time() {
+        let device = evo1::device::test_devices().remove(0);
+        assert!(Reference::new(&device).milliseconds() > 0.0);
+    }
 
     #[test]
     fn a_summary_is_of_the_sorted_measurements() {

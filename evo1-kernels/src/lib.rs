@@ -11,7 +11,8 @@
 //! | [`layer_norm`], [`rms_norm`], [`softmax`] | row by row |
 //! | [`gelu`], [`swiglu`], [`swiglu_joint`] | value by value |
 //!
-//! All of them are differentiable. The kernels are safe Rust: `pulp` chooses the instructions at run time.
+//! All of them are differentiable. `pulp` chooses the instructions at run time; one intrinsic that it lacks, the product of
+//! pairs of `bf16`, is this crate's only `unsafe`.
 
 // burn deprecates its ndarray backend; the feature is kept for comparison.
 #![cfg_attr(feature = "ndarray", allow(deprecated))]
@@ -36,6 +37,7 @@ mod threads;
 pub use backend::{HiddenKeys, KernelOps, OptionalTensor};
 pub use gemm::Activation;
 pub use rows::Norm;
+pub use simd::instructions;
 
 use burn::{
     backend::Dispatch,

@@ -28,6 +28,20 @@ pub(crate) trait Vectorized: Sized {
     }
 }
 
+/// The instructions that the kernels found on this processor.
+pub fn instructions() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    if crate::gemm::multiplies_pairs() {
+        return "512-bit vectors, bf16 products";
+    }
+    match lanes() {
+        16 => "512-bit vectors",
+        8 => "256-bit vectors",
+        4 => "128-bit vectors",
+        _ => "no vectors",
+    }
+}
+
 /// Values in one vector of `f32`.
 pub(crate) fn lanes() -> usize {
     struct Lanes;

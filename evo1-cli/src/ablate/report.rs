@@ -190,7 +190,7 @@ fn page(study: &Study, rows: &[Row], table: &[Vec<String>], pictures: &str) -> S
     let failed = failures(rows).map_or_else(String::new, |lines| {
         format!("<h2>Without a result</h2>\n<pre class=\"warning\">{}</pre>\n", escaped(&lines))
     });
-    let Provenance { version, commit, burn, build, processor, system } = Provenance::here();
+    let Provenance { version, commit, burn, build, processor, system, .. } = Provenance::here();
     let made = format!(
         "evo1 {version} ({}), burn {burn}, {build} build, {} on {system}",
         commit.as_deref().unwrap_or("unknown commit"),

@@ -1,16 +1,20 @@
 //! `evo1 bench`: how long a prediction takes, by stage, and the model's operations by themselves.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
+use burn::tensor::DType;
 use clap::{Args, ValueEnum};
 use evo1::{
     Frame, Observation, Policy, PredictOptions, View,
-    config::{PolicyConfig, Profile},
+    config::{PolicyConfig, Precision, Profile},
     files::write_atomically,
 };
-use evo1_bench::{
-    Provenance, Report, Setup, Summary, by_stage, compare, kernel_times, peak_memory, reference_milliseconds,
-};
+use evo1_bench::{Provenance, Reference, Report, Setup, Summary, by_stage, compare, kernel_times, peak_memory};
+use evo1_train::{Batch, Decay, Learner, LearnerConfig, OptimizerConfig, Schedule, Trained};
 use eyre::{Result, WrapErr, bail};
 
 use crate::{common::Common, output::say, plot};
@@ -18,10 +22,14 @@ use crate::{common::Common, output::say, plot};
 /// Stages in the order of a prediction, as the table shows them.
 const STAGES: [&str; 6] = ["prepare", "vision", "language", "action", "finish", "total"];
 
+/// The only stage of a training step.
+const TRAINING: &str = "step";
+
 /// Time predictions of a preset with random weights, by stage. Nothing is downloaded.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
     evo1 bench --preset evo1 --steps 32 --repeat 5 --json now.json --plot now.png\n  \
+    evo1 bench --preset evo1 --train 1 --batch 4\n  \
     evo1 bench --compare before.json now.json --limit 1.25")]
 pub(crate) struct Bench {
     /// Size of the model
@@ -52,6 +60,18 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeat: u32,
 
+    /// What the robot is told; its length is the prompt's
+    #[arg(long, value_name = "TEXT", default_value = "pick up the red block and put it into the bowl")]
+    instruction: String,
+
+    /// With --train: keep of the vision-language model only what passes between its layers
+    #[arg(long, requires = "train")]
+    gradient_checkpointing: bool,
+
+    /// Time steps of training of a stage instead of predictions: 1 the action expert, 2 everything
+    #[arg(long, value_name = "STAGE", value_parser = clap::value_parser!(u8).range(1..=2))]
+    train: Option<u8>,
+
     /// Seed of the weights
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
@@ -72,8 +92,8 @@ pub(crate) struct Bench {
     #[arg(long, num_args = 2, value_names = ["A.json", "B.json"])]
     compare: Option<Vec<PathBuf>>,
 
-    /// With --compare: fail when a stage of B takes more than this many times A's, both counted in their own reference
-    /// arithmetic
+    /// With --compare: fail when a stage of B takes more than this many times A's, both counted in burn's own product of
+    /// the same run. Processors with other vectors have other ratios; reports of two such are not judged
     #[arg(long, value_name = "RATIO", requires = "compare")]
     limit: Option<f64>,
 }
@@ -131,26 +151,38 @@ impl Bench {
         let (size, profile) = (config.vlm.image_size, config.profile);
         let device = common.open_device()?;
         let kernels = if self.kernels { kernel_times(&config, &device, self.repeat as usize) } else { Vec::new() };
-        let policy = Policy::random_in(config, self.seed, &device, common.precision())?;
+        // Training computes in another number type from weights in f32.
+        let precision = common.precision();
+        let weights = if self.train.is_some() { Precision::default() } else { precision };
+        let policy = Policy::random_in(config, self.seed, &device, weights)?;
         let frame = || Frame::black(size, size);
         let present = (0..self.views).map(|_| View::Present(frame()));
         let observation = Observation {
             views: present.chain((0..self.masked).map(|_| View::Masked(frame()))).collect(),
             state: vec![0.0; 8],
-            instruction: "pick up the red block and put it into the bowl".into(),
+            instruction: self.instruction.clone(),
             ..Observation::default()
         };
         let observations = vec![observation; self.batch as usize];
-        let options = PredictOptions { steps: Some(self.steps as usize), ..PredictOptions::default() };
-        let (mut runs, mut reference) = (Vec::new(), Vec::new());
-        for run in 0..=self.repeat {
-            let (_, times) = policy.predict_batch_timed(&observations, &options)?;
-            let milliseconds = reference_milliseconds();
-            if run > 0 {
-                runs.push(times);
-                reference.push(milliseconds);
+        let (arithmetic, mut reference) = (Reference::new(&device), Vec::new());
+        let milliseconds = match self.train {
+            Some(stage) => {
+                let trained = if stage == 1 { Trained::stage1() } else { Trained::all() };
+                self.train(trained, precision.vlm, policy, &observations, || reference.push(arithmetic.milliseconds()))?
             }
-        }
+            None => {
+                let options = PredictOptions { steps: Some(self.steps as usize), ..PredictOptions::default() };
+                let mut runs = Vec::new();
+                for run in 0..=self.repeat {
+                    let (_, times) = policy.predict_batch_timed(&observations, &options)?;
+                    if run > 0 {
+                        runs.push(times);
+                        reference.push(arithmetic.milliseconds());
+                    }
+                }
+                by_stage(&runs)
+            }
+        };
         Ok(Report {
             setup: Setup {
                 preset: format!("{:?}", self.preset).to_lowercase(),
@@ -165,11 +197,42 @@ impl Bench {
                 repeat: self.repeat as usize,
             },
             provenance: Provenance::here(),
-            milliseconds: by_stage(&runs),
+            milliseconds,
             reference: Summary::of(reference),
             kernels,
             peak_memory_bytes: peak_memory(),
         })
+    }
+
+    /// Times steps of training on one batch, the preparation of the batch aside. Stage 1 computes the context anew in every
+    /// step.
+    fn train(
+        &self,
+        trained: Trained,
+        compute: DType,
+        policy: Policy,
+        observations: &[Observation],
+        mut between: impl FnMut(),
+    ) -> Result<BTreeMap<String, Summary>> {
+        let inputs = policy.prepare(observations, true)?;
+        let batch = Batch { actions: inputs.action_mask.clone() * 0.5, mask: inputs.action_mask.clone(), inputs };
+        let schedule = Schedule { warmup: 1, total: u64::from(self.repeat) + 1, decay: Decay::Cosine };
+        let config = LearnerConfig {
+            gradient_checkpointing: self.gradient_checkpointing,
+            compute,
+            ..LearnerConfig::new(trained, OptimizerConfig::default(), schedule)
+        };
+        let mut learner = Learner::new(policy, config)?;
+        let mut samples = Vec::new();
+        for run in 0..=self.repeat {
+            let start = Instant::now();
+            learner.step(std::slice::from_ref(&batch))?;
+            if run > 0 {
+                samples.push(start.elapsed().as_secs_f64() * 1e3);
+                between();
+            }
+        }
+        Ok(BTreeMap::from([(TRAINING.to_owned(), Summary::of(samples))]))
     }
 }
 
@@ -192,12 +255,14 @@ fn print_table(report: &Report) -> Result<()> {
         provenance.build
     )?;
     say!("{:10} {:>10} {:>10} {:>10}", "stage", "min ms", "p50 ms", "p90 ms")?;
-    let stages = STAGES.iter().filter_map(|&name| Some((name, report.milliseconds.get(name)?)));
+    let stages = STAGES.iter().chain([&TRAINING]).filter_map(|&name| Some((name, report.milliseconds.get(name)?)));
     for (name, Summary { min, p50, p90 }) in stages.chain([("reference", &report.reference)]) {
         say!("{name:10} {min:>10.1} {p50:>10.1} {p90:>10.1}")?;
     }
-    if let Some(total) = report.milliseconds.get("total") {
-        say!("\n{:.3} predictions per second", setup.batch as f64 * 1e3 / total.p50)?;
+    for (name, what) in [("total", "predictions"), (TRAINING, "samples")] {
+        if let Some(total) = report.milliseconds.get(name) {
+            say!("\n{:.3} {what} per second", setup.batch as f64 * 1e3 / total.p50)?;
+        }
     }
     if let Some(bytes) = report.peak_memory_bytes {
         say!("peak memory {:.2} GB", bytes as f64 / 1e9)?;
@@ -221,10 +286,15 @@ fn print_comparison(first: &Report, second: &Report, limit: Option<f64>) -> Resu
     }
     let compared = compare(first, second);
     say!("{:10} {:>10} {:>10} {:>8} {:>14}", "stage", "A p50 ms", "B p50 ms", "B / A", "by reference")?;
-    for name in STAGES {
+    for name in STAGES.into_iter().chain([TRAINING]) {
         let Some(stage) = compared.iter().find(|stage| stage.name == name) else { continue };
         let [a, b] = stage.medians;
         say!("{name:10} {a:>10.1} {b:>10.1} {:>8.2} {:>14.2}", stage.ratio, stage.by_reference)?;
+    }
+    let [a, b] = [first, second].map(|report| &report.provenance.instructions);
+    if a != b {
+        say!("\nnot judged: A was made with {a}, B with {b}")?;
+        return Ok(());
     }
     // Stages of less than a millisecond are too short to be judged.
     let slower: Vec<String> = compared

@@ -177,6 +177,12 @@ impl Epilogue<'_> {
     }
 }
 
+/// Whether the processor multiplies pairs of `bf16`.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn multiplies_pairs() -> bool {
+    pairs::Pairs::of::<half::bf16, half::bf16>().is_some()
+}
+
 /// `out = epilogue(a · b)` on all threads; `out` is row-major, `[a.rows, b.columns]`. It is summed in `f32`.
 pub(crate) fn gemm<A: Element, B: Element, O: Element>(a: Matrix<A>, b: Matrix<B>, out: &mut [O], epilogue: &Epilogue) {
     let (rows, columns, depth) = (a.rows, b.columns, a.columns);
