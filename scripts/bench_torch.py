@@ -12,6 +12,7 @@ import argparse
 import importlib.util
 import json
 import math
+import resource
 import statistics
 import time
 from pathlib import Path
@@ -145,15 +146,21 @@ class Action(nn.Module):
         self.register_buffer("times", sinusoid(1000, width))
         self.register_buffer("steps", sinusoid(horizon, width))
 
-    def forward(self, fused, state, steps):
+    def keys_values(self, fused, state):
         context = torch.cat([fused, self.state(state)[:, None]], 1)
-        keys_values = [block.keys_values(context) for block in self.blocks]
+        return [block.keys_values(context) for block in self.blocks]
+
+    def velocity(self, actions, keys_values, time):
+        x = self.w3(F.relu(self.w2(F.relu(self.w1(actions)) + self.steps)))
+        for block, of_block in zip(self.blocks, keys_values):
+            x = block(x, of_block, time)
+        return self.out(self.pool(self.norm(x).flatten(1))).view_as(actions)
+
+    def forward(self, fused, state, steps):
+        keys_values = self.keys_values(fused, state)
         actions = torch.rand(len(fused), ACTION["horizon"], ACTION["dims"], device=fused.device, dtype=fused.dtype) * 2 - 1
         for step in range(steps):
-            x = self.w3(F.relu(self.w2(F.relu(self.w1(actions)) + self.steps)))
-            for block, of_block in zip(self.blocks, keys_values):
-                x = block(x, of_block, self.times[int(step / steps * 999)])
-            actions = actions + self.out(self.pool(self.norm(x).flatten(1))).view_as(actions) / steps
+            actions = actions + self.velocity(actions, keys_values, self.times[int(step / steps * 999)]) / steps
         return actions
 
 
@@ -206,6 +213,35 @@ class LeRobot(nn.Module):
         return self.head.get_action(fused, state=state, action_mask=mask, context_mask=seen)
 
 
+def train(stage, vision, language, action, pixels, ids, state, repeat):
+    """Milliseconds of training steps of plain PyTorch in f32: flow matching, norms clipped, AdamW."""
+    trained = list(action.parameters())
+    if stage == 2:
+        trained += [*vision.parameters(), *language.parameters()]
+    optimizer = torch.optim.AdamW(trained, lr=1e-5, weight_decay=1e-5)
+    target = torch.full((len(state), ACTION["horizon"], ACTION["dims"]), 0.5)
+    samples = []
+    for run in range(repeat + 1):
+        start = time.perf_counter()
+        with torch.set_grad_enabled(stage == 2):
+            fused = language(ids, vision(pixels))
+        noise, tau = torch.rand_like(target) * 2 - 1, torch.rand(len(state), 1, 1)
+        times = action.times[(tau.flatten() * 999).long()][:, None]
+        got = action.velocity((1 - tau) * noise + tau * target, action.keys_values(fused, state), times)
+        loss = F.mse_loss(got, target - noise)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        if run:
+            samples.append(1e3 * (time.perf_counter() - start))
+    return {"step": {"min": min(samples), "p50": statistics.median(samples)}}
+
+
+def peak_memory():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--impl", choices=["plain", "lerobot"], default="plain")
@@ -216,6 +252,7 @@ def main():
     parser.add_argument("--steps", type=int, default=32)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--text-tokens", type=int, default=48, help="what evo1 bench's instruction has in bytes")
+    parser.add_argument("--train", type=int, choices=[1, 2], help="steps of training of a stage; plain, f32, on the CPU")
     parser.add_argument("--repeat", type=int, default=5)
     args = parser.parse_args()
     if args.threads:
@@ -238,6 +275,10 @@ def main():
     pixels = torch.randn(args.batch * args.views, 3, VISION["image"], VISION["image"], device=args.device, dtype=vlm_dtype)
     state = torch.rand(args.batch, ACTION["dims"], device=args.device, dtype=action_dtype)
     sync = torch.cuda.synchronize if args.device.startswith("cuda") else lambda: None
+    if args.train:
+        milliseconds = train(args.train, vision, language, action, pixels, ids, state, args.repeat)
+        print(json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads(), "tokens": len(row), "setup": vars(args), "milliseconds": milliseconds, "peak_memory_bytes": peak_memory()}))
+        return
     samples = {}
     with torch.inference_mode():
         for run in range(args.repeat + 1):
@@ -252,7 +293,7 @@ def main():
                 for name, start, end in [("vision", 0, 1), ("language", 1, 2), ("action", 2, 3), ("total", 0, 3)]:
                     samples.setdefault(name, []).append(1e3 * (marks[end] - marks[start]))
     summary = {name: {"min": min(times), "p50": statistics.median(times)} for name, times in samples.items()}
-    print(json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads(), "tokens": len(row), "setup": vars(args), "milliseconds": summary}))
+    print(json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads(), "tokens": len(row), "setup": vars(args), "milliseconds": summary, "peak_memory_bytes": peak_memory()}))
 
 
 if __name__ == "__main__":

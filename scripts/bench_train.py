@@ -3,7 +3,7 @@
 
     scripts/bench_train.py [--stage 1|2] [--batch 32] [--draws 4] [--steps 50] [--threads 2]
 
-The same arithmetic as a step of `evo1 train`: forward, backward, global norm clipped to 1, AdamW. Needs torch only.
+The peer of `evo1 bench --policy evo1/assets/metaworld --views 2 --train 2 --batch 32 --draws 4`: forward, backward, global norm clipped to 1, AdamW. Needs torch only.
 Prints one JSON object.
 """
 
@@ -17,7 +17,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-IMAGE, PATCH, VISION, TEXT, WORDS, VOCABULARY = 96, 12, 96, 128, 10, 40
+VIEWS, IMAGE, PATCH, VISION, TEXT, WORDS, VOCABULARY = 2, 48, 6, 96, 128, 14, 40
 HORIZON, ACTION, STATE, STATE_HIDDEN, HEADS = 8, 4, 8, 256, 4
 
 
@@ -92,7 +92,7 @@ class Policy(nn.Module):
             x = layer(x)
         side = IMAGE // PATCH
         grid = x[:, 1:].reshape(-1, side // 2, 2, side // 2, 2, VISION).permute(0, 1, 3, 2, 4, 5).reshape(len(x), -1, 4 * VISION)
-        x = torch.cat([self.projector(grid), self.embed(words)], 1)
+        x = torch.cat([self.projector(grid).view(len(words), -1, TEXT), self.embed(words)], 1)
         cos, sin = rope(x.shape[1], TEXT // HEADS)
         for layer in self.language:
             x = layer(x, cos, sin)
@@ -155,7 +155,7 @@ def main():
     groups = [{"params": [x for x in trained if x.dim() > 1], "weight_decay": 1e-3},
               {"params": [x for x in trained if x.dim() == 1], "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1.5e-3)
-    data = (torch.randn(args.batch, 3, IMAGE, IMAGE), torch.randint(0, VOCABULARY, (args.batch, WORDS)),
+    data = (torch.randn(args.batch * VIEWS, 3, IMAGE, IMAGE), torch.randint(0, VOCABULARY, (args.batch, WORDS)),
             torch.randn(args.batch, STATE), torch.rand(args.batch, HORIZON, ACTION) * 2 - 1)
 
     def step():

@@ -54,7 +54,7 @@ pub struct Report {
 /// What a benchmark runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setup {
-    /// Size of the model.
+    /// Size of the model, or the policy's folder.
     pub preset: String,
     /// Reference whose semantics are used.
     pub profile: String,

@@ -9,7 +9,7 @@ use std::{
 use burn::tensor::DType;
 use clap::{Args, ValueEnum};
 use evo1::{
-    Frame, Observation, Policy, PredictOptions, View,
+    Frame, LoadOptions, Observation, Policy, PredictOptions, View,
     config::{PolicyConfig, Precision, Profile},
     files::write_atomically,
 };
@@ -36,6 +36,10 @@ pub(crate) struct Bench {
     #[arg(long, default_value = "tiny")]
     preset: Preset,
 
+    /// A policy directory to time instead of a preset
+    #[arg(long, value_name = "DIR", conflicts_with = "preset")]
+    policy: Option<PathBuf>,
+
     /// Camera views that are present
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=3))]
     views: u32,
@@ -48,8 +52,8 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     steps: u32,
 
-    /// Observations in one prediction
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
+    /// Observations in one prediction or step
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     batch: u32,
 
     /// Threads of the CPU devices; all by default
@@ -63,6 +67,10 @@ pub(crate) struct Bench {
     /// What the robot is told; its length is the prompt's
     #[arg(long, value_name = "TEXT", default_value = "pick up the red block and put it into the bowl")]
     instruction: String,
+
+    /// With --train: points (τ, ε) for each observation
+    #[arg(long, value_name = "N", requires = "train", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    draws: u32,
 
     /// With --train: keep of the vision-language model only what passes between its layers
     #[arg(long, requires = "train")]
@@ -144,17 +152,27 @@ impl Bench {
     }
 
     fn measure(&self, common: &Common) -> Result<Report> {
-        let config = self.preset.config().with_profile(common.profile.unwrap_or(Profile::LeRobot));
+        let device = common.open_device()?;
+        // Training computes in another number type from weights in f32.
+        let precision = common.precision();
+        let weights = if self.train.is_some() { Precision::default() } else { precision };
+        let (name, policy) = match &self.policy {
+            Some(folder) => {
+                let options = LoadOptions { profile: common.profile, precision: weights, ..LoadOptions::new(&device) };
+                (folder.display().to_string(), Policy::load(folder, &options)?.0)
+            }
+            None => {
+                let config = self.preset.config().with_profile(common.profile.unwrap_or(Profile::LeRobot));
+                let name = format!("{:?}", self.preset).to_lowercase();
+                (name, Policy::random_in(config, self.seed, &device, weights)?)
+            }
+        };
+        let config = &policy.config;
         if (self.views + self.masked) as usize > config.max_views {
             bail!("{} views and {} masked ones are more than {}", self.views, self.masked, config.max_views);
         }
         let (size, profile) = (config.vlm.image_size, config.profile);
-        let device = common.open_device()?;
-        let kernels = if self.kernels { kernel_times(&config, &device, self.repeat as usize) } else { Vec::new() };
-        // Training computes in another number type from weights in f32.
-        let precision = common.precision();
-        let weights = if self.train.is_some() { Precision::default() } else { precision };
-        let policy = Policy::random_in(config, self.seed, &device, weights)?;
+        let kernels = if self.kernels { kernel_times(config, &device, self.repeat as usize) } else { Vec::new() };
         let frame = || Frame::black(size, size);
         let present = (0..self.views).map(|_| View::Present(frame()));
         let observation = Observation {
@@ -185,7 +203,7 @@ impl Bench {
         };
         Ok(Report {
             setup: Setup {
-                preset: format!("{:?}", self.preset).to_lowercase(),
+                preset: name,
                 profile: profile.to_string(),
                 device: format!("{device:?}"),
                 dtype: common.dtype_name(),
@@ -220,6 +238,7 @@ impl Bench {
         let config = LearnerConfig {
             gradient_checkpointing: self.gradient_checkpointing,
             compute,
+            draws: self.draws as usize,
             ..LearnerConfig::new(trained, OptimizerConfig::default(), schedule)
         };
         let mut learner = Learner::new(policy, config)?;
