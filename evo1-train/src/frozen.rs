@@ -1,19 +1,27 @@
 //! What a frozen vision-language model makes of each sample, kept on disk.
 //!
 //! A sample is known by its content, the SHA-256 sum of its pixels and tokens, and lies in a file of its own below a
-//! folder that is named after the frozen weights, the policy's configuration and the number type of the computation:
-//! other data, weights or settings find nothing that is not theirs.
+//! folder that is named after the frozen weights, what of the policy's configuration they are used by, the number type
+//! of the computation and the version of this crate: other data, weights or settings find nothing that is not theirs.
+//! Frames are read and prepared for every step nevertheless, because they are what a sample is known by.
+//!
+//! Every sample is computed by itself, whatever else is in its batch. On the CPU that changes no bit, on other devices
+//! what rounding does.
+//!
+//! Files appear whole, whenever the process is killed, and hold the sum of what was written: one that was damaged since is
+//! made anew, with a warning that names it.
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs, io,
+    ops::Deref,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{Mutex, PoisonError},
 };
 
 use burn::{
     module::{Module, ModuleVisitor, Param},
-    tensor::{DType, Tensor},
+    tensor::{DType, Device, Tensor, TensorData},
 };
 use evo1::{
     Context, CoreError, Inputs, Policy, Trace,
@@ -23,18 +31,32 @@ use evo1::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::Result;
+use crate::{Error, Result, Trained};
 
-/// The names that a file has for its tensors: the fused tokens, then the outputs of single layers.
+/// The names that a file has for its tensors: the fused tokens, the outputs of single layers, the sum of all of them.
 const TOKENS: &str = "tokens";
 const LAYER: &str = "layer.";
+const SUM: &str = "sha256";
+
+/// Fails where outputs of the vision-language model are to be kept although it is trained.
+pub(crate) fn check_is_frozen(trained: &Trained) -> Result<()> {
+    let part = match (trained.vision, trained.language) {
+        (false, false) => return Ok(()),
+        (true, false) => "the vision tower with the projector is",
+        (false, true) => "the language model is",
+        (true, true) => "vision tower, projector and language model are",
+    };
+    let expected = "false where the vision-language model is trained";
+    Err(Error::config("cache_frozen", expected, format!("true, and {part}")))
+}
 
 /// The outputs of a frozen vision-language model.
 pub(crate) struct FrozenOutputs {
     folder: PathBuf,
     fingerprint: Vec<u8>,
-    /// Whether an output could not be written, which is said once.
-    is_full: AtomicBool,
+    /// Whether an output could not be written, which is said once. Held while one is written: devices may be given the
+    /// same sample at a time.
+    is_full: Mutex<bool>,
 }
 
 /// One sample's fused tokens and the outputs of single layers, each `[1, tokens, embed]`.
@@ -48,16 +70,25 @@ impl FrozenOutputs {
     pub(crate) fn open(folder: &Path, policy: &Policy, compute: DType) -> Result<Self> {
         let mut sum = Sum(Sha256::new());
         policy.network.vlm.visit(&mut sum);
-        sum.0.update(serde_json::to_vec(&policy.config).expect("a configuration is JSON"));
+        let config = &policy.config;
+        let used = (&config.vlm, &config.semantics, config.context_layers(), policy.tokenizer.image_context());
+        sum.0.update(serde_json::to_vec(&used).expect("a configuration is JSON"));
         sum.0.update(compute.name());
+        sum.0.update(env!("CARGO_PKG_VERSION"));
         let fingerprint = sum.0.finalize().to_vec();
         let folder = folder.join(hexadecimal(&fingerprint[..8]));
         fs::create_dir_all(&folder).map_err(|reason| CoreError::io("create", &folder, reason))?;
-        Ok(Self { folder, fingerprint, is_full: AtomicBool::new(false) })
+        Ok(Self { folder, fingerprint, is_full: Mutex::new(false) })
     }
 
-    /// The context of a batch: of each sample as it was kept, or computed by itself and kept now.
-    pub(crate) fn context(&self, vlm: &InternVl, policy: &Policy, inputs: &Inputs) -> Result<Context> {
+    /// The context of a batch: of each sample as it was kept, or computed by itself and kept now. `vlm` is looked at only
+    /// for what is computed.
+    pub(crate) fn context(
+        &self,
+        vlm: &impl Deref<Target = InternVl>,
+        policy: &Policy,
+        inputs: &Inputs,
+    ) -> Result<Context> {
         let (config, image_token) = (&policy.config, policy.tokenizer.image_context());
         let [samples, length] = inputs.tokens.dims();
         let ends = match config.semantics.context_scope {
@@ -74,7 +105,7 @@ impl FrozenOutputs {
             let pixels = inputs.pixels.clone().filter(|_| tiles > 0);
             let pixels = pixels.map(|pixels| pixels.narrow(0, first_tile, tiles));
             first_tile += tiles;
-            outputs.push(self.output(vlm, policy, pixels, &tokens)?);
+            outputs.push(self.output(vlm, policy, pixels, &tokens, &inputs.state.device())?);
         }
         let width = if config.vlm.return_cls_only { 1 } else { length };
         let layers = outputs[0].layers.len();
@@ -83,17 +114,18 @@ impl FrozenOutputs {
         };
         let tokens = joined(&|output| output.tokens.clone());
         let layers = (0..layers).map(|layer| joined(&|output| output.layers[layer].clone())).collect();
-        let hidden = vlm.hidden_tokens(&inputs.tokens, &config.semantics, &tokens.device());
+        let hidden = policy.network.vlm.hidden_tokens(&inputs.tokens, &config.semantics, &tokens.device());
         Ok(Context { tokens, layers, hidden })
     }
 
     /// One sample's output.
     fn output(
         &self,
-        vlm: &InternVl,
+        vlm: &impl Deref<Target = InternVl>,
         policy: &Policy,
         pixels: Option<Tensor<4>>,
         tokens: &TokenBatch,
+        device: &Device,
     ) -> Result<Output> {
         let mut sum = Sha256::new_with_prefix(&self.fingerprint);
         if let Some(pixels) = &pixels {
@@ -103,9 +135,8 @@ impl FrozenOutputs {
         let name = hexadecimal(&sum.finalize());
         // A folder of a few hundred files each, for the sake of those who list them.
         let path = self.folder.join(&name[..2]).join(format!("{name}.safetensors"));
-        let device = vlm.language_model().device();
         if path.is_file() {
-            match Output::read(&path, |data| Tensor::from_data(data, &device)) {
+            match Output::read(&path, &name, device) {
                 Ok(output) => return Ok(output),
                 Err(error) => tracing::warn!("computed again: {error}"),
             }
@@ -115,10 +146,12 @@ impl FrozenOutputs {
         let (image_token, semantics) = (policy.tokenizer.image_context(), &policy.config.semantics);
         let context = vlm.forward(visual, tokens, image_token, semantics, trace).map_err(evo1::Error::from)?;
         let output = Output { tokens: context.tokens, layers: context.layers };
+        let mut is_full = self.is_full.lock().unwrap_or_else(PoisonError::into_inner);
         // Without room the run goes on, at the speed that it would have had.
-        if let Err(error) = output.write(&path)
-            && !self.is_full.swap(true, Ordering::Relaxed)
+        if let Err(error) = output.write(&path, &name)
+            && !*is_full
         {
+            *is_full = true;
             tracing::warn!("an output of the frozen model is not kept: {error}");
         }
         Ok(output)
@@ -126,22 +159,50 @@ impl FrozenOutputs {
 }
 
 impl Output {
-    fn read(path: &Path, tensor: impl Fn(burn::tensor::TensorData) -> Tensor<3>) -> Result<Self> {
+    /// Reads what was written for the sample `name`.
+    fn read(path: &Path, name: &str, device: &Device) -> Result<Self> {
         let file = WeightFile::open(path)?;
-        let layers = (0..).map(|layer| format!("{LAYER}{layer}")).take_while(|name| file.contains(name));
-        let layers = layers.map(|name| Ok(tensor(file.read(&name)?))).collect::<Result<_>>()?;
-        Ok(Self { tokens: tensor(file.read(TOKENS)?), layers })
+        let tensors = file.names().filter(|&tensor| tensor != SUM);
+        let tensors = tensors.map(|tensor| Ok((tensor.to_owned(), file.read(tensor)?)));
+        let mut tensors = tensors.collect::<Result<BTreeMap<_, _>, CoreError>>()?;
+        let is_whole = file.read(SUM)?.as_bytes() == sum_of(name, &tensors);
+        // Without its number type burn would make it the device's own.
+        let tensor_of = |data: TensorData| {
+            let dtype = data.dtype();
+            Tensor::from_data(data, (device, dtype))
+        };
+        let mut tensor = |name: &str| tensors.remove(name).map(tensor_of);
+        match tensor(TOKENS).filter(|_| is_whole) {
+            Some(tokens) => Ok(Self { tokens, layers: (0..).map_while(|at| tensor(&layer_name(at))).collect() }),
+            None => Err(CoreError::io("read", path, io::Error::other("it is not what was written")).into()),
+        }
     }
 
-    fn write(&self, path: &Path) -> Result<()> {
+    fn write(&self, path: &Path, name: &str) -> Result<()> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(|reason| CoreError::io("create", folder, reason))?;
         }
         let mut tensors = BTreeMap::from([(TOKENS.to_owned(), self.tokens.to_data())]);
         let layers = self.layers.iter().enumerate();
-        tensors.extend(layers.map(|(at, layer)| (format!("{LAYER}{at}"), layer.to_data())));
+        tensors.extend(layers.map(|(at, layer)| (layer_name(at), layer.to_data())));
+        let sum = sum_of(name, &tensors);
+        tensors.insert(SUM.to_owned(), TensorData::new(sum.clone(), [sum.len()]));
         Ok(write_safetensors(path, &tensors)?)
     }
+}
+
+fn layer_name(at: usize) -> String {
+    format!("{LAYER}{at}")
+}
+
+/// The sum of a sample's name and its tensors with their number types and shapes.
+fn sum_of(name: &str, tensors: &BTreeMap<String, TensorData>) -> Vec<u8> {
+    let mut sum = Sha256::new_with_prefix(name);
+    for (name, data) in tensors {
+        sum.update(format!("{name} {} {:?}", data.dtype().name(), data.shape().as_slice()));
+        sum.update(data.as_bytes());
+    }
+    sum.finalize().to_vec()
 }
 
 /// `[1, tokens, embed]` with zeros up to `width` tokens.

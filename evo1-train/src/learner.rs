@@ -1,6 +1,6 @@
 //! One step of training: loss, gradients, clipping, update.
 
-use std::path::PathBuf;
+use std::{cell::LazyCell, path::PathBuf};
 
 use burn::{
     module::{Module, ModuleMapper, Param},
@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Batch, Error, OptimizerConfig, Result, Schedule, Trained,
-    frozen::FrozenOutputs,
+    frozen::{FrozenOutputs, check_is_frozen},
     optimizer::global_norm,
     parameters::{Parameter, parameters, with_stable_ids},
 };
@@ -134,7 +134,7 @@ impl Learner {
     /// A learner of `policy` from its first step, on the policy's device.
     ///
     /// # Errors
-    /// When the configuration trains nothing, or asks for what the device cannot do.
+    /// When the configuration trains nothing, keeps outputs of what it trains, or asks for what the device cannot do.
     pub fn new(policy: Policy, config: LearnerConfig) -> Result<Self> {
         let device = policy.device().clone().autodiff();
         if !device.supports_dtype(config.compute) {
@@ -147,8 +147,11 @@ impl Learner {
             let expected = "false where the integration is layer-wise: only the last layer's output is kept";
             return Err(Error::config("gradient_checkpointing", expected, true));
         }
-        let folder = config.frozen_outputs.as_ref();
-        let frozen = folder.map(|folder| FrozenOutputs::open(folder, &policy, config.compute)).transpose()?;
+        let open = |folder| {
+            check_is_frozen(&config.trained)?;
+            FrozenOutputs::open(folder, &policy, config.compute)
+        };
+        let frozen = config.frozen_outputs.as_deref().map(open).transpose()?;
         let network = with_stable_ids(policy.network).train();
         let network = config.trained.apply(network)?;
         let optimizer = config.optimizer.build(&network);
@@ -307,6 +310,10 @@ impl Learner {
         device.seed(rng::stream_seed(self.config.seed, &format!("dropout.{}", job.index)));
         let computing = match self.config.compute {
             DType::F32 => network.clone(),
+            // The vision-language model is cast when something has to be computed.
+            dtype if self.frozen.is_some() => {
+                Evo1 { action: network.action.clone().map(&mut Cast(dtype)), ..network.clone() }
+            }
             dtype => network.clone().map(&mut Cast(dtype)),
         };
         let trained = &self.config.trained;
@@ -398,7 +405,8 @@ impl Learner {
         let (trained, trace) = (&self.config.trained, &mut Trace::off());
         let frozen = network.vlm.valid();
         if let Some(outputs) = &self.frozen {
-            return outputs.context(&frozen, &self.policy, &batch.inputs);
+            let vlm = LazyCell::new(|| frozen.map(&mut Cast(self.config.compute)));
+            return outputs.context(&vlm, &self.policy, &batch.inputs);
         }
         let part = |is_trained: bool| if is_trained { &network.vlm } else { &frozen };
         let (vision, language) = (part(trained.vision), part(trained.vision || trained.language));
@@ -430,5 +438,46 @@ impl ModuleMapper for Cast {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let (id, value, _) = param.consume();
         Param::initialized(id, value.cast(self.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::TensorData;
+    use evo1::{Frame, Observation, View, device::test_devices};
+
+    use super::*;
+    use crate::Decay;
+
+    #[test]
+    fn frozen_parts_run_without_gradients() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (cache, stage1) = (Some(folder.path().to_owned()), Trained::stage1());
+        for device in test_devices() {
+            for (trained, frozen_outputs, has_gradients) in [
+                (stage1.clone(), None, false),
+                (stage1.clone(), cache.clone(), false),
+                (stage1.clone(), cache.clone(), false),
+                (Trained { language: true, ..stage1.clone() }, None, true),
+                (Trained { vision: true, ..stage1.clone() }, None, true),
+            ] {
+                let policy = Policy::tiny(0, &device).expect("a policy");
+                let observation = Observation {
+                    views: vec![View::Present(Frame::black(64, 64))],
+                    state: vec![0.0; 8],
+                    instruction: "Open the drawer".into(),
+                    ..Observation::default()
+                };
+                let inputs = policy.prepare(&[observation], true).expect("inputs");
+                let shape = [1, policy.config.action.horizon, policy.config.action.max_action_dim];
+                let actions = Tensor::from_data(TensorData::zeros::<f32, _>(shape), &device);
+                let batch = Batch { mask: inputs.action_mask.clone(), inputs, actions };
+                let schedule = Schedule { warmup: 0, total: 1, decay: Decay::Constant };
+                let config = LearnerConfig::new(trained, OptimizerConfig::default(), schedule);
+                let learner = Learner::new(policy, LearnerConfig { frozen_outputs, ..config }).expect("a learner");
+                let context = learner.context(&learner.policy.network, &batch).expect("a context");
+                assert_eq!(context.tokens.is_autodiff(), has_gradients, "{:?}", learner.config.trained);
+            }
+        }
     }
 }

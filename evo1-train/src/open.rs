@@ -20,11 +20,7 @@ impl Trainer {
     /// When anything that the configuration names is missing or does not fit together.
     pub fn open(config: TrainConfig, device: &Device, progress: impl FnMut(usize, usize)) -> Result<Self> {
         config.validate()?;
-        let data = config.data.read()?;
-        if config.cache_frozen && data.augmentation != Augmentation::None {
-            let expected = "false where frames are augmented: no sample comes twice";
-            return Err(Error::config("cache_frozen", expected, true));
-        }
+        let data = data_of(&config)?;
         let existing = config.policy.open_existing(config.seed, device)?;
         let (mut policy, mixture) = match existing {
             Some(policy) => {
@@ -54,12 +50,22 @@ impl Trainer {
     /// # Errors
     /// When there is none, or the data that the run's configuration names is no longer there.
     pub fn reopen(config: TrainConfig, device: &Device) -> Result<Self> {
-        let data = config.data.read()?;
+        let data = data_of(&config)?;
         Self::resume_with(config.clone(), device, |policy| {
             let mixture = Mixture::open(&data, policy.config.action.horizon)?;
             Ok(batches_for(policy, Arc::new(mixture), &config)?)
         })
     }
+}
+
+/// The data's configuration, in which samples come as they are where the frozen model's outputs are kept.
+fn data_of(config: &TrainConfig) -> Result<DataConfig> {
+    let data = config.data.read()?;
+    if config.cache_frozen && data.augmentation != Augmentation::None {
+        let expected = "false where frames are augmented: no sample comes twice";
+        return Err(Error::config("cache_frozen", expected, true));
+    }
+    Ok(data)
 }
 
 /// A new policy's widths are those of its robot, where all robots of the data have the same.

@@ -5,34 +5,40 @@ use std::{
     fs,
     ops::ControlFlow,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use burn::tensor::{Device, Tensor, TensorData};
 use evo1::{
     Frame, Observation, Policy, View,
-    device::test_devices,
+    config::Profile,
+    device::{DeviceName, test_devices},
     rng::{self, RngExt},
     weights::{WeightFile, write_safetensors},
 };
 use evo1_train::{
-    Batch, Batches, CheckpointConfig, Error, Finished, OptimizerConfig, Result, ScheduleConfig, TrainConfig, Trained,
-    Trainer,
+    Batch, Batches, CheckpointConfig, Compute, DataSource, Error, Event, Finished, Learner, LearnerConfig,
+    OptimizerConfig, Result, ScheduleConfig, TrainConfig, Trained, Trainer,
 };
+use sha2::{Digest, Sha256};
 
-/// Samples there are; every batch has two of them, with prompts of different lengths.
-const SAMPLES: u64 = 6;
+/// Samples there are; every batch has two of them, each time other two, with prompts of different lengths.
+const SAMPLES: u64 = 5;
 const BATCH: usize = 2;
 
+/// The same few samples again and again.
 struct Cycle {
     policy: Policy,
     device: Device,
+    /// Grey level of the first sample's frames.
+    darkest: u8,
 }
 
 impl Batches for Cycle {
     fn batch(&mut self, index: u64) -> Result<Batch> {
         let samples = (0..BATCH as u64).map(|at| (index * BATCH as u64 + at) % SAMPLES);
         let observation = |sample: u64| {
-            let grey = 40 * sample as u8;
+            let grey = self.darkest + 40 * sample as u8;
             let frame = || Frame::new(64, 64, vec![grey; 3 * 64 * 64]).expect("a frame");
             let view = if sample.is_multiple_of(2) { View::Absent } else { View::Present(frame()) };
             Observation {
@@ -75,12 +81,31 @@ fn config(output: &Path, cache: Option<&Path>) -> TrainConfig {
     }
 }
 
+/// burn's CPU device repeats to the bit.
+fn cpu() -> Device {
+    "flex".parse::<DeviceName>().and_then(DeviceName::open).unwrap_or_else(|_| test_devices().remove(0))
+}
+
+fn policy(seed: u64, profile: Profile) -> Policy {
+    let Policy { config, network, tokenizer, statistics, .. } = Policy::tiny(seed, &cpu()).expect("a policy");
+    Policy::new(config.with_profile(profile), network, tokenizer, statistics, &cpu())
+}
+
+fn batches(policy: &Policy) -> Box<Cycle> {
+    Box::new(Cycle { policy: policy.clone(), device: cpu(), darkest: 0 })
+}
+
+fn go_on(_: &Event) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+fn run_of(policy: Policy, config: TrainConfig) -> Finished {
+    let batches = batches(&policy);
+    Trainer::new(config, policy, batches).expect("a trainer").run(go_on).expect("a run")
+}
+
 fn run(output: &Path, cache: Option<&Path>, seed: u64) -> Finished {
-    let device = test_devices().remove(0);
-    let policy = Policy::tiny(seed, &device).expect("a policy");
-    let batches = Box::new(Cycle { policy: policy.clone(), device });
-    let trainer = Trainer::new(config(output, cache), policy, batches).expect("a trainer");
-    trainer.run(|_| ControlFlow::Continue(())).expect("a run")
+    run_of(policy(seed, Profile::LeRobot), config(output, cache))
 }
 
 fn weights(finished: &Finished) -> Vec<u8> {
@@ -99,50 +124,209 @@ fn kept(cache: &Path) -> BTreeMap<PathBuf, Vec<PathBuf>> {
     entries(cache).into_iter().map(files).collect()
 }
 
+/// All kept files.
+fn files(cache: &Path) -> Vec<PathBuf> {
+    kept(cache).into_values().flatten().collect()
+}
+
+fn losses(finished: &Finished) -> Vec<f64> {
+    finished.metrics.iter().map(|line| line.loss).collect()
+}
+
+/// Writes tokens in the place of those that were kept, with their sum.
+fn replace(file: &Path, tokens: TensorData) {
+    let name = file.file_stem().expect("a name").to_string_lossy();
+    let mut sum = Sha256::new_with_prefix(name.as_bytes());
+    sum.update(format!("tokens {} {:?}", tokens.dtype().name(), tokens.shape().as_slice()));
+    sum.update(tokens.as_bytes());
+    let sum = TensorData::new(sum.finalize().to_vec(), [32]);
+    write_safetensors(file, &[("tokens".to_owned(), tokens), ("sha256".to_owned(), sum)].into()).expect("a file");
+}
+
 #[test]
 fn kept_outputs_change_no_bit_of_the_weights() {
+    for profile in Profile::ALL {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        let run = |name: &str, cache: Option<&Path>| run_of(policy(0, profile), config(&at(name), cache));
+        let cache = at("cache");
+        let without = run("without", None);
+        for (name, what) in [("first", "while they are made"), ("second", "while they are read")] {
+            let with = run(name, Some(&cache));
+            assert_eq!(losses(&with), losses(&without), "{profile:?}, {what}");
+            assert!(weights(&with) == weights(&without), "{profile:?}, {what}");
+        }
+        assert_eq!(files(&cache).len(), SAMPLES as usize, "{profile:?}: one a sample, whatever is in its batches");
+    }
+}
+
+#[test]
+fn nor_do_they_where_it_is_computed_in_half_precision() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = folder.path().join("cache");
+    let run = |name: &str, cache: Option<&Path>| {
+        let config = TrainConfig { compute: Compute::Bf16, ..config(&folder.path().join(name), cache) };
+        weights(&run_of(policy(0, Profile::LeRobot), config))
+    };
+    let without = run("without", None);
+    assert!(run("first", Some(&cache)) == without, "while they are made");
+    assert!(run("second", Some(&cache)) == without, "while they are read");
+    // Those of another number type are others.
+    self::run(&folder.path().join("single"), Some(&cache), 0);
+    assert_eq!(kept(&cache).len(), 2);
+}
+
+#[test]
+fn what_was_kept_is_used_and_what_was_damaged_is_made_anew() {
     let folder = tempfile::tempdir().expect("a folder");
     let at = |name: &str| folder.path().join(name);
     let cache = at("cache");
     let without = weights(&run(&at("without"), None, 0));
-    assert!(weights(&run(&at("first"), Some(&cache), 0)) == without, "while they are made");
-    let files: Vec<PathBuf> = kept(&cache).into_values().flatten().collect();
-    assert_eq!(files.len(), SAMPLES as usize);
-    assert!(weights(&run(&at("second"), Some(&cache), 0)) == without, "while they are read");
+    run(&at("first"), Some(&cache), 0);
+    let file = &files(&cache)[0];
+    let whole = fs::read(file).expect("a file");
+    let mut flipped = whole.clone();
+    let last = flipped.len() - 1;
+    flipped[last] ^= 1;
+    let other = fs::read(&files(&cache)[1]).expect("a file");
+    let damages =
+        [("cut", whole[..whole.len() / 2].to_vec()), ("flipped", flipped), ("empty", vec![]), ("moved", other)];
+    for (damage, bytes) in damages {
+        fs::write(file, bytes).expect("a file");
+        assert!(weights(&run(&at(damage), Some(&cache), 0)) == without, "{damage}");
+        assert!(fs::read(file).expect("a file") == whole, "{damage}");
+    }
 
-    // A file that was cut is made anew.
-    let whole = fs::read(&files[0]).expect("a file");
-    fs::write(&files[0], &whole[..whole.len() / 2]).expect("a file");
-    assert!(weights(&run(&at("third"), Some(&cache), 0)) == without, "after one was cut");
-    assert!(fs::read(&files[0]).expect("a file") == whole);
-
-    // They are what is used: one that is not a number shows.
-    let file = WeightFile::open(&files[0]).expect("a file");
-    let tokens = file.read("tokens").expect("tokens");
-    let spoilt = TensorData::new(vec![f32::NAN; tokens.num_elements()], tokens.shape().clone());
-    write_safetensors(&files[0], &[("tokens".to_owned(), spoilt)].into()).expect("a file");
-    assert_eq!(run(&at("fourth"), Some(&cache), 0).skipped, 3);
+    // One that is not a number shows: in every step that draws its sample.
+    let tokens = WeightFile::open(file).and_then(|file| file.read("tokens")).expect("tokens");
+    replace(file, TensorData::new(vec![f32::NAN; tokens.num_elements()], tokens.shape().clone()));
+    let skipped = run(&at("spoilt"), Some(&cache), 0).skipped;
+    assert!((3..=4).contains(&skipped), "{skipped} steps");
 }
 
 #[test]
-fn other_weights_do_not_meet() {
+fn a_resumed_run_goes_on_with_what_was_kept() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
+    let without = run(&whole, None, 0);
+
+    // Three steps have drawn every sample. The outputs lie in the run's own folder.
+    let configured = TrainConfig { cache_frozen: true, dropout: Some(0.0), ..config(&parts, None) };
+    let policy = policy(0, Profile::LeRobot);
+    let stop = |event: &Event| match event {
+        Event::Step(report) if report.step == 2 => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    };
+    let trainer = Trainer::new(configured.clone(), policy.clone(), batches(&policy)).expect("a trainer");
+    assert_eq!(trainer.run(stop).expect("a part").steps, 3);
+    let cache = parts.join("frozen");
+    let times = || -> Vec<SystemTime> {
+        let time = |file: &PathBuf| fs::metadata(file).and_then(|file| file.modified()).expect("a file");
+        files(&cache).iter().map(time).collect()
+    };
+    let before = times();
+    assert_eq!(before.len(), SAMPLES as usize);
+
+    let resumed = Trainer::resume(configured, batches(&policy), &cpu()).expect("a trainer").run(go_on).expect("a run");
+    assert!(weights(&resumed) == weights(&without), "other weights");
+    assert_eq!(times(), before, "nothing is written again");
+}
+
+#[test]
+fn other_data_finds_nothing_of_this() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let cache = at("cache");
+    let run_on_other = |name: &str, cache: Option<&Path>| {
+        let policy = policy(0, Profile::LeRobot);
+        let batches = Box::new(Cycle { darkest: 1, ..*batches(&policy) });
+        weights(&Trainer::new(config(&at(name), cache), policy, batches).expect("a trainer").run(go_on).expect("a run"))
+    };
+    run(&at("this"), Some(&cache), 0);
+    assert!(run_on_other("with", Some(&cache)) == run_on_other("without", None), "other weights");
+    assert_eq!(files(&cache).len(), 2 * SAMPLES as usize);
+}
+
+#[test]
+fn devices_share_what_was_kept() {
+    let Ok(_) = "flex".parse::<DeviceName>().and_then(DeviceName::open) else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let cache = folder.path().join("cache");
-    for seed in [0, 1] {
-        run(&folder.path().join(format!("{seed}")), Some(&cache), seed);
+    let run = |name: &str, cache: Option<&Path>| {
+        let devices = vec!["flex".to_owned(); 2];
+        let config = TrainConfig { devices, dropout: Some(0.0), ..config(&folder.path().join(name), cache) };
+        weights(&run_of(policy(0, Profile::LeRobot), config))
+    };
+    assert!(run("with", Some(&cache)) == run("without", None), "other weights");
+    assert_eq!(files(&cache).len(), SAMPLES as usize);
+}
+
+#[test]
+fn a_frozen_model_keeps_its_weights() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let start = policy(0, Profile::LeRobot);
+    for cache in [None, Some(folder.path().join("cache"))] {
+        let output = folder.path().join(format!("cached-{}", cache.is_some()));
+        let finished = run_of(start.clone(), config(&output, cache.as_deref()));
+        start.save(&folder.path().join("start"), evo1::convert::Format::LeRobot).expect("saved");
+        let open = |path: &Path| WeightFile::open(&path.join("model.safetensors")).expect("weights");
+        let (before, after) = (open(&folder.path().join("start")), open(&finished.checkpoint));
+        let (action, frozen): (Vec<&str>, Vec<&str>) = before.names().partition(|name| name.contains("action_head"));
+        assert!(!action.is_empty() && !frozen.is_empty());
+        let changed = |name: &&str| before.read(name).expect("before") != after.read(name).expect("after");
+        assert!(!frozen.iter().any(changed), "a frozen weight");
+        assert!(action.iter().any(changed), "no weight of the action head");
     }
-    let kept = kept(&cache);
-    assert_eq!(kept.values().map(Vec::len).collect::<Vec<_>>(), [SAMPLES as usize; 2]);
+}
+
+#[test]
+fn other_weights_or_semantics_do_not_meet_and_another_action_head_does() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = folder.path().join("cache");
+    let runs = [(0, Profile::LeRobot), (1, Profile::LeRobot), (0, Profile::Official), (0, Profile::OfficialFlash)];
+    for (at, (seed, profile)) in runs.into_iter().enumerate() {
+        run_of(policy(seed, profile), config(&folder.path().join(format!("{at}")), Some(&cache)));
+    }
+    let folders = kept(&cache);
+    assert_eq!(folders.values().map(Vec::len).collect::<Vec<_>>(), [SAMPLES as usize; 4]);
+
+    let other = TrainConfig { dropout: Some(0.5), draws: 2, ..config(&folder.path().join("other"), Some(&cache)) };
+    run_of(policy(0, Profile::LeRobot), other);
+    assert_eq!(kept(&cache), folders);
 }
 
 #[test]
 fn nothing_is_kept_of_what_is_trained() {
     let output = Path::new("nowhere");
-    let config = TrainConfig {
-        stage: None,
-        trained: Some(Trained { language: true, ..Trained::stage1() }),
-        ..config(output, Some(output))
-    };
-    let Err(Error::Config { field, got, .. }) = config.validate() else { panic!("it is accepted") };
-    assert_eq!((field.as_str(), got.as_str()), ("cache_frozen", "true, and the language model is"));
+    for (vision, language, part) in [
+        (true, false, "the vision tower with the projector is"),
+        (false, true, "the language model is"),
+        (true, true, "vision tower, projector and language model are"),
+    ] {
+        let trained = Trained { vision, language, ..Trained::stage1() };
+        let config = TrainConfig { stage: None, trained: Some(trained), ..config(output, Some(output)) };
+        let refused = |result: Result<()>| {
+            let Err(Error::Config { field, got, .. }) = result else { panic!("it is accepted") };
+            assert_eq!((field.as_str(), got), ("cache_frozen", format!("true, and {part}")));
+        };
+        refused(config.validate());
+        let learner: LearnerConfig = config.learner().expect("a learner's");
+        refused(Learner::new(policy(0, Profile::LeRobot), learner).map(|_| ()));
+        assert!(!output.exists());
+    }
+}
+
+#[test]
+fn nothing_is_kept_of_augmented_frames() {
+    let output = Path::new("nowhere");
+    let data = serde_json::json!({
+        "data_groups": { "arm": { "name": { "path": "nowhere" } } },
+        "augmentation": "recipe",
+    });
+    let config = TrainConfig { data: DataSource::Inline(data), ..config(output, Some(output)) };
+    for opened in [Trainer::open(config.clone(), &cpu(), |_, _| ()), Trainer::reopen(config, &cpu())] {
+        let Err(Error::Config { field, expected, .. }) = opened else { panic!("it is accepted") };
+        assert_eq!(field, "cache_frozen");
+        assert!(expected.contains("augmented"), "{expected}");
+    }
 }

@@ -10,7 +10,7 @@ use evo1::CoreError;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Decay, Error, LearnerConfig, OptimizerConfig, Result, Schedule, Trained};
+use crate::{Decay, Error, LearnerConfig, OptimizerConfig, Result, Schedule, Trained, frozen::check_is_frozen};
 
 pub use file::{parse_config, read_config};
 pub use policy::{PolicySource, Preset, TokenizerSource};
@@ -284,11 +284,9 @@ impl TrainConfig {
 
     /// Fails unless the values can be used together; everything that can be known before data or weights are read.
     pub fn validate(&self) -> Result<()> {
-        let Trained { vision, language, .. } = self.trained()?;
-        if self.cache_frozen && (vision || language) {
-            let part = if vision { "the vision tower" } else { "the language model" };
-            let expected = "false where the vision-language model is trained";
-            return Err(Error::config("cache_frozen", expected, format!("true, and {part} is")));
+        let trained = self.trained()?;
+        if self.cache_frozen {
+            check_is_frozen(&trained)?;
         }
         for (field, value) in [
             ("batch_size", self.batch_size as u64),
