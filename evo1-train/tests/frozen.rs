@@ -11,7 +11,7 @@ use std::{
 use burn::tensor::{Device, Tensor, TensorData};
 use evo1::{
     Frame, Observation, Policy, View,
-    config::Profile,
+    config::{Integration, PolicyConfig, Profile},
     device::{DeviceName, test_devices},
     rng::{self, RngExt},
     weights::{WeightFile, write_safetensors},
@@ -145,18 +145,28 @@ fn replace(file: &Path, tokens: TensorData) {
 
 #[test]
 fn kept_outputs_change_no_bit_of_the_weights() {
-    for profile in Profile::ALL {
+    let variant = |change: fn(&mut PolicyConfig)| {
+        let mut config = policy(0, Profile::LeRobot).config;
+        change(&mut config);
+        Policy::random(config, 0, &cpu()).expect("a policy")
+    };
+    let mut policies: Vec<(String, Policy)> =
+        Profile::ALL.iter().map(|&profile| (format!("{profile:?}"), policy(0, profile))).collect();
+    policies
+        .push(("layer by layer".into(), variant(|config| config.action.design.integration = Integration::LayerWise)));
+    policies.push(("pooled".into(), variant(|config| config.vlm.return_cls_only = true)));
+    for (variant, policy) in policies {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);
-        let run = |name: &str, cache: Option<&Path>| run_of(policy(0, profile), config(&at(name), cache));
+        let run = |name: &str, cache: Option<&Path>| run_of(policy.clone(), config(&at(name), cache));
         let cache = at("cache");
         let without = run("without", None);
         for (name, what) in [("first", "while they are made"), ("second", "while they are read")] {
             let with = run(name, Some(&cache));
-            assert_eq!(losses(&with), losses(&without), "{profile:?}, {what}");
-            assert!(weights(&with) == weights(&without), "{profile:?}, {what}");
+            assert_eq!(losses(&with), losses(&without), "{variant}, {what}");
+            assert!(weights(&with) == weights(&without), "{variant}, {what}");
         }
-        assert_eq!(files(&cache).len(), SAMPLES as usize, "{profile:?}: one a sample, whatever is in its batches");
+        assert_eq!(files(&cache).len(), SAMPLES as usize, "{variant}: one a sample, whatever is in its batches");
     }
 }
 

@@ -56,7 +56,7 @@ pub struct TrainConfig {
     /// memory for one more forward pass.
     pub gradient_checkpointing: bool,
     /// Compute what the frozen vision-language model makes of a sample once and keep it on disk: false. For stage 1 without
-    /// augmentation; a sample of the full size takes up to 3.7 MB.
+    /// augmentation; a sample of the full size takes up to 3.7 MB. Frames are still decoded in every epoch.
     pub cache_frozen: bool,
     /// Where it is kept; `frozen` in the run's folder when `null`. Runs may share it: other weights, data or settings do
     /// not meet in it.
