@@ -307,7 +307,8 @@ fn other_weights_or_semantics_do_not_meet_and_another_action_head_does() {
 
 #[test]
 fn nothing_is_kept_of_what_is_trained() {
-    let output = Path::new("nowhere");
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = &folder.path().join("run");
     for (vision, language, part) in [
         (true, false, "the vision tower with the projector is"),
         (false, true, "the language model is"),
@@ -328,7 +329,8 @@ fn nothing_is_kept_of_what_is_trained() {
 
 #[test]
 fn nothing_is_kept_of_augmented_frames() {
-    let output = Path::new("nowhere");
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = &folder.path().join("run");
     let data = serde_json::json!({
         "data_groups": { "arm": { "name": { "path": "nowhere" } } },
         "augmentation": "recipe",
