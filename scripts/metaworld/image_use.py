@@ -1,6 +1,6 @@
 """Whether a served policy looks: the error of its actions with the right image, and with one of another episode.
 
-    python collect.py --out held-out --episodes 10 --seed 41 --cameras corner2 --keys image
+    python collect.py --out held-out --episodes 10 --seed 41 --cameras corner2,behindGripper --keys image,behind_gripper
     python image_use.py held-out --url ws://127.0.0.1:9000
 
 The dataset must be one that was not trained on. Frames are drawn from the first `--within` of each episode, where the hand
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from eval import Remote
 
 
-def episodes(root: Path) -> list[dict]:
+def episodes(root: Path, keys: list[str]) -> list[dict]:
     tasks = {}
     for line in (root / "meta/tasks.jsonl").read_text().splitlines():
         task = json.loads(line)
@@ -27,14 +27,16 @@ def episodes(root: Path) -> list[dict]:
     found = []
     for path in sorted(root.glob("data/*/*.parquet")):
         table = pq.read_table(path)
-        video = next(root.glob(f"videos/*/observation.images.image/{path.stem}.mp4"))
-        with av.open(str(video)) as container:
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        views = []
+        for key in keys:
+            video = next(root.glob(f"videos/*/observation.images.{key}/{path.stem}.mp4"))
+            with av.open(str(video)) as container:
+                views.append([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
         found.append({
             "task": tasks[table["task_index"][0].as_py()],
             "state": np.array(table["observation.state"].to_pylist(), np.float32),
             "action": np.array(table["action"].to_pylist(), np.float32),
-            "frames": frames,
+            "frames": list(zip(*views)),
         })
     return found
 
@@ -42,6 +44,7 @@ def episodes(root: Path) -> list[dict]:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path)
+    parser.add_argument("--keys", default="image,behind_gripper", help="the views, in the policy's order")
     parser.add_argument("--url", default="ws://127.0.0.1:9000")
     parser.add_argument("--within", type=int, default=14)
     parser.add_argument("--every", type=int, default=3)
@@ -50,7 +53,7 @@ def main():
     for name, value in dict(size=224, order="bgr", state_dim=8, nested_mask=False, arm_key=None, dataset_key=None,
                             timeout=60.0, compress=False).items():
         setattr(args, name, value)
-    remote, everything, rng = Remote(args), episodes(args.dataset), np.random.default_rng(0)
+    remote, everything, rng = Remote(args), episodes(args.dataset, args.keys.split(",")), np.random.default_rng(0)
     print(f"{'task':42} {'frames':>6} {'right':>7} {'wrong':>7}")
     for task in dict.fromkeys(episode["task"] for episode in everything):
         own = [episode for episode in everything if episode["task"] == task]
@@ -60,8 +63,8 @@ def main():
             for frame in range(0, min(args.within, len(episode["action"]) - args.horizon), args.every):
                 demonstrated.append(episode["action"][frame : frame + args.horizon, :3].clip(-1, 1))
                 for images, answers in [(episode["frames"], right), (other["frames"], wrong)]:
-                    image = images[min(frame, len(images) - 1)]
-                    reply = remote.chunk([image], episode["state"][frame], task)
+                    views = images[min(frame, len(images) - 1)]
+                    reply = remote.chunk(list(views), episode["state"][frame], task)
                     answers.append(reply[: args.horizon, :3].clip(-1, 1))
         demonstrated, right, wrong = (np.array(values) for values in (demonstrated, right, wrong))
         variance = demonstrated.var(axis=0).mean()
