@@ -103,7 +103,7 @@ fn what_is_remembered_of_absent_views_is_what_is_seen_in_them() {
             for _ in 0..2 {
                 let got = policy.see(&inputs).expect("three views");
                 let difference = (got - want.clone()).abs().max().into_scalar::<f32>();
-                assert!(difference <= 1e-5, "{difference}");
+                assert!(difference <= 1e-4, "{difference}");
             }
         }
     }
