@@ -4,6 +4,7 @@
 mod kernels;
 mod report;
 
+use burn::tensor::Device;
 pub use evo1::StageTimes;
 use evo1::{ActionChunk, Observation, Policy, PredictOptions, Result};
 pub use kernels::{KernelTime, Unit, kernel_times};
@@ -25,4 +26,10 @@ pub fn peak_memory() -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
+}
+
+/// Memory that a device's allocator holds, in bytes: what is in use, and what is kept to be used again; `None` for devices
+/// that use the process's.
+pub fn device_memory(device: &Device) -> Option<u64> {
+    device.memory_pool_usage().map(|usage| usage.bytes_reserved)
 }

@@ -49,6 +49,10 @@ pub struct Report {
     pub kernels: Vec<KernelTime>,
     /// Most memory of the process, in bytes.
     pub peak_memory_bytes: Option<u64>,
+    /// Memory that the device's allocator holds after the last run, in bytes: what is in use, and what is kept to be used
+    /// again. `None` where the process's own memory is the device's.
+    #[serde(default)]
+    pub device_memory_bytes: Option<u64>,
 }
 
 /// What a benchmark runs.
@@ -85,6 +89,9 @@ pub struct Provenance {
     pub commit: Option<String>,
     /// Version of burn.
     pub burn: String,
+    /// Devices that the build contains, as features are named.
+    #[serde(default)]
+    pub features: Vec<String>,
     /// `release` or `debug`.
     pub build: String,
     /// The processor, as the system names it.
@@ -95,19 +102,37 @@ pub struct Provenance {
     pub system: String,
 }
 
+/// The version of burn in `Cargo.lock`: burn itself does not tell.
+const BURN_VERSION: &str = "0.22.1";
+
 impl Provenance {
     /// Of this build on this machine.
     pub fn here() -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION").into(),
             commit: option_env!("EVO1_COMMIT").map(Into::into),
-            burn: "0.22".into(),
+            burn: BURN_VERSION.into(),
+            features: device_features(),
             build: if cfg!(debug_assertions) { "debug" } else { "release" }.into(),
             processor: processor(),
             instructions: evo1_kernels::instructions().into(),
             system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
         }
     }
+}
+
+fn device_features() -> Vec<String> {
+    let all = [
+        ("flex", cfg!(feature = "flex")),
+        ("ndarray", cfg!(feature = "ndarray")),
+        ("cpu", cfg!(feature = "cpu")),
+        ("wgpu", cfg!(feature = "wgpu")),
+        ("vulkan", cfg!(feature = "vulkan")),
+        ("metal", cfg!(feature = "metal")),
+        ("webgpu", cfg!(feature = "webgpu")),
+        ("cuda", cfg!(feature = "cuda")),
+    ];
+    all.into_iter().filter(|(_, is_built)| *is_built).map(|(name, _)| name.to_owned()).collect()
 }
 
 fn processor() -> Option<String> {
@@ -226,6 +251,7 @@ mod tests {
             reference: summary(reference),
             kernels: Vec::new(),
             peak_memory_bytes: None,
+            device_memory_bytes: None,
         }
     }
 
@@ -233,6 +259,23 @@ mod tests {
     fn a_machine_twice_as_slow_is_no_slower_by_its_reference() {
         let compared = compare(&report(10.0, 1.0), &report(20.0, 2.0));
         assert_eq!((compared[0].ratio, compared[0].by_reference), (2.0, 1.0));
+    }
+
+    #[test]
+    fn burns_version_is_the_locked_one() {
+        let lock = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.lock");
+        let lock = std::fs::read_to_string(lock).expect("Cargo.lock");
+        let entry = format!("name = \"burn\"\nversion = \"{BURN_VERSION}\"\n");
+        assert!(lock.replace("\r\n", "\n").contains(&entry), "BURN_VERSION is not the locked version of burn");
+    }
+
+    #[test]
+    fn a_report_without_the_newer_fields_is_read() {
+        let mut stored = serde_json::to_value(report(10.0, 1.0)).expect("JSON");
+        stored["provenance"].as_object_mut().expect("an object").remove("features");
+        stored.as_object_mut().expect("an object").remove("device_memory_bytes");
+        let read: Report = serde_json::from_value(stored).expect("a report");
+        assert_eq!((read.provenance.features.len(), read.device_memory_bytes), (0, None));
     }
 
     #[test]

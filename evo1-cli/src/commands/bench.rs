@@ -13,7 +13,9 @@ use evo1::{
     config::{PolicyConfig, Precision, Profile},
     files::write_atomically,
 };
-use evo1_bench::{Provenance, Reference, Report, Setup, Summary, by_stage, compare, kernel_times, peak_memory};
+use evo1_bench::{
+    Provenance, Reference, Report, Setup, Summary, by_stage, compare, device_memory, kernel_times, peak_memory,
+};
 use evo1_train::{Batch, Decay, Learner, LearnerConfig, OptimizerConfig, Schedule, Trained};
 use eyre::{Result, WrapErr, bail};
 
@@ -219,6 +221,7 @@ impl Bench {
             reference: Summary::of(reference),
             kernels,
             peak_memory_bytes: peak_memory(),
+            device_memory_bytes: device_memory(&device),
         })
     }
 
@@ -285,6 +288,9 @@ fn print_table(report: &Report) -> Result<()> {
     }
     if let Some(bytes) = report.peak_memory_bytes {
         say!("peak memory {:.2} GB", bytes as f64 / 1e9)?;
+    }
+    if let Some(bytes) = report.device_memory_bytes {
+        say!("memory held by the device {:.2} GB", bytes as f64 / 1e9)?;
     }
     if !report.kernels.is_empty() {
         say!("\n{:58} {:>10} {:>16} {:>8}", "operation", "min ms", "rate", "of best")?;
