@@ -17,7 +17,7 @@ import urllib.request
 import numpy as np
 from websockets.sync.client import connect
 
-MODEL = ["vision", "language", "action", "finish"]
+MODEL = ["vision", "projector", "language", "action", "finish"]
 
 
 def message(size: int, state: int, actions: int) -> str:

@@ -63,14 +63,20 @@ class Vision(nn.Module):
             nn.LayerNorm(4 * width), nn.Linear(4 * width, LANGUAGE["width"]), nn.GELU(), nn.Linear(LANGUAGE["width"], LANGUAGE["width"])
         )
 
-    def forward(self, pixels):
+    def tower(self, pixels):
         x = self.patches(pixels).flatten(2).transpose(1, 2)
         x = torch.cat([self.cls.expand(len(x), -1, -1), x], 1) + self.positions
         for layer in self.layers:
             x = layer(x)
+        return x
+
+    def project(self, x):
         side = math.isqrt(x.shape[1] - 1) // 2
         x = x[:, 1:].unflatten(1, (side, 2, side, 2)).transpose(2, 3).flatten(3).flatten(1, 2)
         return self.projector(x)
+
+    def forward(self, pixels):
+        return self.project(self.tower(pixels))
 
 
 class LanguageLayer(nn.Module):
@@ -197,8 +203,11 @@ class LeRobot(nn.Module):
             num_layers=ACTION["layers"], num_inference_timesteps=steps, state_dim=ACTION["dims"], state_hidden_dim=1024,
         )
 
-    def vision(self, pixels):
-        x = self.vlm.vision_tower(pixel_values=pixels).last_hidden_state[:, 1:]
+    def tower(self, pixels):
+        return self.vlm.vision_tower(pixel_values=pixels).last_hidden_state
+
+    def project(self, x):
+        x = x[:, 1:]
         side = math.isqrt(x.shape[1])
         return self.vlm.multi_modal_projector(self.vlm.pixel_shuffle(x.unflatten(1, (side, side)), 0.5).flatten(1, 2))
 
@@ -263,12 +272,13 @@ def main():
     action_dtype = torch.bfloat16 if args.dtype == "bf16" else torch.float32
     if args.impl == "plain":
         vision, language, action = Vision(), Language(), Action()
+        tower, project = vision.tower, vision.project
         vision.to(args.device, vlm_dtype), language.to(args.device, vlm_dtype), action.to(args.device, action_dtype)
     else:
         model = LeRobot(args.steps)
         model.vlm.to(args.device, vlm_dtype), model.head.to(args.device, action_dtype)
         model.eval()
-        vision, language, action = model.vision, model.language, model.action
+        tower, project, language, action = model.tower, model.project, model.language, model.action
 
     row = sum(([9] * 12 + [2] + [IMAGE_TOKEN] * TOKENS_PER_VIEW + [3, 9] for _ in range(args.views)), []) + [9] * args.text_tokens
     ids = torch.tensor([row] * args.batch, device=args.device)
@@ -283,15 +293,18 @@ def main():
     with torch.inference_mode():
         for run in range(args.repeat + 1):
             marks = [time.perf_counter()]
-            visual = vision(pixels)
+            patches = tower(pixels)
+            sync(), marks.append(time.perf_counter())
+            visual = project(patches)
             sync(), marks.append(time.perf_counter())
             fused = language(ids, visual).to(action_dtype)
             sync(), marks.append(time.perf_counter())
             action(fused, state, args.steps)
             sync(), marks.append(time.perf_counter())
             if run:
-                for name, start, end in [("vision", 0, 1), ("language", 1, 2), ("action", 2, 3), ("total", 0, 3)]:
-                    samples.setdefault(name, []).append(1e3 * (marks[end] - marks[start]))
+                for name, start, end in zip(["vision", "projector", "language", "action"], marks, marks[1:]):
+                    samples.setdefault(name, []).append(1e3 * (end - start))
+                samples.setdefault("total", []).append(1e3 * (marks[-1] - marks[0]))
     summary = {name: {"min": min(times), "p50": statistics.median(times)} for name, times in samples.items()}
     print(json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads(), "tokens": len(row), "setup": vars(args), "milliseconds": summary, "peak_memory_bytes": peak_memory()}))
 

@@ -32,7 +32,8 @@ import json, pathlib, statistics, sys
 rounds = lambda name: [json.loads(path.read_text()) for path in pathlib.Path(sys.argv[1]).glob(name + ".*")]
 torch, evo1 = rounds("torch"), rounds("evo1")
 print(f"{'stage':10} {'torch ms':>10} {'evo1 ms':>10} {'ratio':>7}")
-for stage in [name for name in ["vision", "language", "action", "total", "step"] if name in rounds("evo1")[0]["milliseconds"]]:
+stages = ["vision", "projector", "language", "action", "total", "step"]
+for stage in [name for name in stages if all(name in report["milliseconds"] for report in torch + evo1)]:
     a, b = (statistics.median(report["milliseconds"][stage]["p50"] for report in side) for side in (torch, evo1))
     print(f"{stage:10} {a:10.0f} {b:10.0f} {b / a:7.2f}")
 a, b = (max(report["peak_memory_bytes"] for report in side) / 1e9 for side in (torch, evo1))

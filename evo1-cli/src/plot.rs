@@ -59,7 +59,7 @@ pub(crate) fn chunk_png(path: &Path, chunk: &ActionChunk, frames: &[Frame], titl
 /// When the file cannot be written; `path` is then as it was.
 pub(crate) fn stages_png(path: &Path, report: &Report) -> eyre::Result<()> {
     let setup = &report.setup;
-    let stages = ["prepare", "vision", "language", "action", "finish", "total"];
+    let stages = ["prepare", "vision", "projector", "language", "action", "finish", "total"];
     let bars: Vec<Bar> = stages
         .iter()
         .filter_map(|&name| {

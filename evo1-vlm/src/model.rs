@@ -59,13 +59,22 @@ impl InternVl {
 
     /// Visual tokens of normalised tiles: `[tiles, 3, size, size]` → `[tiles, tokens_per_tile, embed]`.
     pub fn visual_tokens(&self, pixels: Tensor<4>, trace: &mut Trace) -> Tensor<3> {
+        let patches = self.patches(pixels, trace);
+        self.project(patches, trace)
+    }
+
+    /// The vision tower's part of [`Self::visual_tokens`]: normalised tiles `[tiles, 3, size, size]` → patches
+    /// `[tiles, side · side, hidden]`.
+    pub fn patches(&self, pixels: Tensor<4>, trace: &mut Trace) -> Tensor<3> {
         let pixels = pixels.cast(self.dtype());
-        let unshuffled = trace.scope("vision", |trace| {
-            let patches = self.vision_tower.forward(pixels, trace);
-            let unshuffled = pixel_unshuffle(patches, self.unshuffle_factor);
-            trace.record("pixel_shuffle", &unshuffled);
-            unshuffled
-        });
+        trace.scope("vision", |trace| self.vision_tower.forward(pixels, trace))
+    }
+
+    /// The rest of [`Self::visual_tokens`], pixel-unshuffle and projector: patches `[tiles, side · side, hidden]` →
+    /// `[tiles, tokens_per_tile, embed]`.
+    pub fn project(&self, patches: Tensor<3>, trace: &mut Trace) -> Tensor<3> {
+        let unshuffled = pixel_unshuffle(patches, self.unshuffle_factor);
+        trace.scope("vision", |trace| trace.record("pixel_shuffle", &unshuffled));
         trace.scope("projector", |trace| self.projector.forward(unshuffled, trace))
     }
 
@@ -135,9 +144,7 @@ impl InternVl {
         self.check_ids(tokens)?;
         let device = pixels.device();
         let mut pieces = self.vision_tower.pieces(pixels.cast(self.dtype()));
-        pieces.push(Piece::vision(|patches| {
-            self.projector.forward(pixel_unshuffle(patches, self.unshuffle_factor), &mut Trace::off())
-        }));
+        pieces.push(Piece::vision(|patches| self.project(patches, &mut Trace::off())));
         let ids = tokens.ids_tensor(&device);
         pieces.push(Piece::language(move |visual| {
             let embeds = self.language_model.embed(ids.clone());

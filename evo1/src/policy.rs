@@ -1,8 +1,8 @@
 //! The policy: observations in, action chunks out.
 //!
-//! One prediction passes through five stages, and no stage reaches back: [`Policy::prepare`] (frames, prompt and state
-//! to tensors), [`Policy::see`] (vision tower and projector), [`Policy::fuse`] (language model), [`Policy::act`] (action
-//! expert) and [`Policy::finish`] (back to the robot's units). [`Policy::predict`] runs them all.
+//! One prediction passes through six stages, and no stage reaches back: [`Policy::prepare`] (frames, prompt and state
+//! to tensors), [`Policy::patches`] (vision tower), [`Policy::project`] (projector), [`Policy::fuse`] (language model),
+//! [`Policy::act`] (action expert) and [`Policy::finish`] (back to the robot's units). [`Policy::predict`] runs them all.
 
 use std::sync::{Arc, OnceLock};
 
@@ -145,7 +145,8 @@ impl Policy {
     ) -> Result<(Vec<Prediction>, StageTimes)> {
         let (device, mut times) = (&self.device, StageTimes::default());
         let inputs = timed(device, &mut times.prepare, || self.prepare(observations, options.skips_unseen))?;
-        let visual = timed(device, &mut times.vision, || self.see(&inputs));
+        let patches = timed(device, &mut times.vision, || self.patches(&inputs));
+        let visual = timed(device, &mut times.projector, || self.project(patches, &inputs));
         let context = timed(device, &mut times.language, || self.fuse(visual, &inputs))?;
         let actions = timed(device, &mut times.action, || {
             let noise = self.noise(observations.len(), &options.noise)?;
@@ -180,33 +181,56 @@ impl Policy {
         self.preparer().prepare(observations, skips_unseen)
     }
 
-    /// Stage 2: visual tokens of all tiles, `[tiles, tokens_per_tile, embed]`.
+    /// Stages 2 and 3: visual tokens of all tiles, `[tiles, tokens_per_tile, embed]`.
     ///
     /// Views that are not there all look the same, and the policy remembers how.
     pub fn see(&self, inputs: &Inputs) -> Option<Tensor<3>> {
+        self.project(self.patches(inputs), inputs)
+    }
+
+    /// Stage 2: patches of the tiles that are not black, `[tiles, side · side, hidden]`; `None` where there is none.
+    pub fn patches(&self, inputs: &Inputs) -> Option<Tensor<3>> {
         let (pixels, blacks) = (inputs.pixels.clone()?, &inputs.black_tiles);
-        let see = |pixels| self.network.vlm.visual_tokens(pixels, &mut Trace::off());
-        let Some(&first) = blacks.first() else { return Some(see(pixels)) };
-        let black = self.black.get_or_init(|| see(pixels.clone().narrow(0, first, 1)));
-        let is_black = |tile: &usize| blacks.binary_search(tile).is_ok();
-        let tiles = 0..pixels.dims()[0];
-        let others: Vec<i32> = tiles.clone().filter(|tile| !is_black(tile)).map(|tile| tile as i32).collect();
+        let patches = |pixels| self.network.vlm.patches(pixels, &mut Trace::off());
+        let Some(&first) = blacks.first() else { return Some(patches(pixels)) };
+        // Nearly all of it is the tower's work.
+        self.black_tokens(&pixels, first);
+        let others = (0..pixels.dims()[0]).filter(|tile| blacks.binary_search(tile).is_err());
+        let others: Vec<i32> = others.map(|tile| tile as i32).collect();
         if others.is_empty() {
-            return Some(black.clone().repeat_dim(0, tiles.len()));
+            return None;
         }
         let others = Tensor::<1, Int>::from_data(TensorData::from(&others[..]), &pixels.device());
-        let mut others = see(pixels.select(0, others)).split(1, 0).into_iter();
-        let tokens = tiles.filter_map(|tile| if is_black(&tile) { Some(black.clone()) } else { others.next() });
+        Some(patches(pixels.select(0, others)))
+    }
+
+    /// Stage 3: visual tokens of all tiles, of what [`Self::patches`] gave for the same inputs and of black tiles.
+    pub fn project(&self, patches: Option<Tensor<3>>, inputs: &Inputs) -> Option<Tensor<3>> {
+        let (pixels, blacks) = (inputs.pixels.as_ref()?, &inputs.black_tiles);
+        let others = patches.map(|patches| self.network.vlm.project(patches, &mut Trace::off()));
+        let Some(&first) = blacks.first() else { return others };
+        let black = self.black_tokens(pixels, first);
+        let tiles = pixels.dims()[0];
+        let Some(others) = others else { return Some(black.clone().repeat_dim(0, tiles)) };
+        let mut others = others.split(1, 0).into_iter();
+        let is_black = |tile: &usize| blacks.binary_search(tile).is_ok();
+        let tokens = (0..tiles).filter_map(|tile| if is_black(&tile) { Some(black.clone()) } else { others.next() });
         Some(Tensor::cat(tokens.collect(), 0))
     }
 
-    /// Stage 3: the fused tokens.
+    /// Visual tokens of a black tile, which stands at `first` among the pixels.
+    fn black_tokens(&self, pixels: &Tensor<4>, first: usize) -> &Tensor<3> {
+        let tile = || pixels.clone().narrow(0, first, 1);
+        self.black.get_or_init(|| self.network.vlm.visual_tokens(tile(), &mut Trace::off()))
+    }
+
+    /// Stage 4: the fused tokens.
     pub fn fuse(&self, visual: Option<Tensor<3>>, inputs: &Inputs) -> Result<Context> {
         let (image_token, semantics) = (self.tokenizer.image_context(), &self.config.semantics);
         Ok(self.network.vlm.forward(visual, &inputs.tokens, image_token, semantics, &mut Trace::off())?)
     }
 
-    /// Stage 4: normalised actions, `[batch, horizon, max_action_dim]`.
+    /// Stage 5: normalised actions, `[batch, horizon, max_action_dim]`.
     pub fn act(&self, context: Context, inputs: &Inputs, noise: Tensor<3>, steps: Option<usize>) -> Result<Tensor<3>> {
         self.act_guided(context, inputs, noise, &PredictOptions { steps, ..PredictOptions::default() })
     }
@@ -242,7 +266,7 @@ impl Policy {
         Ok(Guidance::new(*config, previous, *delay, mask))
     }
 
-    /// Stage 5: actions in the robot's units, cropped to its width.
+    /// Stage 6: actions in the robot's units, cropped to its width.
     pub fn finish(&self, actions: Tensor<3>, observations: &[Observation]) -> Result<Vec<ActionChunk>> {
         self.chunks(&self.normalized(actions)?, observations, FinishOptions::default())
     }

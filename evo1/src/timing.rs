@@ -9,8 +9,10 @@ use burn::tensor::Device;
 pub struct StageTimes {
     /// Frames, prompt and state to tensors.
     pub prepare: Duration,
-    /// Vision tower and projector.
+    /// Vision tower.
     pub vision: Duration,
+    /// Pixel-unshuffle and projector.
+    pub projector: Duration,
     /// Language model.
     pub language: Duration,
     /// Action expert, all Euler steps.
@@ -21,10 +23,11 @@ pub struct StageTimes {
 
 impl StageTimes {
     /// The stages by name, in their order.
-    pub fn stages(&self) -> [(&'static str, Duration); 5] {
+    pub fn stages(&self) -> [(&'static str, Duration); 6] {
         [
             ("prepare", self.prepare),
             ("vision", self.vision),
+            ("projector", self.projector),
             ("language", self.language),
             ("action", self.action),
             ("finish", self.finish),

@@ -22,7 +22,7 @@ use eyre::{Result, WrapErr, bail};
 use crate::{common::Common, output::say, plot};
 
 /// Stages in the order of a prediction, as the table shows them.
-const STAGES: [&str; 6] = ["prepare", "vision", "language", "action", "finish", "total"];
+const STAGES: [&str; 7] = ["prepare", "vision", "projector", "language", "action", "finish", "total"];
 
 /// The only stage of a training step.
 const TRAINING: &str = "step";
