@@ -1,7 +1,7 @@
 //! The gradients of the kernels, for burn's automatic differentiation of any backend.
 
 use burn::backend::{
-    Autodiff, Backend,
+    Autodiff, Backend, TensorMetadata,
     autodiff::{
         checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
         grads::Gradients,
@@ -148,7 +148,8 @@ impl<B: Backend + KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C>
             let (x, weight) = ops.state;
             let mut parents = ops.parents.into_iter();
             if let Some(node) = parents.next().flatten() {
-                let transposed = B::float_swap_dims(weight, 0, 1);
+                let inputs = x.shape()[x.shape().num_dims() - 1];
+                let transposed = B::float_swap_dims(B::kernel_unpack(weight, inputs), 0, 1);
                 let of_x = B::kernel_linear(grad.clone(), transposed, OptionalTensor::Absent, Activation::None);
                 grads.register::<B>(node.id, of_x);
             }

@@ -5,7 +5,7 @@
 //! kernels trains with the same arithmetic.
 
 use burn::backend::{
-    Backend, ExtensionType, backend_extension,
+    Backend, ExtensionType, TensorMetadata, backend_extension,
     tensor::{BoolTensor, FloatTensor},
 };
 
@@ -162,6 +162,17 @@ pub trait KernelOps: Backend {
         activation: Activation,
     ) -> FloatTensor<Self> {
         fallback::linear::<Self>(x, weight, bias, activation)
+    }
+
+    /// A weight as this device's [`Self::kernel_linear`] reads it fastest: itself, or all its values in one row.
+    fn kernel_pack(weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        weight
+    }
+
+    /// The inverse of [`Self::kernel_pack`], for a weight of `inputs` rows.
+    fn kernel_unpack(weight: FloatTensor<Self>, inputs: usize) -> FloatTensor<Self> {
+        debug_assert_eq!(weight.shape()[0], inputs, "only a device that packs weights is given packed ones");
+        weight
     }
 
     /// The gradients of weight and bias of [`Self::kernel_linear`] without an activation.

@@ -3,7 +3,7 @@
 use burn::{
     backend::{
         Flex, TensorMetadata,
-        flex::FlexTensor,
+        flex::{FlexTensor, Layout},
         ops::FloatTensorOps,
         tensor::{BoolTensor, FloatTensor},
     },
@@ -16,8 +16,9 @@ use crate::{
     backend::{HiddenKeys, KernelOps, OptionalTensor},
     element::Element,
     elementwise, fallback,
-    gemm::{Activation, Epilogue, Matrix, gemm},
+    gemm::{self, Activation, Epilogue, Matrix, Panels, gemm},
     rows::{self, Norm},
+    scratch::ALIGNMENT,
 };
 
 /// Runs `$body` with `$element` as the number type of `$tensor`, or `$otherwise` for types without kernels.
@@ -221,13 +222,39 @@ impl KernelOps for Flex {
         activation: Activation,
     ) -> FloatTensor<Self> {
         if !has_kernel(x.dtype()) || !has_kernel(weight.dtype()) {
-            return fallback::linear::<Self>(x, weight, bias, activation);
+            let inputs = inputs_of(&x);
+            return fallback::linear::<Self>(x, Self::kernel_unpack(weight, inputs), bias, activation);
         }
         let mut out = FlexTensor::empty(linear_shape(&x, &weight), x.dtype());
         let bias = bias.into_option().map(vector);
         let epilogue = Epilogue { bias: bias.as_ref().map(|bias| bias.storage()), activation, ..Epilogue::NONE };
         multiply(x, &weight, &mut out, &epilogue);
         out
+    }
+
+    fn kernel_pack(weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        let &[rows, columns] = &*weight.shape() else { return weight };
+        with_element!(weight, E => {
+            // A matrix of one row would look as if it were packed.
+            if rows == 1 || !gemm::can_be_packed::<E>(rows, columns) {
+                return weight;
+            }
+            let mut out = aligned([1, rows * columns], weight.dtype());
+            gemm::pack(matrix_of::<E>(&weight), values_mut::<E>(&mut out));
+            out
+        }, otherwise weight)
+    }
+
+    fn kernel_unpack(weight: FloatTensor<Self>, inputs: usize) -> FloatTensor<Self> {
+        if !is_packed(&weight, inputs) {
+            return weight;
+        }
+        with_element!(weight, E => {
+            let panels = panels_of::<E>(&weight, inputs);
+            let mut out = FlexTensor::empty(Shape::new([panels.rows, panels.columns]), weight.dtype());
+            gemm::unpack(panels, out.storage_mut::<E>());
+            out
+        }, otherwise weight)
     }
 
     fn kernel_linear_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {
@@ -256,7 +283,8 @@ impl KernelOps for Flex {
         base: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         if ![x.dtype(), weight.dtype(), base.dtype()].into_iter().all(has_kernel) {
-            return fallback::linear_residual::<Self>(x, weight, bias, scale, base);
+            let inputs = inputs_of(&x);
+            return fallback::linear_residual::<Self>(x, Self::kernel_unpack(weight, inputs), bias, scale, base);
         }
         let (bias, scale) = (bias.into_option().map(vector), scale.into_option().map(vector));
         let epilogue = Epilogue {
@@ -321,23 +349,63 @@ fn with_contiguous_rows(tensor: FlexTensor) -> FlexTensor {
     if is_fine { tensor } else { contiguous(tensor) }
 }
 
+/// The number of a linear layer's inputs.
+fn inputs_of(x: &FlexTensor) -> usize {
+    let shape = x.shape();
+    shape[shape.num_dims() - 1]
+}
+
+/// Whether a weight of a layer with so many inputs is packed: then it has one row.
+fn is_packed(weight: &FlexTensor, inputs: usize) -> bool {
+    inputs > 1 && weight.shape()[0] == 1
+}
+
 /// The shape of a linear layer's output.
 fn linear_shape(x: &FlexTensor, weight: &FlexTensor) -> Shape {
-    let mut shape = x.shape();
+    let (mut shape, inputs) = (x.shape(), inputs_of(x));
     let last = shape.num_dims() - 1;
-    shape[last] = weight.shape()[1];
+    let columns = weight.shape()[1];
+    shape[last] = if is_packed(weight, inputs) { columns / inputs } else { columns };
     shape
 }
 
 /// `out = epilogue(x·weight)` over the last dimension of x; all have kernels.
 fn multiply(x: FlexTensor, weight: &FlexTensor, out: &mut FlexTensor, epilogue: &Epilogue) {
-    let x = contiguous(x);
-    with_element!(x, X => with_element!(weight, W => with_element!(out, O => {
+    let (inputs, x) = (inputs_of(&x), contiguous(x));
+    if is_packed(weight, inputs) && x.dtype() != weight.dtype() {
+        return multiply(x, &Flex::kernel_unpack(weight.clone(), inputs), out, epilogue);
+    }
+    with_element!(x, X => with_element!(out, O => {
         let values = x.storage::<X>();
-        let inner = weight.shape()[0];
-        let x = Matrix::row_major(values, values.len().checked_div(inner).unwrap_or(0), inner);
-        gemm(x, matrix_of::<W>(weight), out.storage_mut::<O>(), epilogue);
-    }, otherwise unreachable!("checked")), otherwise unreachable!("checked")), otherwise unreachable!("checked"));
+        let x = Matrix::row_major(values, values.len().checked_div(inputs).unwrap_or(0), inputs);
+        let out = out.storage_mut::<O>();
+        if is_packed(weight, inputs) {
+            return gemm::gemm_packed(x, panels_of::<X>(weight, inputs), out, epilogue);
+        }
+        with_element!(weight, W => gemm(x, matrix_of::<W>(weight), out, epilogue), otherwise unreachable!("checked"));
+    }, otherwise unreachable!("checked")), otherwise unreachable!("checked"));
+}
+
+/// A contiguous tensor of unset values that begins at a cache line.
+fn aligned(shape: [usize; 2], dtype: DType) -> FlexTensor {
+    let spare = ALIGNMENT / dtype.size();
+    let length = shape.iter().product::<usize>();
+    let tensor = FlexTensor::empty(Shape::new([length + spare]), dtype);
+    let start = tensor.bytes().as_ptr().align_offset(ALIGNMENT) / dtype.size();
+    let strides = vec![shape[1] as isize, 1];
+    tensor.with_layout(Layout::new(Shape::new(shape), strides, start.min(spare)))
+}
+
+/// The values of a contiguous tensor that nothing else holds.
+fn values_mut<E: Element>(tensor: &mut FlexTensor) -> &mut [E] {
+    let (start, length) = (tensor.layout().start_offset(), tensor.shape().num_elements());
+    &mut tensor.storage_mut()[start..][..length]
+}
+
+/// The panels of a packed weight.
+fn panels_of<E: Element>(weight: &FlexTensor, inputs: usize) -> Panels<'_, E> {
+    let (start, length) = (weight.layout().start_offset(), weight.shape().num_elements());
+    Panels { data: &weight.storage()[start..][..length], rows: inputs, columns: length / inputs }
 }
 
 /// A matrix where it lies.

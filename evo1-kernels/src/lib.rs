@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | [`attention`] | softmax(q·kᵀ / √d)·v without the matrix of scores |
 //! | [`linear`], [`linear_residual`] | products with bias, activation, scale and residual |
+//! | [`pack`] | weights in the order in which products read them |
 //! | [`layer_norm`], [`rms_norm`], [`softmax`] | row by row |
 //! | [`gelu`], [`swiglu`], [`swiglu_joint`] | value by value |
 //!
@@ -115,7 +116,7 @@ pub fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, hidden: Opt
 ///
 /// # Shapes
 /// - x: `[.., input]`
-/// - weight: `[input, output]`
+/// - weight: `[input, output]`, or what [`pack`] made of it
 /// - bias: `[output]`
 /// - output: `[.., output]`
 pub fn linear<const D: usize>(
@@ -132,7 +133,7 @@ pub fn linear<const D: usize>(
 ///
 /// # Shapes
 /// - x: `[.., input]`
-/// - weight: `[input, output]`
+/// - weight: `[input, output]`, or what [`pack`] made of it
 /// - bias, scale: `[output]`
 /// - base, output: `[.., output]`
 pub fn linear_residual<const D: usize>(
@@ -149,6 +150,14 @@ pub fn linear_residual<const D: usize>(
         optional(scale),
         base.into_dispatch(),
     ))
+}
+
+/// A weight as the products of its device read it fastest: `[input, output]` to `[1, input · output]`, or as it was where
+/// there is no such order, as for anything but a matrix. [`linear`] and [`linear_residual`] take either.
+///
+/// The order is that of this processor, and of no use to anything else.
+pub fn pack<const D: usize>(weight: Tensor<D>) -> Tensor<D> {
+    Tensor::from_dispatch(<Dispatch as KernelOps>::kernel_pack(weight.into_dispatch()))
 }
 
 fn optional(tensor: Option<Tensor<1>>) -> OptionalTensor<Dispatch> {

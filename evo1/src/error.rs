@@ -34,6 +34,18 @@ pub enum Error {
         /// The keys, as `file: key`.
         keys: Vec<String>,
     },
+    /// A network has other tensors than its configuration describes, as a packed one has.
+    #[error(
+        "the network's `{tensor}` has shape {got:?} instead of {want:?}: save a policy before its weights are packed"
+    )]
+    OtherNetwork {
+        /// Path of the parameter.
+        tensor: String,
+        /// The shape that the configuration describes.
+        want: Vec<usize>,
+        /// The parameter's shape.
+        got: Vec<usize>,
+    },
     /// There is nothing to predict.
     #[error("a batch needs at least one observation")]
     EmptyBatch,

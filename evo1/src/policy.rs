@@ -122,6 +122,12 @@ impl Policy {
         Self { network: evo1_core::weights::quantize(self.network), black: Arc::default(), ..self }
     }
 
+    /// The same policy with the weights of its linear layers in the order in which products read them, for inference only:
+    /// see [`weights::pack`](evo1_core::weights::pack).
+    pub fn packed(self) -> Self {
+        Self { network: evo1_core::weights::pack(self.network), ..self }
+    }
+
     /// The action chunk for one observation.
     pub fn predict(&self, observation: &Observation, options: &PredictOptions) -> Result<ActionChunk> {
         let mut chunks = self.predict_batch(std::slice::from_ref(observation), options)?;

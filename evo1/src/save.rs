@@ -11,11 +11,11 @@ use evo1_core::{
     },
     files::write_atomically,
     normalize::Statistics,
-    weights::{LazyTensor, Naming, TABLES, module_tensors, write_burnpack_lazily, write_safetensors_lazily},
+    weights::{LazyTensor, Naming, TABLES, module_tensors, params, write_burnpack_lazily, write_safetensors_lazily},
 };
 use tracing::warn;
 
-use crate::{Policy, Result};
+use crate::{Error, Evo1, Policy, Result};
 
 /// What a policy directory is written as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +52,7 @@ impl Policy {
     /// Every file is written under a temporary name and renamed, `config.json` last: a new directory that was left
     /// incomplete is no policy. To replace a policy as a whole, save to a new directory and rename that.
     pub fn save(&self, directory: &Path, format: Format) -> Result<()> {
+        self.check_shapes()?;
         create(directory)?;
         let naming = format.naming();
         let mut tensors = module_tensors(&self.network, naming);
@@ -62,6 +63,17 @@ impl Policy {
             write_statistics(directory, format, statistics, &self.config)?;
         }
         ConfigFiles::of(&self.config, format).write(directory)
+    }
+
+    /// The network's tensors must be those of the configuration.
+    fn check_shapes(&self) -> Result<()> {
+        let described = params(&Evo1::init(&self.config, &self.device));
+        for (param, want) in params(&self.network).into_iter().zip(described) {
+            if param.shape != want.shape {
+                return Err(Error::OtherNetwork { tensor: param.path, want: want.shape, got: param.shape });
+            }
+        }
+        Ok(())
     }
 
     /// The constant tables that checkpoints carry.

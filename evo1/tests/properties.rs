@@ -4,8 +4,10 @@ use burn::tensor::{DType, Device, Tensor};
 use evo1::{
     ActionChunk, Error, Frame, Noise, Observation, Policy, PredictOptions, Trace, View,
     config::{PolicyConfig, Precision, Profile, TilingConfig},
+    convert::Format,
     device::test_devices,
     rng::{RngExt, stream},
+    weights::params,
 };
 
 fn frame(seed: u64, width: usize, height: usize) -> Frame {
@@ -50,6 +52,20 @@ fn the_same_seed_gives_the_same_bytes_and_another_seed_does_not() {
         let predict = |seed| policy.predict(&two_views(1), &options(seed)).expect("a chunk");
         assert_eq!(predict(5), predict(5));
         assert_ne!(predict(5), predict(6));
+    }
+}
+
+#[test]
+fn packed_weights_predict_the_same_and_are_not_saved() {
+    for device in test_devices() {
+        let plain = policy(Profile::LeRobot, &device);
+        let packed = plain.clone().packed();
+        let predict = |policy: &Policy| policy.predict(&two_views(1), &options(5)).expect("a chunk");
+        assert_close("packed", &predict(&packed), &predict(&plain));
+        let folder = tempfile::tempdir().expect("a folder");
+        let (saved, path) = (packed.save(folder.path(), Format::LeRobot), folder.path().join("config.json"));
+        let was_packed = params(&packed.network) != params(&plain.network);
+        assert_eq!((saved.is_err(), path.exists()), (was_packed, !was_packed), "{saved:?}");
     }
 }
 

@@ -191,6 +191,7 @@ impl Bench {
                 self.train(trained, precision.vlm, policy, &observations, || reference.push(arithmetic.milliseconds()))?
             }
             None => {
+                let policy = policy.packed();
                 let options = PredictOptions { steps: Some(self.steps as usize), ..PredictOptions::default() };
                 let mut runs = Vec::new();
                 for run in 0..=self.repeat {

@@ -97,7 +97,7 @@ impl Evaluate {
             policy.config.num_inference_steps = steps as usize;
         }
         let policy = match self.weights {
-            WeightType::F32 => policy,
+            WeightType::F32 => policy.packed(),
             WeightType::Int8 => policy.quantized(),
         };
         let config = EvaluationConfig {

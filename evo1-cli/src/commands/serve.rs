@@ -147,7 +147,7 @@ impl Serve {
             ..options
         };
         let model = PolicyModel {
-            policy,
+            policy: policy.packed(),
             name: Common::policy_name(self.policy.as_deref()),
             seed: self.seed,
             steps: self.steps.map(|steps| steps as usize),

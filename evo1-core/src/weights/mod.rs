@@ -7,6 +7,7 @@ mod file;
 mod init;
 mod load;
 mod names;
+mod pack;
 mod pytorch;
 mod quantize;
 mod safetensors;
@@ -19,6 +20,7 @@ pub use file::WeightFile;
 pub use init::{InitialScales, initialize, initialize_part, initialize_scaled};
 pub use load::{LoadOptions, Loaded, check, load};
 pub use names::{Component, Naming, Place, TABLES};
+pub use pack::pack;
 pub use quantize::quantize;
 pub use write::{LazyTensor, Reader, checkpoint_tensors, module_tensors, write_safetensors, write_safetensors_lazily};
 

@@ -10,6 +10,9 @@
 //!
 //! What is packed of each element, and how a tile is multiplied with a panel, is the [`Arithmetic`]: [`Single`] widens
 //! every element to `f32`, `Pairs` keeps two `bf16` in the place of one `f32` for processors that multiply those.
+//!
+//! A weight that is used again and again is packed for good ([`pack`]): products of few rows spend a third of their time
+//! on packing it, because its rows lie far apart.
 
 mod pack;
 #[cfg(target_arch = "x86_64")]
@@ -31,15 +34,18 @@ use crate::{
 };
 use pack::{PackColumns, PackRows};
 pub(crate) use tile::multiply;
-use tile::{MultiplyBlock, TILE_ROWS};
+use tile::{MultiplyBlock, SINGLE_ROWS};
 
 /// How elements are packed and multiplied. What is packed takes the room of an `f32` each.
 trait Arithmetic<A: Element, B: Element>: Copy + Sync {
     /// Elements along the inner dimension that are packed as one.
     const TERMS: usize;
 
-    /// Packs rows of A; the inner dimension is counted in packed values.
-    fn pack_rows(self, work: PackRows<A>);
+    /// Rows of A in a tile.
+    const TILE_ROWS: usize;
+
+    /// Packs rows of A as tiles; the inner dimension is counted in packed values.
+    fn pack_rows(self, a: Matrix<A>, rows: Range<usize>, depth: Range<usize>, out: &mut [f32]);
 
     /// Packs columns of B; the inner dimension is counted in packed values.
     fn pack_columns(self, work: PackColumns<B>);
@@ -54,9 +60,10 @@ struct Single;
 
 impl<A: Element, B: Element> Arithmetic<A, B> for Single {
     const TERMS: usize = 1;
+    const TILE_ROWS: usize = SINGLE_ROWS;
 
-    fn pack_rows(self, work: PackRows<A>) {
-        work.dispatch();
+    fn pack_rows(self, a: Matrix<A>, rows: Range<usize>, depth: Range<usize>, out: &mut [f32]) {
+        PackRows::<A, SINGLE_ROWS> { a, rows, depth, out }.dispatch();
     }
 
     fn pack_columns(self, work: PackColumns<B>) {
@@ -178,26 +185,58 @@ impl Epilogue<'_> {
 }
 
 /// Whether the processor multiplies pairs of `bf16`.
-#[cfg(target_arch = "x86_64")]
 pub(crate) fn multiplies_pairs() -> bool {
-    pairs::Pairs::of::<half::bf16, half::bf16>().is_some()
+    #[cfg(target_arch = "x86_64")]
+    return pairs::Pairs::<{ pairs::TILE_ROWS }>::of::<half::bf16, half::bf16>().is_some();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 /// `out = epilogue(a · b)` on all threads; `out` is row-major, `[a.rows, b.columns]`. It is summed in `f32`.
 pub(crate) fn gemm<A: Element, B: Element, O: Element>(a: Matrix<A>, b: Matrix<B>, out: &mut [O], epilogue: &Epilogue) {
-    let (rows, columns, depth) = (a.rows, b.columns, a.columns);
-    assert_eq!(depth, b.rows, "columns of A and rows of B");
-    assert_eq!(out.len(), rows * columns, "a result of {rows} × {columns}");
-    if rows == 0 || columns == 0 {
+    if (1..=vector::MAX_ROWS).contains(&a.rows) && b.column_stride == 1 && a.columns > 0 {
+        check(a, b.rows, b.columns, out);
+        return vector::multiply(a, b, out, epilogue, is_small(a, b.columns));
+    }
+    multiply_packed(a, Right::Matrix(b), out, epilogue);
+}
+
+/// [`gemm`] with a B that [`pack`] has packed.
+pub(crate) fn gemm_packed<A: Element, O: Element>(a: Matrix<A>, b: Panels<A>, out: &mut [O], epilogue: &Epilogue) {
+    multiply_packed(a, Right::Panels(b), out, epilogue);
+}
+
+fn check<A, O>(a: Matrix<A>, rows: usize, columns: usize, out: &[O]) {
+    assert_eq!(a.columns, rows, "columns of A and rows of B");
+    assert_eq!(out.len(), a.rows * columns, "a result of {} × {columns}", a.rows);
+}
+
+/// Whether one thread is faster than several.
+fn is_small<A>(a: Matrix<A>, columns: usize) -> bool {
+    a.rows * columns * a.columns < SMALL || rayon::current_num_threads() == 1
+}
+
+/// `out = epilogue(a · b)` with the processor's best arithmetic.
+fn multiply_packed<A: Element, B: Element, O: Element>(a: Matrix<A>, b: Right<B>, out: &mut [O], epilogue: &Epilogue) {
+    check(a, b.rows(), b.columns(), out);
+    if out.is_empty() {
         return;
     }
-    let is_small = rows * columns * depth < SMALL || rayon::current_num_threads() == 1;
-    if rows <= vector::MAX_ROWS && b.column_stride == 1 && depth > 0 {
-        return vector::multiply(a, b, out, epilogue, is_small);
-    }
+    let is_small = is_small(a, b.columns());
     #[cfg(target_arch = "x86_64")]
-    if let Some(pairs) = pairs::Pairs::of::<A, B>() {
-        return packed(pairs, a, b, out, epilogue, is_small);
+    {
+        use pairs::{FEW_TILE_ROWS, Pairs, TILE_ROWS};
+
+        let fills_better = a.rows.next_multiple_of(FEW_TILE_ROWS) < a.rows.next_multiple_of(TILE_ROWS);
+        if a.rows <= FEW_ROWS
+            && fills_better
+            && let Some(pairs) = Pairs::<FEW_TILE_ROWS>::of::<A, B>()
+        {
+            return packed(pairs, a, b, out, epilogue, is_small);
+        }
+        if let Some(pairs) = Pairs::<TILE_ROWS>::of::<A, B>() {
+            return packed(pairs, a, b, out, epilogue, is_small);
+        }
     }
     packed(Single, a, b, out, epilogue, is_small);
 }
@@ -206,19 +245,113 @@ pub(crate) fn gemm<A: Element, B: Element, O: Element>(a: Matrix<A>, b: Matrix<B
 fn packed<A: Element, B: Element, O: Element>(
     arithmetic: impl Arithmetic<A, B>,
     a: Matrix<A>,
-    b: Matrix<B>,
+    b: Right<B>,
     out: &mut [O],
     epilogue: &Epilogue,
     is_small: bool,
 ) {
     if is_small {
-        let lines = out.chunks_exact_mut(b.columns).collect();
-        in_f32(lines, epilogue, |lines| few_rows(arithmetic, a, b, lines, 0..b.columns, epilogue, None));
+        let columns = b.columns();
+        let lines = out.chunks_exact_mut(columns).collect();
+        in_f32(lines, epilogue, |lines| few_rows(arithmetic, a, b, lines, 0..columns, epilogue, None));
     } else if a.rows <= FEW_ROWS {
         by_columns(arithmetic, a, b, out, epilogue);
     } else {
         by_blocks(arithmetic, a, b, out, epilogue);
     }
+}
+
+/// The right side of a product.
+#[derive(Debug, Clone, Copy)]
+enum Right<'a, B> {
+    /// Packed when it is multiplied.
+    Matrix(Matrix<'a, B>),
+    /// Packed before.
+    Panels(Panels<'a, B>),
+}
+
+impl<B> Right<'_, B> {
+    fn rows(&self) -> usize {
+        match self {
+            Self::Matrix(matrix) => matrix.rows,
+            Self::Panels(panels) => panels.rows,
+        }
+    }
+
+    fn columns(&self) -> usize {
+        match self {
+            Self::Matrix(matrix) => matrix.columns,
+            Self::Panels(panels) => panels.columns,
+        }
+    }
+}
+
+/// A matrix that [`pack`] has packed: as many values, in the order in which this processor's products read them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Panels<'a, E> {
+    /// `[panels, rows / terms, columns of a panel, terms]`, where terms are the rows that are packed as one.
+    pub(crate) data: &'a [E],
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+}
+
+impl<'a, E: Element> Panels<'a, E> {
+    /// What is packed, in the room of an `f32` each.
+    fn packed(&self) -> &'a [f32] {
+        bytemuck::cast_slice(self.data)
+    }
+}
+
+/// Rows of a matrix that are packed as one, if one of its type and size can be packed for good without growing.
+fn terms<E: Element>(rows: usize, columns: usize) -> Option<usize> {
+    let terms = if E::IS_F32 {
+        1
+    } else if E::IS_BF16 && multiplies_pairs() {
+        2
+    } else {
+        return None;
+    };
+    (rows.is_multiple_of(terms) && columns.is_multiple_of(panel_columns())).then_some(terms)
+}
+
+/// Whether [`pack`] takes a matrix of this type and size.
+pub(crate) fn can_be_packed<E: Element>(rows: usize, columns: usize) -> bool {
+    terms::<E>(rows, columns).is_some()
+}
+
+/// Packs a matrix for good, into as many values as it has: for matrices that [`can_be_packed`].
+pub(crate) fn pack<E: Element>(b: Matrix<E>, out: &mut [E]) {
+    let out: &mut [f32] = bytemuck::cast_slice_mut(out);
+    #[cfg(target_arch = "x86_64")]
+    if let Some(pairs) = pairs::Pairs::<{ pairs::TILE_ROWS }>::of::<E, E>() {
+        return pack_panels::<E, E>(pairs, b, out);
+    }
+    pack_panels::<E, E>(Single, b, out);
+}
+
+/// The inverse of [`pack`]; `out` is row-major.
+pub(crate) fn unpack<E: Element>(b: Panels<E>, out: &mut [E]) {
+    let Some(terms) = terms::<E>(b.rows, b.columns) else { return out.copy_from_slice(b.data) };
+    let panel = panel_columns();
+    let depth = b.rows / terms;
+    out.par_chunks_mut(b.columns).enumerate().for_each(|(row, line)| {
+        for (at, values) in line.chunks_exact_mut(panel).enumerate() {
+            let source = &b.data[(at * depth + row / terms) * panel * terms..][..panel * terms];
+            for (value, source) in values.iter_mut().zip(source[row % terms..].iter().step_by(terms)) {
+                *value = *source;
+            }
+        }
+    });
+}
+
+/// All panels of B, by all threads.
+fn pack_panels<A: Element, B: Element>(arithmetic: impl Arithmetic<A, B>, b: Matrix<B>, out: &mut [f32]) {
+    let (depth, group) = (packed_depth(arithmetic, b.rows), PANEL_GROUP * panel_columns());
+    out.par_chunks_mut(group * depth).enumerate().for_each(|(at, out)| {
+        let first = at * group;
+        let columns = first..(first + group).min(b.columns);
+        arithmetic.pack_columns(PackColumns { b, depth: 0..depth, columns, out });
+    });
 }
 
 /// Calls `work` with part of a result in `f32`: where it lies, or in a copy that is narrowed to it afterwards.
@@ -246,7 +379,7 @@ pub(crate) fn multiply_lines<A: Element, B: Element>(
     assert_eq!(a.columns, b.rows, "columns of A and rows of B");
     assert_eq!(lines.len(), a.rows, "rows of A and of the result");
     if b.columns > 0 {
-        few_rows(Single, a, b, lines, 0..b.columns, epilogue, None);
+        few_rows(Single, a, Right::Matrix(b), lines, 0..b.columns, epilogue, None);
     }
 }
 
@@ -254,11 +387,11 @@ pub(crate) fn multiply_lines<A: Element, B: Element>(
 fn by_columns<A: Element, B: Element, O: Element>(
     arithmetic: impl Arithmetic<A, B>,
     a: Matrix<A>,
-    b: Matrix<B>,
+    b: Right<B>,
     out: &mut [O],
     epilogue: &Epilogue,
 ) {
-    let (columns, threads) = (b.columns, rayon::current_num_threads());
+    let (columns, threads) = (b.columns(), rayon::current_num_threads());
     let panel = panel_columns();
     let packed = packed_rows(arithmetic, a);
     // Several tasks for each thread even out what other programs take.
@@ -281,9 +414,14 @@ fn packed_depth<A: Element, B: Element, P: Arithmetic<A, B>>(_: P, depth: usize)
     depth.div_ceil(P::TERMS)
 }
 
+/// Rows of A with those that fill its last tile.
+fn padded_rows<A: Element, B: Element, P: Arithmetic<A, B>>(_: P, rows: usize) -> usize {
+    rows.next_multiple_of(P::TILE_ROWS)
+}
+
 /// All rows of A, block of the inner dimension by block.
 fn packed_rows<A: Element, B: Element>(arithmetic: impl Arithmetic<A, B>, a: Matrix<A>) -> Scratch {
-    let mut packed = Scratch::new(a.rows.next_multiple_of(TILE_ROWS) * packed_depth(arithmetic, a.columns));
+    let mut packed = Scratch::new(padded_rows(arithmetic, a.rows) * packed_depth(arithmetic, a.columns));
     pack_rows(arithmetic, a, 0..a.rows, &mut packed);
     packed
 }
@@ -295,10 +433,10 @@ fn pack_rows<A: Element, B: Element>(
     rows: Range<usize>,
     out: &mut [f32],
 ) {
-    let padded = rows.len().next_multiple_of(TILE_ROWS);
+    let padded = padded_rows(arithmetic, rows.len());
     for (start, depth) in blocks(packed_depth(arithmetic, a.columns)) {
         let out = &mut out[start * padded..][..depth * padded];
-        arithmetic.pack_rows(PackRows { a, rows: rows.clone(), depth: start..start + depth, out });
+        arithmetic.pack_rows(a, rows.clone(), start..start + depth, out);
     }
 }
 
@@ -306,7 +444,7 @@ fn pack_rows<A: Element, B: Element>(
 fn few_rows<A: Element, B: Element>(
     arithmetic: impl Arithmetic<A, B>,
     a: Matrix<A>,
-    b: Matrix<B>,
+    b: Right<B>,
     lines: &mut [&mut [f32]],
     columns: Range<usize>,
     epilogue: &Epilogue,
@@ -316,30 +454,32 @@ fn few_rows<A: Element, B: Element>(
     let depth = packed_depth(arithmetic, a.columns);
     let owned = packed.is_none().then(|| packed_rows(arithmetic, a));
     let Some(packed) = packed.or(owned.as_ref()) else { return };
-    let padded = a.rows.next_multiple_of(TILE_ROWS);
-    let group = PANEL_GROUP * panel;
-    let mut panels = Scratch::new(DEPTH * group);
+    let padded = padded_rows(arithmetic, a.rows);
     if a.columns == 0 {
         for line in lines.iter_mut() {
             finish_empty(line, columns.start, epilogue);
         }
         return;
     }
+    let group = PANEL_GROUP * panel;
+    let mut scratch = matches!(b, Right::Matrix(_)).then(|| Scratch::new(DEPTH * group));
     for (start, length) in blocks(depth) {
         for first in columns.clone().step_by(group) {
             let width = group.min(columns.end - first);
-            let size = width.next_multiple_of(panel) * length;
-            let out = &mut panels[..size];
-            arithmetic.pack_columns(PackColumns {
-                b,
-                depth: start..start + length,
-                columns: first..first + width,
-                out,
-            });
+            let (panels, panel_stride) = match (b, &mut scratch) {
+                (Right::Matrix(b), Some(scratch)) => {
+                    let out = &mut scratch[..width.next_multiple_of(panel) * length];
+                    let depth = start..start + length;
+                    arithmetic.pack_columns(PackColumns { b, depth, columns: first..first + width, out });
+                    (&*out, length * panel)
+                }
+                (Right::Panels(b), _) => (&b.packed()[first * depth + start * panel..], depth * panel),
+                (Right::Matrix(_), None) => unreachable!("a matrix has somewhere to be packed to"),
+            };
             arithmetic.multiply(MultiplyBlock {
                 rows: &packed[start * padded..][..length * padded],
-                panels: &panels[..size],
-                panel_stride: length * panel,
+                panels,
+                panel_stride,
                 depth: length,
                 lines,
                 line_start: first - columns.start,
@@ -362,26 +502,29 @@ fn finish_empty(line: &mut [f32], column: usize, epilogue: &Epilogue) {
     }
 }
 
-/// Many rows: A and B are packed once by all threads, then every task computes a block of the result.
+/// Many rows: A and B are packed once by all threads, unless B is, then every task computes a block of the result.
 fn by_blocks<A: Element, B: Element, O: Element>(
     arithmetic: impl Arithmetic<A, B>,
     a: Matrix<A>,
-    b: Matrix<B>,
+    b: Right<B>,
     out: &mut [O],
     epilogue: &Epilogue,
 ) {
-    let (columns, depth) = (b.columns, packed_depth(arithmetic, b.rows));
+    let (columns, depth) = (b.columns(), packed_depth(arithmetic, b.rows()));
     let panel = panel_columns();
-    let mut panels = Scratch::new(columns.next_multiple_of(panel) * depth);
-    let group = PANEL_GROUP * panel;
-    panels.par_chunks_mut(group * depth).enumerate().for_each(|(at, out)| {
-        let first = at * group;
-        let columns = first..(first + group).min(columns);
-        arithmetic.pack_columns(PackColumns { b, depth: 0..depth, columns, out });
-    });
+    let owned;
+    let panels: &[f32] = match b {
+        Right::Panels(panels) => panels.packed(),
+        Right::Matrix(b) => {
+            let mut panels = Scratch::new(columns.next_multiple_of(panel) * depth);
+            pack_panels(arithmetic, b, &mut panels);
+            owned = panels;
+            &owned
+        }
+    };
     // Blocks of nearly equal height.
-    let height = a.rows.div_ceil(a.rows.div_ceil(BLOCK_ROWS)).next_multiple_of(TILE_ROWS);
-    let mut packed = Scratch::new(a.rows.next_multiple_of(TILE_ROWS) * depth);
+    let height = padded_rows(arithmetic, a.rows.div_ceil(a.rows.div_ceil(BLOCK_ROWS)));
+    let mut packed = Scratch::new(padded_rows(arithmetic, a.rows) * depth);
     packed.par_chunks_mut(height * depth).enumerate().for_each(|(block, out)| {
         let first = block * height;
         pack_rows(arithmetic, a, first..(first + height).min(a.rows), out);
@@ -397,7 +540,7 @@ fn by_blocks<A: Element, B: Element, O: Element>(
     }
     tasks.into_par_iter().enumerate().for_each(|(task, lines)| {
         let (first_row, first_column) = (task % above * height, task / above * width);
-        let padded = lines.len().next_multiple_of(TILE_ROWS);
+        let padded = padded_rows(arithmetic, lines.len());
         let rows = &packed[first_row * depth..][..padded * depth];
         let multiply = |lines: &mut [&mut [f32]]| {
             for (start, length) in blocks(depth) {

@@ -2,32 +2,32 @@
 
 use std::ops::Range;
 
-use super::{Matrix, panel_columns, tile::TILE_ROWS};
+use super::{Matrix, panel_columns};
 use crate::{element::Element, simd::Vectorized};
 
-/// Part of A as tiles of [`TILE_ROWS`] rows, a column of a tile being contiguous; rows past the end are zero.
-pub(super) struct PackRows<'a, A> {
+/// Part of A as tiles of some rows, a column of a tile being contiguous; rows past the end are zero.
+pub(super) struct PackRows<'a, A, const ROWS: usize> {
     pub(super) a: Matrix<'a, A>,
     pub(super) rows: Range<usize>,
     pub(super) depth: Range<usize>,
     pub(super) out: &'a mut [f32],
 }
 
-impl<A: Element> Vectorized for PackRows<'_, A> {
+impl<A: Element, const ROWS: usize> Vectorized for PackRows<'_, A, ROWS> {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
         let Self { a, rows, depth, out } = self;
-        for (tile, out) in out.chunks_exact_mut(TILE_ROWS * depth.len()).enumerate() {
-            let first = rows.start + tile * TILE_ROWS;
-            let height = TILE_ROWS.min(rows.end - first);
-            let (columns, _) = out.as_chunks_mut::<TILE_ROWS>();
-            if height < TILE_ROWS {
-                columns.fill([0.0; TILE_ROWS]);
+        for (tile, out) in out.chunks_exact_mut(ROWS * depth.len()).enumerate() {
+            let first = rows.start + tile * ROWS;
+            let height = ROWS.min(rows.end - first);
+            let (columns, _) = out.as_chunks_mut::<ROWS>();
+            if height < ROWS {
+                columns.fill([0.0; ROWS]);
             }
-            if a.column_stride == 1 && height == TILE_ROWS {
-                let lines: [&[A]; TILE_ROWS] =
+            if a.column_stride == 1 && height == ROWS {
+                let lines: [&[A]; ROWS] =
                     std::array::from_fn(|row| &a.data[(first + row) * a.row_stride + depth.start..][..depth.len()]);
                 for (at, column) in columns.iter_mut().enumerate() {
                     for (value, line) in column.iter_mut().zip(lines) {

@@ -8,25 +8,34 @@
     reason = "pulp has no products of bf16, and the intrinsic takes vectors that only transmute makes"
 )]
 
-use std::arch::x86_64::{__m512, __m512bh, _mm512_dpbf16_ps, _mm512_set1_ps, _mm512_setzero_ps};
+use std::{
+    arch::x86_64::{__m512, __m512bh, _mm512_dpbf16_ps, _mm512_set1_ps, _mm512_setzero_ps},
+    ops::Range,
+};
 
 use pulp::{Simd, bytemuck, cast, f32x16, x86::V4};
 
 use super::{
-    Arithmetic,
+    Arithmetic, Matrix,
     pack::{PackColumns, PackRows},
-    tile::{MultiplyBlock, TILE_ROWS},
+    tile::MultiplyBlock,
 };
 use crate::{element::Element, simd::Vectorized};
 
 /// Columns of a panel of B.
 const PANEL: usize = 2 * V4::F32_LANES;
 
-/// Exists only where the processor has the products.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Pairs(V4);
+/// Rows of a tile: twelve rows of two vectors are 24 sums of the 32 registers, and read a panel half as often as six.
+pub(super) const TILE_ROWS: usize = 12;
 
-impl Pairs {
+/// Rows of a tile for few rows where twelve leave more of the last tile empty, as with the fifty of a chunk of actions.
+pub(super) const FEW_TILE_ROWS: usize = 10;
+
+/// Tiles of `ROWS` rows. Exists only where the processor has the products.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pairs<const ROWS: usize>(V4);
+
+impl<const ROWS: usize> Pairs<ROWS> {
     /// For elements that are both `bf16`, on a processor with their products.
     pub(super) fn of<A: Element, B: Element>() -> Option<Self> {
         let has_products = A::IS_BF16 && B::IS_BF16 && std::arch::is_x86_feature_detected!("avx512bf16");
@@ -34,11 +43,12 @@ impl Pairs {
     }
 }
 
-impl<A: Element, B: Element> Arithmetic<A, B> for Pairs {
+impl<A: Element, B: Element, const ROWS: usize> Arithmetic<A, B> for Pairs<ROWS> {
     const TERMS: usize = 2;
+    const TILE_ROWS: usize = ROWS;
 
-    fn pack_rows(self, work: PackRows<A>) {
-        PackRowPairs(work).dispatch();
+    fn pack_rows(self, a: Matrix<A>, rows: Range<usize>, depth: Range<usize>, out: &mut [f32]) {
+        PackRowPairs(PackRows::<A, ROWS> { a, rows, depth, out }).dispatch();
     }
 
     fn pack_columns(self, work: PackColumns<B>) {
@@ -47,18 +57,18 @@ impl<A: Element, B: Element> Arithmetic<A, B> for Pairs {
 
     fn multiply(self, block: MultiplyBlock) {
         // SAFETY: a `Pairs` exists only where the processor has every one of these features.
-        unsafe { multiply_block(self.0, block) }
+        unsafe { multiply_block::<ROWS>(self.0, block) }
     }
 }
 
 /// [`MultiplyBlock::run`] with products of pairs.
 #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16,avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
-fn multiply_block(simd: V4, block: MultiplyBlock) {
+fn multiply_block<const ROWS: usize>(simd: V4, block: MultiplyBlock) {
     block.with_product(simd, |tile, panel| {
-        let (tile, _) = tile.as_chunks::<TILE_ROWS>();
+        let (tile, _) = tile.as_chunks::<ROWS>();
         let (vectors, _) = V4::as_simd_f32s(panel);
         let (vectors, _) = vectors.as_chunks::<2>();
-        let mut sums = [[_mm512_setzero_ps(); 2]; TILE_ROWS];
+        let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
         for (a, [left, right]) in tile.iter().zip(vectors) {
             for (sums, &a) in sums.iter_mut().zip(a) {
                 let a = pairs(_mm512_set1_ps(a));
@@ -66,7 +76,7 @@ fn multiply_block(simd: V4, block: MultiplyBlock) {
                 sums[1] = _mm512_dpbf16_ps(sums[1], a, pairs(cast(*right)));
             }
         }
-        cast::<[[__m512; 2]; TILE_ROWS], [[f32x16; 2]; TILE_ROWS]>(sums)
+        sums.map(|sums| sums.map(cast::<__m512, f32x16>))
     });
 }
 
@@ -84,21 +94,21 @@ fn pair(first: u16, second: u16) -> u32 {
 }
 
 /// [`PackRows`] in pairs; past the inner dimension's end there is zero.
-struct PackRowPairs<'a, A>(PackRows<'a, A>);
+struct PackRowPairs<'a, A, const ROWS: usize>(PackRows<'a, A, ROWS>);
 
-impl<A: Element> Vectorized for PackRowPairs<'_, A> {
+impl<A: Element, const ROWS: usize> Vectorized for PackRowPairs<'_, A, ROWS> {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
         let Self(PackRows { a, rows, depth, out }) = self;
         let data: &[u16] = bytemuck::cast_slice(a.data);
-        for (tile, out) in out.chunks_exact_mut(TILE_ROWS * depth.len()).enumerate() {
-            let first = rows.start + tile * TILE_ROWS;
-            let height = TILE_ROWS.min(rows.end - first);
-            let (columns, _) = bytemuck::cast_slice_mut::<f32, u32>(out).as_chunks_mut::<TILE_ROWS>();
-            if a.column_stride == 1 && height == TILE_ROWS && 2 * depth.end <= a.columns {
-                let lines: [&[[u16; 2]]; TILE_ROWS] = std::array::from_fn(|row| {
+        for (tile, out) in out.chunks_exact_mut(ROWS * depth.len()).enumerate() {
+            let first = rows.start + tile * ROWS;
+            let height = ROWS.min(rows.end - first);
+            let (columns, _) = bytemuck::cast_slice_mut::<f32, u32>(out).as_chunks_mut::<ROWS>();
+            if a.column_stride == 1 && height == ROWS && 2 * depth.end <= a.columns {
+                let lines: [&[[u16; 2]]; ROWS] = std::array::from_fn(|row| {
                     let line = &data[(first + row) * a.row_stride + 2 * depth.start..][..2 * depth.len()];
                     line.as_chunks().0
                 });
@@ -114,7 +124,7 @@ impl<A: Element> Vectorized for PackRowPairs<'_, A> {
                 if k < a.columns { data[row * a.row_stride + k * a.column_stride] } else { 0 }
             };
             for (column, k) in columns.iter_mut().zip((2 * depth.start..).step_by(2)) {
-                *column = [0; TILE_ROWS];
+                *column = [0; ROWS];
                 for (value, row) in column[..height].iter_mut().zip(first..) {
                     *value = pair(at(row, k), at(row, k + 1));
                 }

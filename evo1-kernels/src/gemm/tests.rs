@@ -79,7 +79,7 @@ fn products_of_bf16_are_the_sums() {
                 gemm(a, b, &mut out, &Epilogue::NONE);
                 assert_close(&out, &want, &what);
                 for is_small in [false, true] {
-                    packed(Single, a, b, &mut out, &Epilogue::NONE, is_small);
+                    packed(Single, a, Right::Matrix(b), &mut out, &Epilogue::NONE, is_small);
                     assert_close(&out, &want, &format!("{what}, singly"));
                 }
             }
@@ -152,4 +152,32 @@ fn a_sum_of_nothing_is_the_bias() {
 fn relu_hides_no_nan() {
     assert!(Activation::Relu.apply(f32::NAN).is_nan());
     assert_eq!(Activation::Relu.apply(-1.0), 0.0);
+}
+
+#[test]
+fn a_packed_matrix_has_the_same_products_and_is_unpacked() {
+    fn check<E: Element + PartialEq>() {
+        let of = |seed, count| -> Vec<E> { values(seed, count).into_iter().map(E::narrow).collect() };
+        for [rows, depth, columns] in [[1, 2050, 64], [7, 6, 96], [50, 1100, 160], [60, 34, 32], [200, 64, 544]] {
+            assert_eq!(can_be_packed::<E>(depth, columns), E::IS_F32 || multiplies_pairs());
+            assert!(!can_be_packed::<E>(depth, columns + 1));
+            if !can_be_packed::<E>(depth, columns) {
+                continue;
+            }
+            let (a, b) = (of(12, rows * depth), of(13, depth * columns));
+            let (a, matrix) = (Matrix::row_major(&a, rows, depth), Matrix::row_major(&b, depth, columns));
+            let mut data = vec![E::narrow(0.0); b.len()];
+            pack(matrix, &mut data);
+            let panels = Panels { data: &data, rows: depth, columns };
+            let mut unpacked = vec![E::narrow(0.0); b.len()];
+            unpack(panels, &mut unpacked);
+            assert!(unpacked == b, "{rows} × {depth} × {columns}");
+            let (mut got, mut want) = (vec![0.0; rows * columns], vec![0.0; rows * columns]);
+            gemm_packed(a, panels, &mut got, &Epilogue::NONE);
+            multiply_packed(a, Right::Matrix(matrix), &mut want, &Epilogue::NONE);
+            assert_eq!(got, want, "{rows} × {depth} × {columns}");
+        }
+    }
+    check::<f32>();
+    check::<bf16>();
 }

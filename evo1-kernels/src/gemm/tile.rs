@@ -4,13 +4,13 @@ use pulp::{Arch, Simd, WithSimd, bytemuck};
 
 use super::{Activation, Epilogue};
 
-/// Rows of a tile. Six rows of two vectors are twelve sums, as many as hide the latency of a multiply-add and leave
-/// registers for the operands.
-pub(super) const TILE_ROWS: usize = 6;
+/// Rows of a tile in `f32`. Six rows of two vectors are twelve sums, as many as hide the latency of a multiply-add and
+/// leave registers for the operands.
+pub(super) const SINGLE_ROWS: usize = 6;
 
 /// Packed rows times packed panels over one block of the inner dimension.
 pub(super) struct MultiplyBlock<'a, 'b> {
-    /// Tiles of A, `[tiles, depth, TILE_ROWS]`.
+    /// Tiles of A, `[tiles, depth, rows]`.
     pub(super) rows: &'a [f32],
     /// Panels of B, `[depth, panel]` each, `panel_stride` apart.
     pub(super) panels: &'a [f32],
@@ -42,14 +42,18 @@ impl WithSimd for MultiplyBlock<'_, '_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        self.with_product(simd, |tile, columns| multiply::<S, TILE_ROWS>(simd, tile, columns));
+        self.with_product(simd, |tile, columns| multiply::<S, SINGLE_ROWS>(simd, tile, columns));
     }
 }
 
 impl MultiplyBlock<'_, '_> {
     /// The block with `product` for a tile times a panel.
     #[inline(always)]
-    pub(super) fn with_product<S: Simd>(self, simd: S, product: impl Fn(&[f32], &[f32]) -> [[S::f32s; 2]; TILE_ROWS]) {
+    pub(super) fn with_product<S: Simd, const ROWS: usize>(
+        self,
+        simd: S,
+        product: impl Fn(&[f32], &[f32]) -> [[S::f32s; 2]; ROWS],
+    ) {
         let panel = 2 * S::F32_LANES;
         let Self { rows, panels, panel_stride, depth, lines, line_start, column, width, .. } = self;
         let store = Store { is_first: self.is_first, is_last: self.is_last, epilogue: self.epilogue };
@@ -57,7 +61,7 @@ impl MultiplyBlock<'_, '_> {
             let columns = &panels[at * panel_stride..][..depth * panel];
             let used = panel.min(width - offset);
             let whole = (used == panel).then(|| store.vectors::<S>(simd, column + offset));
-            for (tile, lines) in rows.chunks_exact(TILE_ROWS * depth).zip(lines.chunks_mut(TILE_ROWS)) {
+            for (tile, lines) in rows.chunks_exact(ROWS * depth).zip(lines.chunks_mut(ROWS)) {
                 let sums = product(tile, columns);
                 for (sums, line) in sums.into_iter().zip(lines) {
                     let line = &mut line[line_start + offset..][..used];
