@@ -37,7 +37,7 @@ const EPSILON: f64 = 1e-6;
 const DTYPES: [DType; 2] = [DType::F32, DType::BF16];
 
 fn random<const D: usize>(shape: [usize; D], dtype: DType) -> Tensor<D> {
-    Tensor::random(shape, Distribution::Uniform(-1.0, 1.0), &Device::default()).cast(dtype)
+    Tensor::<D>::random(shape, Distribution::Uniform(-1.0, 1.0), &Device::default()).cast(dtype)
 }
 
 /// Two operations for each of the product's multiplications.

@@ -14,6 +14,16 @@ pub(crate) trait Element: burn::tensor::Element + pulp::bytemuck::Pod {
     fn narrow(value: f32) -> Self;
 }
 
+/// A value in another type; as it is where the types are one.
+#[inline(always)]
+pub(crate) fn converted<E: Element, O: Element>(value: E) -> O {
+    if (E::IS_F32 && O::IS_F32) || (E::IS_BF16 && O::IS_BF16) {
+        pulp::bytemuck::cast(value)
+    } else {
+        O::narrow(value.widen())
+    }
+}
+
 impl Element for f32 {
     const IS_F32: bool = true;
 

@@ -12,8 +12,8 @@
 //! | [`layer_norm`], [`rms_norm`], [`softmax`] | row by row |
 //! | [`gelu`], [`swiglu`], [`swiglu_joint`] | value by value |
 //!
-//! All of them are differentiable. `pulp` chooses the instructions at run time; one intrinsic that it lacks, the product of
-//! pairs of `bf16`, is this crate's only `unsafe`.
+//! All of them are differentiable. `pulp` chooses the instructions at run time; two intrinsics that it lacks, for pairs of
+//! `bf16`, are this crate's only `unsafe`.
 
 // burn deprecates its ndarray backend; the feature is kept for comparison.
 #![cfg_attr(feature = "ndarray", allow(deprecated))]
@@ -28,6 +28,8 @@ mod fallback;
 mod flex;
 mod gemm;
 mod math;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
 mod rows;
 mod scratch;
 mod simd;

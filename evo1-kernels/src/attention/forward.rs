@@ -3,19 +3,26 @@
 //! A block of queries is as wide as two vectors, one query in each lane. The scores of a block are computed transposed,
 //! `[keys, queries]`: maximum, exponential and sum run along the keys without crossing lanes, and what they leave is
 //! already the panel that the product with the values wants.
+//!
+//! What is packed of each number, and how tiles are multiplied, are the [`Products`]: in `f32`, or in pairs of `bf16` where
+//! the processor multiplies those. Scores, exponentials and sums are `f32` in both.
 
 use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd, bytemuck};
 use rayon::prelude::*;
 
+use half::bf16;
+
 use super::{Heads, Hidden, lines_by_head};
-use crate::{element::Element, gemm::multiply, math::exp, scratch::Scratch};
+use crate::{
+    element::{Element, converted},
+    gemm::multiply,
+    math::exp,
+    scratch::Scratch,
+};
 
-/// Rows of keys or channels of values that are multiplied at once.
-const TILE: usize = 6;
-
-/// Keys of a block, a multiple of [`TILE`]: its scores stay in the first-level cache.
+/// Keys of a block, a multiple of any tile: its scores stay in the first-level cache.
 const BLOCK_KEYS: usize = 192;
 
 /// Tasks for each thread, if there are queries enough: they even out what other programs take. Each packs the keys and
@@ -66,11 +73,82 @@ pub(crate) fn forward<E: Element>(
     }
     let work = query.batch * heads * queries * key.rows * (query.width + width);
     if work < SMALL || rayon::current_num_threads() == 1 {
-        tasks.into_iter().for_each(|task| Arch::new().dispatch(task));
+        tasks.into_iter().for_each(Task::dispatch);
     } else {
-        tasks.into_par_iter().for_each(|task| Arch::new().dispatch(task));
+        tasks.into_par_iter().for_each(Task::dispatch);
     }
     (out, log_sums)
+}
+
+/// How numbers are packed, and tiles of `TILE` keys, or channels of values, multiplied with a panel of queries. What is
+/// packed takes the room of an `f32` each.
+trait Products<S: Simd, const TILE: usize>: Copy {
+    /// What is packed of a number.
+    type Packed: Element;
+
+    /// Neighbours along the inner dimension that are packed as one.
+    const TERMS: usize;
+
+    /// The product of a tile, `[depth, TILE]`, with a panel, `[depth, 2 vectors]`.
+    fn multiply(self, simd: S, tile: &[f32], panel: &[f32]) -> [[S::f32s; 2]; TILE];
+
+    /// Packs rows of two vectors in place.
+    fn pack(self, rows: &mut [f32]);
+}
+
+/// Products in `f32`.
+#[derive(Debug, Clone, Copy)]
+struct Single;
+
+/// Keys or channels of a tile in `f32`: as many as leave registers on every processor.
+const SINGLE_TILE: usize = 6;
+
+impl<S: Simd> Products<S, SINGLE_TILE> for Single {
+    type Packed = f32;
+
+    const TERMS: usize = 1;
+
+    #[inline(always)]
+    fn multiply(self, simd: S, tile: &[f32], panel: &[f32]) -> [[S::f32s; 2]; SINGLE_TILE] {
+        multiply::<S, SINGLE_TILE>(simd, tile, panel)
+    }
+
+    #[inline(always)]
+    fn pack(self, _: &mut [f32]) {}
+}
+
+#[cfg(target_arch = "x86_64")]
+mod in_pairs {
+    use pulp::{f32x16, x86::V4};
+
+    use super::{Element, Products, Task, bf16};
+    use crate::pairs::{PairWork, Pairs};
+
+    /// Keys or channels of a tile: what the widths of all heads are a multiple of.
+    const TILE: usize = 8;
+
+    impl Products<V4, TILE> for Pairs {
+        type Packed = bf16;
+
+        const TERMS: usize = 2;
+
+        #[inline(always)]
+        fn multiply(self, _: V4, tile: &[f32], panel: &[f32]) -> [[f32x16; 2]; TILE] {
+            Self::multiply(self, tile, panel)
+        }
+
+        #[inline(always)]
+        fn pack(self, rows: &mut [f32]) {
+            self.narrow(rows);
+        }
+    }
+
+    impl<E: Element> PairWork for Task<'_, E> {
+        #[inline(always)]
+        fn run(self, simd: V4, pairs: Pairs) {
+            self.attend(simd, pairs);
+        }
+    }
 }
 
 /// Some queries of one head.
@@ -91,41 +169,66 @@ impl<E: Element> WithSimd for Task<'_, E> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(mut self, simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
+        self.attend(simd, Single);
+    }
+}
+
+impl<E: Element> Task<'_, E> {
+    fn dispatch(self) {
+        #[cfg(target_arch = "x86_64")]
+        if E::IS_BF16
+            && let Some(pairs) = crate::pairs::Pairs::find()
+        {
+            return pairs.dispatch(self);
+        }
+        Arch::new().dispatch(self);
+    }
+
+    #[inline(always)]
+    fn attend<S: Simd, P: Products<S, TILE>, const TILE: usize>(mut self, simd: S, products: P) {
         let panel = 2 * S::F32_LANES;
         let (width, value_width) = (self.query.width, self.value.width);
         let seen = self.seen_keys();
-        let (keys, values) = (self.packed_keys(&seen), self.packed_values(&seen));
+        let depth = width.div_ceil(P::TERMS);
         let value_rows = value_width.next_multiple_of(TILE);
-        let mut queries = Scratch::new(width * panel);
+        let keys = self.packed_keys::<S, P, TILE>(&seen);
+        let values = self.packed_values::<S, P, TILE>(&seen);
+        let mut queries = Scratch::new(depth * panel);
         let mut scores = Scratch::new(BLOCK_KEYS * panel);
         let mut sums = Scratch::new(value_rows * panel);
         for start in (0..self.queries.len()).step_by(panel) {
             let count = panel.min(self.queries.len() - start);
             let first = self.queries.start + start;
-            self.pack_queries(first, count, panel, &mut queries);
+            self.pack_queries::<S, P, TILE>(first, count, &mut queries);
             sums.fill(0.0);
-            let mut row = Running::<S>::new(simd);
+            let mut row = Running::<S>::new(simd, self.scale);
             for block in (0..seen.len()).step_by(BLOCK_KEYS) {
                 let block = block..(block + BLOCK_KEYS).min(seen.len());
                 let coverage = self.coverage(first, count, &seen[block.clone()]);
                 if coverage == Coverage::All {
                     continue;
                 }
-                let scores = &mut scores[..block.len() * panel];
-                let tiles = &keys[block.start * width..block.end.next_multiple_of(TILE) * width];
-                for (tile, scores) in tiles.chunks_exact(TILE * width).zip(scores.chunks_mut(TILE * panel)) {
-                    let products = multiply::<S, TILE>(simd, tile, &queries);
-                    let length = scores.len();
-                    scores.copy_from_slice(&bytemuck::cast_slice(&products)[..length]);
+                let tiles = &keys[block.start * depth..block.end.next_multiple_of(TILE) * depth];
+                for (tile, scores) in tiles.chunks_exact(TILE * depth).zip(scores.chunks_exact_mut(TILE * panel)) {
+                    let products = products.multiply(simd, tile, &queries);
+                    let (scores, _) = S::as_mut_simd_f32s(scores);
+                    scores.iter_mut().zip(products.as_flattened()).for_each(|(score, product)| *score = *product);
                 }
+                let scored = &mut scores[..block.len() * panel];
                 if coverage == Coverage::Some {
-                    self.hide(first, count, &seen[block.clone()], panel, scores);
+                    self.hide(first, count, &seen[block.clone()], panel, scored);
                 }
-                let correction = row.add(simd, scores);
-                let tiles = &values[block.start * value_rows..block.end * value_rows];
-                for (tile, sums) in tiles.chunks_exact(TILE * block.len()).zip(sums.chunks_exact_mut(TILE * panel)) {
-                    let products = multiply::<S, TILE>(simd, tile, scores);
+                let correction = row.add(simd, scored);
+                // Keys past the end weigh nothing.
+                let whole = block.len().next_multiple_of(P::TERMS);
+                scores[block.len() * panel..whole * panel].fill(0.0);
+                products.pack(&mut scores[..whole * panel]);
+                let block_depth = whole / P::TERMS;
+                let weights = &scores[..block_depth * panel];
+                let tiles = &values[block.start / P::TERMS * value_rows..][..block_depth * value_rows];
+                for (tile, sums) in tiles.chunks_exact(TILE * block_depth).zip(sums.chunks_exact_mut(TILE * panel)) {
+                    let products = products.multiply(simd, tile, weights);
                     let (sums, _) = S::as_mut_simd_f32s(sums);
                     for (sum, product) in sums.iter_mut().enumerate().zip(products.into_iter().flatten()) {
                         let (at, sum) = sum;
@@ -164,66 +267,80 @@ impl<E: Element> Task<'_, E> {
         self.head / (self.query.heads / self.key.heads)
     }
 
-    /// Tiles of keys, `[tiles, width, TILE]`.
+    /// Tiles of keys, `[tiles, width, TILE]` with neighbours of the width packed as one; keys past the end are zero.
     #[inline(always)]
-    fn packed_keys(&self, seen: &[usize]) -> Scratch {
+    fn packed_keys<S: Simd, P: Products<S, TILE>, const TILE: usize>(&self, seen: &[usize]) -> Scratch {
         let width = self.key.width;
-        let mut packed = Scratch::new(seen.len().next_multiple_of(TILE) * width);
+        let depth = width.div_ceil(P::TERMS);
+        let mut packed = Scratch::new(seen.len().next_multiple_of(TILE) * depth);
         let source = self.key.of(self.sample, self.shared_head());
-        for (keys, tile) in seen.chunks(TILE).zip(packed.chunks_exact_mut(TILE * width)) {
-            let (columns, _) = tile.as_chunks_mut::<TILE>();
-            for row in 0..TILE {
-                match keys.get(row) {
-                    Some(key) => {
-                        let source = &source[key * self.key.strides[2]..][..width];
-                        columns.iter_mut().zip(source).for_each(|(column, value)| column[row] = value.widen());
-                    }
-                    None => columns.iter_mut().for_each(|column| column[row] = 0.0),
-                }
+        for (keys, tile) in seen.chunks(TILE).zip(packed.chunks_exact_mut(TILE * depth)) {
+            if keys.len() < TILE || !width.is_multiple_of(P::TERMS) {
+                tile.fill(0.0);
+            }
+            for (row, key) in keys.iter().enumerate() {
+                let source = &source[key * self.key.strides[2]..][..width];
+                spread::<E, P::Packed>(source, P::TERMS, TILE, row, tile);
             }
         }
         packed
     }
 
-    /// Blocks of values, `[blocks, tiles of channels, keys of the block, TILE]`; channels past the end are zero.
+    /// Blocks of values, `[blocks, tiles of channels, keys of the block, TILE]` with neighbours among the keys packed as
+    /// one; channels and keys past the end are zero.
     #[inline(always)]
-    fn packed_values(&self, seen: &[usize]) -> Scratch {
+    fn packed_values<S: Simd, P: Products<S, TILE>, const TILE: usize>(&self, seen: &[usize]) -> Scratch {
         let width = self.value.width;
         let rows = width.next_multiple_of(TILE);
-        let mut packed = Scratch::new(seen.len() * rows);
+        let mut packed = Scratch::new(seen.len().div_ceil(P::TERMS) * rows);
         let source = self.value.of(self.sample, self.shared_head());
-        for (keys, block) in seen.chunks(BLOCK_KEYS).zip(packed.chunks_mut(BLOCK_KEYS * rows)) {
-            let (columns, _) = block.as_chunks_mut::<TILE>();
-            for (at, key) in keys.iter().enumerate() {
-                let source = &source[key * self.value.strides[2]..][..width];
-                let (whole, rest) = source.as_chunks::<TILE>();
-                for (tile, channels) in whole.iter().enumerate() {
-                    for (value, channel) in columns[tile * keys.len() + at].iter_mut().zip(channels) {
-                        *value = channel.widen();
+        for (keys, block) in seen.chunks(BLOCK_KEYS).zip(packed.chunks_mut(BLOCK_KEYS / P::TERMS * rows)) {
+            let depth = keys.len().div_ceil(P::TERMS);
+            if rows > width || !keys.len().is_multiple_of(P::TERMS) {
+                block.fill(0.0);
+            }
+            let block: &mut [P::Packed] = bytemuck::cast_slice_mut(block);
+            for (at, keys) in keys.chunks(P::TERMS).enumerate() {
+                for (term, key) in keys.iter().enumerate() {
+                    let source = &source[key * self.value.strides[2]..][..width];
+                    for tile in 0..rows / TILE {
+                        let column = &mut block[(tile * depth + at) * TILE * P::TERMS..][..TILE * P::TERMS];
+                        let source = &source[tile * TILE..];
+                        match source.first_chunk::<TILE>() {
+                            Some(whole) => {
+                                (0..TILE).for_each(|lane| column[lane * P::TERMS + term] = converted(whole[lane]))
+                            }
+                            None => {
+                                source
+                                    .iter()
+                                    .enumerate()
+                                    .for_each(|(lane, &channel)| column[lane * P::TERMS + term] = converted(channel));
+                            }
+                        }
                     }
-                }
-                if !rest.is_empty() {
-                    let column = &mut columns[whole.len() * keys.len() + at];
-                    *column = [0.0; TILE];
-                    column.iter_mut().zip(rest).for_each(|(value, channel)| *value = channel.widen());
                 }
             }
         }
         packed
     }
 
-    /// A block of queries transposed and scaled, `[width, panel]`; lanes past the end are zero.
+    /// A block of queries transposed, `[width, panel]` with neighbours of the width packed as one; lanes past the end are
+    /// zero.
     #[inline(always)]
-    fn pack_queries(&self, first: usize, count: usize, panel: usize, out: &mut [f32]) {
+    fn pack_queries<S: Simd, P: Products<S, TILE>, const TILE: usize>(
+        &self,
+        first: usize,
+        count: usize,
+        out: &mut [f32],
+    ) {
+        let (panel, width) = (2 * S::F32_LANES, self.query.width);
         let source = self.query.of(self.sample, self.head);
-        if count < panel {
+        if count < panel || !width.is_multiple_of(P::TERMS) {
             out.fill(0.0);
         }
         for lane in 0..count {
-            let source = &source[(first + lane) * self.query.strides[2]..][..self.query.width];
-            for (line, value) in out.chunks_exact_mut(panel).zip(source) {
-                line[lane] = value.widen() * self.scale;
-            }
+            let source = &source[(first + lane) * self.query.strides[2]..][..width];
+            spread::<E, P::Packed>(source, P::TERMS, panel, lane, out);
         }
     }
 
@@ -273,16 +390,32 @@ impl<E: Element> Task<'_, E> {
     }
 }
 
-/// The softmax of a block of queries so far: the largest score and the sum of exponentials relative to it, by lane.
+/// Writes a row into one lane of `lanes`: `[depth, lanes]` with `terms` neighbours along the depth packed as one.
+#[inline(always)]
+fn spread<E: Element, P: Element>(row: &[E], terms: usize, lanes: usize, lane: usize, out: &mut [f32]) {
+    let (whole, rest) = (row.chunks_exact(terms), row.chunks_exact(terms).remainder());
+    let out: &mut [P] = bytemuck::cast_slice_mut(out);
+    let mut out = out.chunks_exact_mut(lanes * terms).map(|out| &mut out[lane * terms..][..terms]);
+    for (values, packed) in whole.zip(out.by_ref()) {
+        (0..terms).for_each(|term| packed[term] = converted(values[term]));
+    }
+    if let Some(packed) = out.next() {
+        packed.iter_mut().zip(rest).for_each(|(packed, &value)| *packed = converted(value));
+    }
+}
+
+/// The softmax of a block of queries so far: the largest scaled score and the sum of exponentials relative to it, by lane.
 struct Running<S: Simd> {
+    scale: S::f32s,
     largest: [S::f32s; 2],
     total: [S::f32s; 2],
 }
 
 impl<S: Simd> Running<S> {
     #[inline(always)]
-    fn new(simd: S) -> Self {
-        Self { largest: [simd.splat_f32s(LOWEST); 2], total: [simd.splat_f32s(0.0); 2] }
+    fn new(simd: S, scale: f32) -> Self {
+        let [lowest, zero] = [LOWEST, 0.0].map(|value| simd.splat_f32s(value));
+        Self { scale: simd.splat_f32s(scale), largest: [lowest; 2], total: [zero; 2] }
     }
 
     /// Turns scores into exponentials and returns the factor for what was summed before.
@@ -291,15 +424,19 @@ impl<S: Simd> Running<S> {
         let (vectors, _) = S::as_mut_simd_f32s(scores);
         let (rows, _) = vectors.as_chunks_mut::<2>();
         let before = self.largest;
+        let mut largest = [simd.splat_f32s(f32::NEG_INFINITY); 2];
         for [left, right] in rows.iter() {
-            let [largest_left, largest_right] = self.largest;
-            self.largest = [simd.max_f32s(largest_left, *left), simd.max_f32s(largest_right, *right)];
+            largest = [simd.max_f32s(largest[0], *left), simd.max_f32s(largest[1], *right)];
         }
+        for half in 0..2 {
+            self.largest[half] = simd.max_f32s(before[half], simd.mul_f32s(largest[half], self.scale));
+        }
+        let below = self.largest.map(|largest| simd.neg_f32s(largest));
         let mut correction = [simd.sub_f32s(before[0], self.largest[0]), simd.sub_f32s(before[1], self.largest[1])];
         exp_in_place::<S>(&mut correction);
         let mut total = [simd.splat_f32s(0.0); 2];
         for row in rows.iter_mut() {
-            *row = [simd.sub_f32s(row[0], self.largest[0]), simd.sub_f32s(row[1], self.largest[1])];
+            *row = [simd.mul_add_f32s(row[0], self.scale, below[0]), simd.mul_add_f32s(row[1], self.scale, below[1])];
             exp_in_place::<S>(row);
             total = [simd.add_f32s(total[0], row[0]), simd.add_f32s(total[1], row[1])];
         }

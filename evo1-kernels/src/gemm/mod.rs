@@ -9,7 +9,7 @@
 //! threads nor the other rows change a bit of it.
 //!
 //! What is packed of each element, and how a tile is multiplied with a panel, is the [`Arithmetic`]: [`Single`] widens
-//! every element to `f32`, `Pairs` keeps two `bf16` in the place of one `f32` for processors that multiply those.
+//! every element to `f32`, `InPairs` keeps two `bf16` in the place of one `f32` for processors that multiply those.
 //!
 //! A weight that is used again and again is packed for good ([`pack`]): products of few rows spend a third of their time
 //! on packing it, because its rows lie far apart.
@@ -187,7 +187,7 @@ impl Epilogue<'_> {
 /// Whether the processor multiplies pairs of `bf16`.
 pub(crate) fn multiplies_pairs() -> bool {
     #[cfg(target_arch = "x86_64")]
-    return pairs::Pairs::<{ pairs::TILE_ROWS }>::of::<half::bf16, half::bf16>().is_some();
+    return crate::pairs::Pairs::find().is_some();
     #[cfg(not(target_arch = "x86_64"))]
     false
 }
@@ -225,16 +225,16 @@ fn multiply_packed<A: Element, B: Element, O: Element>(a: Matrix<A>, b: Right<B>
     let is_small = is_small(a, b.columns());
     #[cfg(target_arch = "x86_64")]
     {
-        use pairs::{FEW_TILE_ROWS, Pairs, TILE_ROWS};
+        use pairs::{FEW_TILE_ROWS, InPairs, TILE_ROWS};
 
         let fills_better = a.rows.next_multiple_of(FEW_TILE_ROWS) < a.rows.next_multiple_of(TILE_ROWS);
         if a.rows <= FEW_ROWS
             && fills_better
-            && let Some(pairs) = Pairs::<FEW_TILE_ROWS>::of::<A, B>()
+            && let Some(pairs) = InPairs::<FEW_TILE_ROWS>::of::<A, B>()
         {
             return packed(pairs, a, b, out, epilogue, is_small);
         }
-        if let Some(pairs) = Pairs::<TILE_ROWS>::of::<A, B>() {
+        if let Some(pairs) = InPairs::<TILE_ROWS>::of::<A, B>() {
             return packed(pairs, a, b, out, epilogue, is_small);
         }
     }
@@ -323,7 +323,7 @@ pub(crate) fn can_be_packed<E: Element>(rows: usize, columns: usize) -> bool {
 pub(crate) fn pack<E: Element>(b: Matrix<E>, out: &mut [E]) {
     let out: &mut [f32] = bytemuck::cast_slice_mut(out);
     #[cfg(target_arch = "x86_64")]
-    if let Some(pairs) = pairs::Pairs::<{ pairs::TILE_ROWS }>::of::<E, E>() {
+    if let Some(pairs) = pairs::InPairs::<{ pairs::TILE_ROWS }>::of::<E, E>() {
         return pack_panels::<E, E>(pairs, b, out);
     }
     pack_panels::<E, E>(Single, b, out);

@@ -1,26 +1,22 @@
-//! Products of `bf16` in pairs, on processors that have them: `VDPBF16PS` of AVX-512 adds the products of two pairs to an
-//! `f32`, which is twice the work of a multiply-add.
+//! Products of `bf16` in [pairs](crate::pairs).
 //!
 //! Two neighbours along the inner dimension lie in the place of one `f32`, so that everything around the innermost loop
 //! is that of [`Single`](super::Single) with half the inner dimension.
-#![allow(
-    unsafe_code,
-    reason = "pulp has no products of bf16, and the intrinsic takes vectors that only transmute makes"
-)]
 
-use std::{
-    arch::x86_64::{__m512, __m512bh, _mm512_dpbf16_ps, _mm512_set1_ps, _mm512_setzero_ps},
-    ops::Range,
-};
+use std::ops::Range;
 
-use pulp::{Simd, bytemuck, cast, f32x16, x86::V4};
+use pulp::{Simd, bytemuck, x86::V4};
 
 use super::{
     Arithmetic, Matrix,
     pack::{PackColumns, PackRows},
     tile::MultiplyBlock,
 };
-use crate::{element::Element, simd::Vectorized};
+use crate::{
+    element::Element,
+    pairs::{PairWork, Pairs},
+    simd::Vectorized,
+};
 
 /// Columns of a panel of B.
 const PANEL: usize = 2 * V4::F32_LANES;
@@ -31,19 +27,18 @@ pub(super) const TILE_ROWS: usize = 12;
 /// Rows of a tile for few rows where twelve leave more of the last tile empty, as with the fifty of a chunk of actions.
 pub(super) const FEW_TILE_ROWS: usize = 10;
 
-/// Tiles of `ROWS` rows. Exists only where the processor has the products.
+/// Products of pairs with tiles of `ROWS` rows.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Pairs<const ROWS: usize>(V4);
+pub(super) struct InPairs<const ROWS: usize>(Pairs);
 
-impl<const ROWS: usize> Pairs<ROWS> {
+impl<const ROWS: usize> InPairs<ROWS> {
     /// For elements that are both `bf16`, on a processor with their products.
     pub(super) fn of<A: Element, B: Element>() -> Option<Self> {
-        let has_products = A::IS_BF16 && B::IS_BF16 && std::arch::is_x86_feature_detected!("avx512bf16");
-        has_products.then(V4::try_new).flatten().map(Self)
+        (A::IS_BF16 && B::IS_BF16).then(Pairs::find).flatten().map(Self)
     }
 }
 
-impl<A: Element, B: Element, const ROWS: usize> Arithmetic<A, B> for Pairs<ROWS> {
+impl<A: Element, B: Element, const ROWS: usize> Arithmetic<A, B> for InPairs<ROWS> {
     const TERMS: usize = 2;
     const TILE_ROWS: usize = ROWS;
 
@@ -56,35 +51,18 @@ impl<A: Element, B: Element, const ROWS: usize> Arithmetic<A, B> for Pairs<ROWS>
     }
 
     fn multiply(self, block: MultiplyBlock) {
-        // SAFETY: a `Pairs` exists only where the processor has every one of these features.
-        unsafe { multiply_block::<ROWS>(self.0, block) }
+        self.0.dispatch(BlockInPairs::<ROWS>(block));
     }
 }
 
 /// [`MultiplyBlock::run`] with products of pairs.
-#[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16,avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
-fn multiply_block<const ROWS: usize>(simd: V4, block: MultiplyBlock) {
-    block.with_product(simd, |tile, panel| {
-        let (tile, _) = tile.as_chunks::<ROWS>();
-        let (vectors, _) = V4::as_simd_f32s(panel);
-        let (vectors, _) = vectors.as_chunks::<2>();
-        let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
-        for (a, [left, right]) in tile.iter().zip(vectors) {
-            for (sums, &a) in sums.iter_mut().zip(a) {
-                let a = pairs(_mm512_set1_ps(a));
-                sums[0] = _mm512_dpbf16_ps(sums[0], a, pairs(cast(*left)));
-                sums[1] = _mm512_dpbf16_ps(sums[1], a, pairs(cast(*right)));
-            }
-        }
-        sums.map(|sums| sums.map(cast::<__m512, f32x16>))
-    });
-}
+struct BlockInPairs<'a, 'b, const ROWS: usize>(MultiplyBlock<'a, 'b>);
 
-/// The bits of a vector as pairs.
-#[inline(always)]
-fn pairs(bits: __m512) -> __m512bh {
-    // SAFETY: both are 512 bits without invalid patterns.
-    unsafe { std::mem::transmute(bits) }
+impl<const ROWS: usize> PairWork for BlockInPairs<'_, '_, ROWS> {
+    #[inline(always)]
+    fn run(self, simd: V4, pairs: Pairs) {
+        self.0.with_product(simd, |tile, panel| pairs.multiply::<ROWS>(tile, panel));
+    }
 }
 
 /// Two neighbours along the inner dimension in one place.
