@@ -3,7 +3,7 @@
 use burn::{
     backend::{
         Flex, TensorMetadata,
-        flex::{FlexTensor, Layout},
+        flex::FlexTensor,
         ops::FloatTensorOps,
         tensor::{BoolTensor, FloatTensor},
     },
@@ -18,7 +18,6 @@ use crate::{
     elementwise, fallback,
     gemm::{self, Activation, Epilogue, Matrix, Panels, gemm},
     rows::{self, Norm},
-    scratch::ALIGNMENT,
 };
 
 /// Runs `$body` with `$element` as the number type of `$tensor`, or `$otherwise` for types without kernels.
@@ -239,8 +238,9 @@ impl KernelOps for Flex {
             if rows == 1 || !gemm::can_be_packed::<E>(rows, columns) {
                 return weight;
             }
-            let mut out = aligned([1, rows * columns], weight.dtype());
-            gemm::pack(matrix_of::<E>(&weight), values_mut::<E>(&mut out));
+            // Exactly as large, so that the next weight of this size takes the room that this one leaves.
+            let mut out = FlexTensor::empty(Shape::new([1, rows * columns]), weight.dtype());
+            gemm::pack(matrix_of::<E>(&weight), out.storage_mut::<E>());
             out
         }, otherwise weight)
     }
@@ -384,22 +384,6 @@ fn multiply(x: FlexTensor, weight: &FlexTensor, out: &mut FlexTensor, epilogue: 
         }
         with_element!(weight, W => gemm(x, matrix_of::<W>(weight), out, epilogue), otherwise unreachable!("checked"));
     }, otherwise unreachable!("checked")), otherwise unreachable!("checked"));
-}
-
-/// A contiguous tensor of unset values that begins at a cache line.
-fn aligned(shape: [usize; 2], dtype: DType) -> FlexTensor {
-    let spare = ALIGNMENT / dtype.size();
-    let length = shape.iter().product::<usize>();
-    let tensor = FlexTensor::empty(Shape::new([length + spare]), dtype);
-    let start = tensor.bytes().as_ptr().align_offset(ALIGNMENT) / dtype.size();
-    let strides = vec![shape[1] as isize, 1];
-    tensor.with_layout(Layout::new(Shape::new(shape), strides, start.min(spare)))
-}
-
-/// The values of a contiguous tensor that nothing else holds.
-fn values_mut<E: Element>(tensor: &mut FlexTensor) -> &mut [E] {
-    let (start, length) = (tensor.layout().start_offset(), tensor.shape().num_elements());
-    &mut tensor.storage_mut()[start..][..length]
 }
 
 /// The panels of a packed weight.

@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Alignment in bytes: a cache line.
-pub(crate) const ALIGNMENT: usize = 64;
+const ALIGNMENT: usize = 64;
 
 /// Buffers that a thread keeps for later.
 const KEPT: usize = 8;
