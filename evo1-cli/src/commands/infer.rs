@@ -45,7 +45,7 @@ impl Infer {
     pub(crate) fn run(self, common: &Common) -> Result<()> {
         let observation = self.given.observation()?;
         let device = common.open_device()?;
-        let policy = common.policy(self.policy.as_deref(), &device)?;
+        let policy = common.policy(self.policy.as_deref(), &device)?.packed();
         let options = PredictOptions {
             steps: self.steps.map(|steps| steps as usize),
             noise: Noise::Seed(self.seed),
