@@ -1,6 +1,6 @@
 //! Every operation of `ops` equals the same made of burn's elementary ones, forward and backward, on every device.
 
-use burn::tensor::{Bool, Device, Distribution, Tensor, TensorData, activation};
+use burn::tensor::{Bool, DType, Device, Distribution, Tensor, TensorData, activation};
 use evo1_core::{device::test_devices, ops};
 use evo1_kernels::Activation;
 
@@ -176,6 +176,34 @@ fn attention_of_any_size_and_mask() {
                     &|x| ops::attention(x[0].clone(), x[1].clone(), x[2].clone(), hidden.clone()),
                     &|x| attention(x, hidden.clone()),
                 );
+            }
+        }
+    }
+}
+
+/// With the vision tower's, the language model's and the action expert's odd sizes, of which burn's fused kernels take
+/// some only when they are filled up.
+#[test]
+fn attention_in_half_precision_is_that_in_full_to_its_rounding() {
+    for device in test_devices() {
+        for dtype in [DType::BF16, DType::F16].into_iter().filter(|&dtype| device.supports_dtype(dtype)) {
+            for ([heads, kv_heads], queries, keys, width) in
+                [([2, 2], 257, 257, 64), ([4, 2], 75, 75, 64), ([2, 2], 50, 81, 112), ([1, 1], 3, 5, 7)]
+            {
+                let random = |heads, rows| {
+                    let shape = [2, heads, rows, width];
+                    Tensor::<4>::random(shape, Distribution::Uniform(-1.5, 1.5), &device).cast(dtype)
+                };
+                let x = [random(heads, queries), random(kv_heads, keys), random(kv_heads, keys)];
+                let wide = x.clone().map(|x| x.cast(DType::F32));
+                let causal = Tensor::<2, Bool>::tril_mask([queries, keys], 0, &device).reshape([1, 1, queries, keys]);
+                for hidden in [None, Some(causal)] {
+                    let [query, key, value] = x.clone();
+                    let got = ops::attention(query, key, value, hidden.clone()).cast(DType::F32);
+                    let difference = (got - attention(&wide, hidden)).abs().max().into_scalar::<f32>();
+                    let what = format!("{queries} × {keys} × {width} in {dtype:?} on {device:?}");
+                    assert!(difference < 0.02, "{what}: {difference}");
+                }
             }
         }
     }

@@ -1,8 +1,12 @@
 //! Every operation made of burn's own: what devices without kernels run, and what the kernels are tested against.
 
 use burn::{
-    backend::{Backend, TensorMetadata, ops::AttentionModuleOptions, tensor::FloatTensor},
-    tensor::{Shape, Slice},
+    backend::{
+        Backend, TensorMetadata,
+        ops::AttentionModuleOptions,
+        tensor::{BoolTensor, FloatTensor},
+    },
+    tensor::{DType, Shape, Slice},
 };
 
 use crate::{
@@ -112,7 +116,14 @@ pub(crate) fn softmax_backward<B: KernelOps>(y: FloatTensor<B>, grad: FloatTenso
     B::float_mul(y, B::float_sub(grad, along))
 }
 
+/// A number of queries that those which burn's fused attention computes together divide.
+const FUSED_QUERIES: usize = 64;
+
 /// Scaled dot-product attention; heads of keys and values may serve groups of query heads.
+///
+/// In half precision burn's fused kernel may compute it, which multiplies in `f16` whatever the numbers are. It takes no
+/// other scale than the usual one, and many queries only if their number is a multiple of its blocks: burn computes with
+/// the whole matrix of scores otherwise, without a word.
 pub(crate) fn attention<B: KernelOps>(
     query: FloatTensor<B>,
     key: FloatTensor<B>,
@@ -120,14 +131,51 @@ pub(crate) fn attention<B: KernelOps>(
     hidden: HiddenKeys<B>,
     scale: f64,
 ) -> FloatTensor<B> {
-    let (shape, heads) = (query.shape(), query.shape()[1]);
+    let [batch, heads, queries, width] = query.shape().dims();
     let keys = key.shape()[2];
+    let is_usual = (scale * (width as f64).sqrt() - 1.0).abs() < 1e-12;
+    let is_fused = is_usual && matches!(query.dtype(), DType::BF16 | DType::F16);
+    // The scores of few queries are small, and filling up would cost more than they.
+    let padded = if is_fused && queries > width { queries.next_multiple_of(FUSED_QUERIES) } else { queries };
+    let query = if padded > queries {
+        let last = B::float_slice(query.clone(), &of_queries(queries - 1..queries));
+        let rest = B::float_expand(last, Shape::from([batch, heads, padded - queries, width]));
+        B::float_cat(vec![query, rest], 2)
+    } else {
+        query
+    };
     let mask = match hidden {
         HiddenKeys::None => None,
-        HiddenKeys::Of(mask) => Some(B::bool_expand(mask, Shape::from([shape[0], heads, shape[2], keys]))),
+        HiddenKeys::Of(mask) => {
+            let mask = match mask.shape()[2] {
+                1 => mask,
+                _ => with_last_query_repeated::<B>(mask, padded),
+            };
+            Some(B::bool_expand(mask, Shape::from([batch, heads, padded, keys])))
+        }
     };
-    let options = AttentionModuleOptions { scale: Some(scale), ..Default::default() };
-    B::attention(query, shared::<B>(key, heads), shared::<B>(value, heads), mask, None, options)
+    let options = AttentionModuleOptions { scale: (!is_fused).then_some(scale), ..Default::default() };
+    let out = B::attention(query, shared::<B>(key, heads), shared::<B>(value, heads), mask, None, options);
+    if padded == queries {
+        return out;
+    }
+    B::float_slice(out, &of_queries(0..queries))
+}
+
+/// Some queries of `[batch, heads, queries, ..]`.
+fn of_queries(queries: std::ops::Range<usize>) -> [Slice; 4] {
+    [Slice::full(), Slice::full(), queries.into(), Slice::full()]
+}
+
+/// A mask `[batch, heads, queries, keys]` with the last query's row again for as many as are missing.
+fn with_last_query_repeated<B: Backend>(mask: BoolTensor<B>, queries: usize) -> BoolTensor<B> {
+    let [batch, heads, rows, keys] = mask.shape().dims();
+    if rows == queries {
+        return mask;
+    }
+    let last = B::bool_slice(mask.clone(), &of_queries(rows - 1..rows));
+    let rest = B::bool_expand(last, Shape::from([batch, heads, queries - rows, keys]));
+    B::bool_cat(vec![mask, rest], 2)
 }
 
 /// [`attention`], and the logarithms of the sums of the rows' exponentials, `[batch, heads, queries]`.
@@ -302,4 +350,39 @@ fn narrow_last<B: Backend>(x: FloatTensor<B>, range: std::ops::Range<usize>) -> 
     let mut slices = vec![Slice::full(); dims];
     slices[dims - 1] = range.into();
     B::float_slice(x, &slices)
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::{
+        backend::{Flex, flex::FlexTensor},
+        tensor::TensorData,
+    };
+
+    use super::*;
+    use crate::test_values::values;
+
+    /// Here the queries are filled up without need.
+    #[test]
+    fn attention_filled_up_to_whole_blocks_is_attention() {
+        let [queries, keys, width] = [75, 40, 8];
+        let half = |seed, rows: usize| {
+            let values: Vec<_> = values(seed, 2 * rows * width).into_iter().map(half::bf16::from_f32).collect();
+            FlexTensor::from_data(TensorData::new(values, [1, 2, rows, width]))
+        };
+        let [query, key, value] = [half(1, queries), half(2, keys), half(3, keys)];
+        let mask: Vec<bool> = (0..queries * keys).map(|at| (at / keys + at % keys) % 3 == 0).collect();
+        let masks =
+            [HiddenKeys::None, HiddenKeys::Of(FlexTensor::from_data(TensorData::new(mask, [1, 1, queries, keys])))];
+        for hidden in masks {
+            let scale = 1.0 / (width as f64).sqrt();
+            let of = |attention: fn(_, _, _, _, _) -> FlexTensor| {
+                let out = attention(query.clone(), key.clone(), value.clone(), hidden.clone(), scale);
+                out.into_data().iter::<f32>().collect::<Vec<_>>()
+            };
+            let (got, want) = (of(attention::<Flex>), of(Flex::kernel_attention));
+            assert_eq!(got.len(), want.len());
+            assert!(got.iter().zip(want).all(|(got, want)| (got - want).abs() < 0.02));
+        }
+    }
 }
