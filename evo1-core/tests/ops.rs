@@ -62,8 +62,6 @@ fn activations() {
             let swiglu = |x: &[Tensor<4>]| activation::silu(x[0].clone()) * x[1].clone();
             let separate = |x: &[Tensor<4>]| ops::swiglu(x[0].clone(), x[1].clone());
             assert_same("swiglu", &device, &[shape; 2], &separate, &swiglu);
-            let joint = |x: &[Tensor<4>]| ops::swiglu_joint(Tensor::cat(x.to_vec(), 3));
-            assert_same("swiglu_joint", &device, &[shape; 2], &joint, &swiglu);
             let (got, want) = (
                 |x: &[Tensor<4>]| evo1_kernels::softmax(x[0].clone() * 10),
                 |x: &[Tensor<4>]| activation::softmax(x[0].clone() * 10, 3),

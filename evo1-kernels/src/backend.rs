@@ -80,11 +80,6 @@ pub trait KernelOps: Backend {
         fallback::swiglu_backward::<Self>(gate, up, grad)
     }
 
-    /// [`Self::kernel_swiglu`] of a tensor whose last dimension holds the gates and then the values.
-    fn kernel_swiglu_joint(gate_up: FloatTensor<Self>) -> FloatTensor<Self> {
-        fallback::swiglu_joint::<Self>(gate_up)
-    }
-
     /// `norm(x) ⊙ gamma + beta` over the last dimension.
     fn kernel_norm(
         x: FloatTensor<Self>,

@@ -83,31 +83,6 @@ pub(crate) fn swiglu<E: Element>(gate: &mut [E], up: &[E]) {
     });
 }
 
-/// `SiLU(gate) · up` of rows that hold the gates and then, as many, the values.
-pub(crate) fn swiglu_joint<E: Element>(gate_up: &[E], width: usize, out: &mut [E]) {
-    struct Forward<'a, E>(&'a [E], &'a mut [E], usize);
-
-    impl<E: Element> Vectorized for Forward<'_, E> {
-        type Output = ();
-
-        #[inline(always)]
-        fn run(self) {
-            let Self(rows, out, width) = self;
-            for (row, out) in rows.chunks_exact(2 * width).zip(out.chunks_exact_mut(width)) {
-                let (gate, up) = row.split_at(width);
-                for ((gate, up), out) in gate.iter().zip(up).zip(out) {
-                    let x = gate.widen();
-                    *out = E::narrow(x * sigmoid(x) * up.widen());
-                }
-            }
-        }
-    }
-
-    for_rows(out, width, |first, out| {
-        Forward(&gate_up[2 * first * width..][..2 * out.len()], out, width).dispatch();
-    });
-}
-
 /// From `gate`, `up` and the gradient of [`swiglu`]: `grad ← ∂gate`, `up ← ∂up`.
 pub(crate) fn swiglu_backward<E: Element>(gate: &[E], up: &mut [E], grad: &mut [E]) {
     struct Backward<'a, E>(&'a [E], &'a mut [E], &'a mut [E]);

@@ -51,14 +51,6 @@ pub(crate) fn swiglu_backward<B: KernelOps>(
     (of_gate, B::float_mul(grad, silu))
 }
 
-/// [`swiglu`] of a tensor whose last dimension holds the gates and then the values.
-pub(crate) fn swiglu_joint<B: KernelOps>(gate_up: FloatTensor<B>) -> FloatTensor<B> {
-    let shape = gate_up.shape();
-    let width = shape[shape.num_dims() - 1] / 2;
-    let gate = narrow_last::<B>(gate_up.clone(), 0..width);
-    B::kernel_swiglu(gate, narrow_last::<B>(gate_up, width..2 * width))
-}
-
 /// `norm(x) ⊙ gamma + beta` over the last dimension.
 pub(crate) fn norm<B: KernelOps>(
     x: FloatTensor<B>,
@@ -342,14 +334,6 @@ fn scores<B: Backend>(query: FloatTensor<B>, key: FloatTensor<B>, hidden: Hidden
             B::float_mask_fill(scores, B::bool_expand(mask, shape), f32::NEG_INFINITY.into())
         }
     }
-}
-
-/// Part of a tensor along its last dimension.
-fn narrow_last<B: Backend>(x: FloatTensor<B>, range: std::ops::Range<usize>) -> FloatTensor<B> {
-    let dims = x.shape().num_dims();
-    let mut slices = vec![Slice::full(); dims];
-    slices[dims - 1] = range.into();
-    B::float_slice(x, &slices)
 }
 
 #[cfg(all(test, feature = "flex"))]

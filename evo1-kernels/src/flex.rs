@@ -78,19 +78,6 @@ impl KernelOps for Flex {
         }, otherwise fallback::swiglu_backward::<Self>(gate, up, grad))
     }
 
-    fn kernel_swiglu_joint(gate_up: FloatTensor<Self>) -> FloatTensor<Self> {
-        with_element!(gate_up, E => {
-            let gate_up = contiguous(gate_up);
-            let mut shape = gate_up.shape();
-            let last = shape.num_dims() - 1;
-            shape[last] /= 2;
-            let width = shape[last];
-            let mut out = FlexTensor::empty(shape, gate_up.dtype());
-            elementwise::swiglu_joint::<E>(gate_up.storage(), width, out.storage_mut());
-            out
-        }, otherwise fallback::swiglu_joint::<Self>(gate_up))
-    }
-
     fn kernel_norm(
         x: FloatTensor<Self>,
         gamma: FloatTensor<Self>,

@@ -10,7 +10,7 @@
 //! | [`linear`], [`linear_residual`] | products with bias, activation, scale and residual |
 //! | [`pack`] | weights in the order in which products read them |
 //! | [`layer_norm`], [`rms_norm`], [`softmax`] | row by row |
-//! | [`gelu`], [`swiglu`], [`swiglu_joint`] | value by value |
+//! | [`gelu`], [`swiglu`] | value by value |
 //!
 //! All of them are differentiable. `pulp` chooses the instructions at run time; two intrinsics that it lacks, for pairs of
 //! `bf16`, are this crate's only `unsafe`.
@@ -55,13 +55,6 @@ pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 /// `SiLU(gate) ⊙ up`, for tensors of one shape.
 pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
     Tensor::from_dispatch(<Dispatch as KernelOps>::kernel_swiglu(gate.into_dispatch(), up.into_dispatch()))
-}
-
-/// [`swiglu`] of a tensor whose last dimension holds the gates and then, as many, the values.
-///
-/// `[.., 2 · width]` → `[.., width]`.
-pub fn swiglu_joint<const D: usize>(gate_up: Tensor<D>) -> Tensor<D> {
-    Tensor::from_dispatch(<Dispatch as KernelOps>::kernel_swiglu_joint(gate_up.into_dispatch()))
 }
 
 /// `(x − mean) / √(variance + ε) ⊙ gamma + beta` over the last dimension.
