@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use burn::tensor::{Device, Distribution, Tensor};
+use burn::tensor::{DType, Device, Distribution, Tensor};
 use evo1::config::PolicyConfig;
 use evo1_kernels as kernels;
 use serde::{Deserialize, Serialize};
@@ -53,16 +53,19 @@ struct Case<'a> {
     run: Box<dyn Fn() -> Tensor<2> + 'a>,
 }
 
-/// Times the operations of a model of `config`'s sizes, each `repeat` times after one that is not counted.
-pub fn kernel_times(config: &PolicyConfig, device: &Device, repeat: usize) -> Vec<KernelTime> {
-    let random =
-        |rows: usize, columns: usize| Tensor::<2>::random([rows, columns], Distribution::Uniform(-1.0, 1.0), device);
+/// Times the operations of a model of `config`'s sizes, each `repeat` times after one that is not counted, in one number
+/// type. Weights are packed, as they are in predictions.
+pub fn kernel_times(config: &PolicyConfig, dtype: DType, device: &Device, repeat: usize) -> Vec<KernelTime> {
+    let uniform = Distribution::Uniform(-1.0, 1.0);
+    let random = |rows: usize, columns: usize| Tensor::<2>::random([rows, columns], uniform, device).cast(dtype);
+    let packed = |rows: usize, columns: usize| kernels::pack(random(rows, columns));
+    let gbyte = 1e-9 * dtype.size() as f64;
     let (vision, language, action) = (&config.vlm.vision, &config.vlm.language, &config.action);
     let patches = 1 + (vision.image_size / vision.patch_size).pow(2);
     let text = config.max_views * config.vlm.tokens_per_tile() + 32;
     let mut cases = Vec::new();
     let square = 1024;
-    let (a, b) = (random(square, square), random(square, square));
+    let (a, b) = (random(square, square), packed(square, square));
     let gflop = |rows: usize, inner: usize, columns: usize| 2e-9 * (rows * inner * columns) as f64;
     cases.push(Case {
         name: format!("ceiling: product {square} × {square} × {square}"),
@@ -72,9 +75,9 @@ pub fn kernel_times(config: &PolicyConfig, device: &Device, repeat: usize) -> Ve
     });
     let long = random(4096, 4096);
     cases.push(Case {
-        name: "ceiling: copy of 67 MB".into(),
+        name: format!("ceiling: copy of {:.0} MB", 1e3 * gbyte * (4096 * 4096) as f64),
         unit: Unit::Gbytes,
-        work: 2.0 * 4e-9 * (4096 * 4096) as f64,
+        work: 2.0 * gbyte * (4096 * 4096) as f64,
         run: Box::new(move || long.clone() * 1.5),
     });
     for (what, rows, inner, columns) in [
@@ -84,7 +87,7 @@ pub fn kernel_times(config: &PolicyConfig, device: &Device, repeat: usize) -> Ve
         ("language down", text, language.intermediate_size, language.hidden_size),
         ("action ff1", action.horizon, action.embed_dim, 4 * action.embed_dim),
     ] {
-        let (x, weight) = (random(rows, inner), random(inner, columns));
+        let (x, weight) = (random(rows, inner), packed(inner, columns));
         cases.push(Case {
             name: format!("product, {what}: {rows} × {inner} × {columns}"),
             unit: Unit::Gflops,
@@ -93,19 +96,18 @@ pub fn kernel_times(config: &PolicyConfig, device: &Device, repeat: usize) -> Ve
         });
     }
     let pooled = action.horizon * action.embed_dim;
-    let (x, weight) = (random(1, pooled), random(pooled, action.embed_dim));
+    let (x, weight) = (random(1, pooled), packed(pooled, action.embed_dim));
     cases.push(Case {
         name: format!("product, action pooling: 1 × {pooled} × {}", action.embed_dim),
         unit: Unit::Gbytes,
-        work: 4e-9 * (pooled * action.embed_dim) as f64,
+        work: gbyte * (pooled * action.embed_dim) as f64,
         run: Box::new(move || kernels::linear(x.clone(), weight.clone(), None, kernels::Activation::None)),
     });
     for (what, heads, queries, keys, width) in [
         ("vision", vision.num_heads, patches, patches, vision.hidden_size / vision.num_heads),
         ("action", action.num_heads, action.horizon, text + 1, action.embed_dim / action.num_heads),
     ] {
-        let heads_of =
-            |rows: usize| Tensor::<4>::random([1, heads, rows, width], Distribution::Uniform(-1.0, 1.0), device);
+        let heads_of = |rows: usize| Tensor::<4>::random([1, heads, rows, width], uniform, device).cast(dtype);
         let (query, key, value) = (heads_of(queries), heads_of(keys), heads_of(keys));
         cases.push(Case {
             name: format!("attention, {what}: {heads} heads × {queries} × {keys} × {width}"),
@@ -117,7 +119,7 @@ pub fn kernel_times(config: &PolicyConfig, device: &Device, repeat: usize) -> Ve
         });
     }
     let (rows, width) = (patches, vision.intermediate_size);
-    let bytes = 8e-9 * (rows * width) as f64;
+    let bytes = 2.0 * gbyte * (rows * width) as f64;
     let x = random(rows, width);
     cases.push(Case {
         name: format!("GELU: {rows} × {width}"),
@@ -137,7 +139,7 @@ pub fn kernel_times(config: &PolicyConfig, device: &Device, repeat: usize) -> Ve
             move || kernels::softmax(x.clone())
         }),
     });
-    let gamma = Tensor::<1>::ones([width], device);
+    let gamma = Tensor::<1>::ones([width], device).cast(dtype);
     cases.push(Case {
         name: format!("layer norm: {rows} × {width}"),
         unit: Unit::Gbytes,
@@ -180,7 +182,7 @@ mod tests {
     #[test]
     fn no_operation_is_faster_than_the_ceiling() {
         let device = test_devices().remove(0);
-        let times = kernel_times(&PolicyConfig::tiny(), &device, 1);
+        let times = kernel_times(&PolicyConfig::tiny(), DType::F32, &device, 1);
         assert!(times.len() > 10);
         assert!(times.iter().all(|time| time.rate > 0.0 && time.rate <= time.ceiling), "{times:?}");
     }

@@ -174,7 +174,10 @@ impl Bench {
             bail!("{} views and {} masked ones are more than {}", self.views, self.masked, config.max_views);
         }
         let (size, profile) = (config.vlm.image_size, config.profile);
-        let kernels = if self.kernels { kernel_times(config, &device, self.repeat as usize) } else { Vec::new() };
+        let kernels = match self.kernels {
+            true => kernel_times(config, precision.vlm, &device, self.repeat as usize),
+            false => Vec::new(),
+        };
         let frame = || Frame::black(size, size);
         let present = (0..self.views).map(|_| View::Present(frame()));
         let observation = Observation {
