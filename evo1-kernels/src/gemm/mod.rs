@@ -225,18 +225,23 @@ fn multiply_packed<A: Element, B: Element, O: Element>(a: Matrix<A>, b: Right<B>
     let is_small = is_small(a, b.columns());
     #[cfg(target_arch = "x86_64")]
     {
-        use pairs::{FEW_TILE_ROWS, InPairs, TILE_ROWS};
+        use pairs::{FEW_TILE_ROWS, InPairs, TILE_ROWS, VECTOR_TILE_ROWS};
 
-        let fills_better = a.rows.next_multiple_of(FEW_TILE_ROWS) < a.rows.next_multiple_of(TILE_ROWS);
-        if a.rows <= FEW_ROWS
-            && fills_better
-            && let Some(pairs) = InPairs::<FEW_TILE_ROWS>::of::<A, B>()
-        {
-            return packed(pairs, a, b, out, epilogue, is_small);
+        /// Returns the product with tiles of so many rows, if the processor multiplies pairs.
+        macro_rules! in_tiles_of {
+            ($rows:expr) => {
+                if let Some(pairs) = InPairs::<{ $rows }>::of::<A, B>() {
+                    return packed(pairs, a, b, out, epilogue, is_small);
+                }
+            };
         }
-        if let Some(pairs) = InPairs::<TILE_ROWS>::of::<A, B>() {
-            return packed(pairs, a, b, out, epilogue, is_small);
+
+        if a.rows <= VECTOR_TILE_ROWS {
+            in_tiles_of!(VECTOR_TILE_ROWS);
+        } else if a.rows <= FEW_ROWS && a.rows.next_multiple_of(FEW_TILE_ROWS) < a.rows.next_multiple_of(TILE_ROWS) {
+            in_tiles_of!(FEW_TILE_ROWS);
         }
+        in_tiles_of!(TILE_ROWS);
     }
     packed(Single, a, b, out, epilogue, is_small);
 }

@@ -27,6 +27,9 @@ pub(super) const TILE_ROWS: usize = 12;
 /// Rows of a tile for few rows where twelve leave more of the last tile empty, as with the fifty of a chunk of actions.
 pub(super) const FEW_TILE_ROWS: usize = 10;
 
+/// Rows of a tile for a vector or a few: more would be slower than the memory that the panels come from.
+pub(super) const VECTOR_TILE_ROWS: usize = 4;
+
 /// Products of pairs with tiles of `ROWS` rows.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct InPairs<const ROWS: usize>(Pairs);
