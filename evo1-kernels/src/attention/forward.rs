@@ -306,16 +306,10 @@ impl<E: Element> Task<'_, E> {
                     for tile in 0..rows / TILE {
                         let column = &mut block[(tile * depth + at) * TILE * P::TERMS..][..TILE * P::TERMS];
                         let source = &source[tile * TILE..];
+                        let mut put = |lane: usize, channel: E| column[lane * P::TERMS + term] = converted(channel);
                         match source.first_chunk::<TILE>() {
-                            Some(whole) => {
-                                (0..TILE).for_each(|lane| column[lane * P::TERMS + term] = converted(whole[lane]))
-                            }
-                            None => {
-                                source
-                                    .iter()
-                                    .enumerate()
-                                    .for_each(|(lane, &channel)| column[lane * P::TERMS + term] = converted(channel));
-                            }
+                            Some(whole) => (0..TILE).for_each(|lane| put(lane, whole[lane])),
+                            None => source.iter().enumerate().for_each(|(lane, &channel)| put(lane, channel)),
                         }
                     }
                 }
