@@ -79,6 +79,7 @@ impl Common {
     }
 
     /// Device and log, for a process that is to have the same.
+    #[cfg(feature = "ablate")]
     pub(crate) fn options(&self) -> Vec<String> {
         vec!["--device".into(), self.device.to_string(), "--log".into(), self.log.clone()]
     }

@@ -4,6 +4,7 @@
 //! anything else, with one message of cause and remedy.
 #![warn(clippy::print_stdout, reason = "`output::say` does not panic when its reader has gone")]
 
+#[cfg(feature = "ablate")]
 mod ablate;
 mod commands;
 mod common;

@@ -1,5 +1,5 @@
 //! Pictures: of one prediction, with the camera frames that went in and the action chunk that came out; of a benchmark;
-//! of an episode of a recording ([`sheet`]).
+//! of an episode of a recording (`sheet`).
 
 mod axis;
 mod bars;
@@ -7,6 +7,7 @@ mod canvas;
 pub(crate) mod chart;
 pub(crate) mod grid;
 pub(crate) mod heat;
+#[cfg(feature = "data")]
 pub(crate) mod sheet;
 #[cfg(test)]
 mod tests;

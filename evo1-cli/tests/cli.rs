@@ -371,6 +371,7 @@ fn probe_runs_each_component_by_itself() {
     refused(&["probe", "projector", "--input", text(&first)], 1, "`patches`");
 }
 
+#[cfg(feature = "train")]
 #[test]
 fn a_run_trains_stops_and_goes_on() {
     let folder = tempfile::tempdir().expect("folder");
@@ -404,6 +405,7 @@ fn a_run_trains_stops_and_goes_on() {
 }
 
 /// A study of three cells, one of which cannot run, on the fixtures' dataset.
+#[cfg(feature = "ablate")]
 fn study(folder: &Path, axes: &str) -> PathBuf {
     let dataset = fixture("lerobot-datasets/v30");
     let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/tiny.yaml");
@@ -419,6 +421,7 @@ fn study(folder: &Path, axes: &str) -> PathBuf {
     file
 }
 
+#[cfg(feature = "ablate")]
 #[test]
 fn a_study_measures_every_cell_and_repeats_nothing() {
     let folder = tempfile::tempdir().expect("folder");
@@ -459,6 +462,7 @@ fn a_study_measures_every_cell_and_repeats_nothing() {
     assert!(second.len() == 10 && second[8..].iter().all(|line| line["cell"] == "too much"), "{second:?}");
 }
 
+#[cfg(feature = "ablate")]
 #[test]
 fn a_study_that_cannot_run_is_refused_before_anything_runs() {
     let folder = tempfile::tempdir().expect("folder");

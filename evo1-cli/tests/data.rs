@@ -1,4 +1,5 @@
 //! `evo1 data` and `evo1 stats` from outside.
+#![cfg(feature = "data")]
 
 use std::{
     fs,

@@ -1,5 +1,5 @@
 //! `evo1 serve` as a process: its answers are those of `evo1 infer`, signals end it, and hostile traffic does not.
-#![cfg(unix)]
+#![cfg(all(unix, feature = "serve"))]
 
 use std::{
     io::{BufRead, BufReader, Read, Write},

@@ -38,6 +38,7 @@
 mod augment;
 mod batch;
 mod config;
+#[cfg(feature = "epochs")]
 mod epochs;
 mod error;
 mod lerobot;
@@ -56,6 +57,7 @@ mod video;
 pub use augment::{Changes, ColorChange};
 pub use batch::Batch;
 pub use config::{Augmentation, DataConfig, DatasetConfig, Exclusion, FrameWeight, OnError, Ordered, StateNoise};
+#[cfg(feature = "epochs")]
 pub use epochs::Epochs;
 pub use error::{Error, Result};
 pub use lerobot::{Column, Dataset, Episode, Feature, Info, OpenOptions, Table, Tasks, VideoClip};

@@ -11,10 +11,8 @@ use burn::backend::{
 };
 
 use crate::{
-    backend::{HiddenKeys, KernelOps, OptionalTensor},
+    backend::{Activation, HiddenKeys, KernelOps, Norm, OptionalTensor},
     fallback,
-    gemm::Activation,
-    rows::Norm,
 };
 
 /// Registers a gradient for an input that wants one.

@@ -9,7 +9,7 @@ use burn::backend::{
     tensor::{BoolTensor, FloatTensor},
 };
 
-use crate::{fallback, gemm::Activation, rows::Norm};
+use crate::fallback;
 
 /// A tensor that may be absent.
 #[derive(Debug, Clone, ExtensionType)]
@@ -37,6 +37,27 @@ pub enum HiddenKeys<B: Backend> {
     None,
     /// `[batch or 1, heads or 1, queries or 1, keys]`, true where hidden.
     Of(BoolTensor<B>),
+}
+
+/// A function applied to every element.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Activation {
+    /// The element itself.
+    #[default]
+    None,
+    /// `x · Φ(x)`.
+    Gelu,
+    /// `max(x, 0)`.
+    Relu,
+}
+
+/// Which norm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Norm {
+    /// `(x − mean) / √(variance + ε)`.
+    Layer,
+    /// `x / √(mean of squares + ε)`.
+    Rms,
 }
 
 /// Operations that have kernels on some devices.

@@ -9,11 +9,7 @@ use burn::{
     tensor::{DType, Shape, Slice},
 };
 
-use crate::{
-    backend::{HiddenKeys, KernelOps, OptionalTensor},
-    gemm::Activation,
-    rows::Norm,
-};
+use crate::backend::{Activation, HiddenKeys, KernelOps, Norm, OptionalTensor};
 
 /// `x · Φ(x)`.
 ///
@@ -344,7 +340,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::test_values::values;
+    use crate::flex::test_values::values;
 
     /// Here the queries are filled up without need.
     #[test]

@@ -18,34 +18,26 @@
 // burn deprecates its ndarray backend; the feature is kept for comparison.
 #![cfg_attr(feature = "ndarray", allow(deprecated))]
 
-mod attention;
 mod autodiff;
 mod backend;
-mod element;
-mod elementwise;
 mod fallback;
 #[cfg(feature = "flex")]
 mod flex;
-mod gemm;
-mod math;
-#[cfg(target_arch = "x86_64")]
-mod pairs;
-mod rows;
-mod scratch;
-mod simd;
-#[cfg(test)]
-mod test_values;
-mod threads;
 
-pub use backend::{HiddenKeys, KernelOps, OptionalTensor};
-pub use gemm::Activation;
-pub use rows::Norm;
-pub use simd::instructions;
+pub use backend::{Activation, HiddenKeys, KernelOps, Norm, OptionalTensor};
 
 use burn::{
     backend::Dispatch,
     tensor::{Bool, Tensor},
 };
+
+/// The vector instructions that the CPU kernels found on this processor.
+pub fn instructions() -> &'static str {
+    #[cfg(feature = "flex")]
+    return flex::instructions();
+    #[cfg(not(feature = "flex"))]
+    return "no CPU kernels in this build";
+}
 
 /// Gaussian error linear unit with the exact error function: `x · Φ(x)`.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {

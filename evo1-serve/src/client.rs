@@ -9,7 +9,7 @@ use evo1::{ActionChunk, Observation};
 use serde::Deserialize;
 use tokio_rustls::rustls::{
     ClientConfig, RootCertStore,
-    crypto::aws_lc_rs,
+    crypto::ring,
     pki_types::{CertificateDer, pem::PemObject},
 };
 use tokio_tungstenite::tungstenite::{
@@ -220,7 +220,7 @@ fn tls_config(options: &ClientOptions) -> Result<Arc<ClientConfig>, ClientError>
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }
     }
-    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
     let builder = builder
         .with_safe_default_protocol_versions()
         .map_err(|error| ClientError::Connection { url: "wss".into(), message: error.to_string() })?;

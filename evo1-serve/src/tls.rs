@@ -6,7 +6,7 @@ use tokio_rustls::{
     TlsAcceptor,
     rustls::{
         ServerConfig,
-        crypto::aws_lc_rs,
+        crypto::ring,
         pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     },
 };
@@ -23,7 +23,7 @@ pub(crate) fn acceptor(certificates: &Path, key: &Path) -> Result<TlsAcceptor> {
         return Err(unusable(certificates, "it holds no certificate".into()));
     }
     let key_der = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable(key, error.to_string()))?;
-    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| unusable(certificates, error.to_string()))?
         .with_no_client_auth()

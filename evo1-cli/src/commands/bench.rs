@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    time::Instant,
 };
 
 use burn::tensor::DType;
@@ -16,7 +15,6 @@ use evo1::{
 use evo1_bench::{
     Provenance, Reference, Report, Setup, Summary, by_stage, compare, device_memory, kernel_times, peak_memory,
 };
-use evo1_train::{Batch, Decay, Learner, LearnerConfig, OptimizerConfig, Schedule, Trained};
 use eyre::{Result, WrapErr, bail};
 
 use crate::{common::Common, output::say, plot};
@@ -190,8 +188,7 @@ impl Bench {
         let (arithmetic, mut reference) = (Reference::new(&device), Vec::new());
         let milliseconds = match self.train {
             Some(stage) => {
-                let trained = if stage == 1 { Trained::stage1() } else { Trained::all() };
-                self.train(trained, precision.vlm, policy, &observations, || reference.push(arithmetic.milliseconds()))?
+                self.train(stage, precision.vlm, policy, &observations, || reference.push(arithmetic.milliseconds()))?
             }
             None => {
                 let policy = policy.packed();
@@ -231,14 +228,18 @@ impl Bench {
 
     /// Times steps of training on one batch, the preparation of the batch aside. Stage 1 computes the context anew in every
     /// step.
+    #[cfg(feature = "train")]
     fn train(
         &self,
-        trained: Trained,
+        stage: u8,
         compute: DType,
         policy: Policy,
         observations: &[Observation],
         mut between: impl FnMut(),
     ) -> Result<BTreeMap<String, Summary>> {
+        use evo1_train::{Batch, Decay, Learner, LearnerConfig, OptimizerConfig, Schedule, Trained};
+
+        let trained = if stage == 1 { Trained::stage1() } else { Trained::all() };
         let inputs = policy.prepare(observations, true)?;
         let batch = Batch { actions: inputs.action_mask.clone() * 0.5, mask: inputs.action_mask.clone(), inputs };
         let schedule = Schedule { warmup: 1, total: u64::from(self.repeat) + 1, decay: Decay::Cosine };
@@ -251,7 +252,7 @@ impl Bench {
         let mut learner = Learner::new(policy, config)?;
         let mut samples = Vec::new();
         for run in 0..=self.repeat {
-            let start = Instant::now();
+            let start = std::time::Instant::now();
             learner.step(std::slice::from_ref(&batch))?;
             if run > 0 {
                 samples.push(start.elapsed().as_secs_f64() * 1e3);
@@ -259,6 +260,18 @@ impl Bench {
             }
         }
         Ok(BTreeMap::from([(TRAINING.to_owned(), Summary::of(samples))]))
+    }
+
+    #[cfg(not(feature = "train"))]
+    fn train(
+        &self,
+        _stage: u8,
+        _compute: DType,
+        _policy: Policy,
+        _observations: &[Observation],
+        _between: impl FnMut(),
+    ) -> Result<BTreeMap<String, Summary>> {
+        bail!("this build has no `evo1 bench --train`: build with `--features train`")
     }
 }
 

@@ -1,17 +1,35 @@
 //! The subcommands, one a file.
 
+#[cfg(feature = "ablate")]
 pub(crate) mod ablate;
+// `ablate` brings `train`, and that `data`.
+#[cfg(any(test, not(all(feature = "ablate", feature = "serve"))))]
+mod absent;
 pub(crate) mod attention;
 pub(crate) mod bench;
 pub(crate) mod convert;
 pub(crate) mod cost;
+#[cfg(feature = "data")]
 pub(crate) mod data;
 pub(crate) mod devices;
+#[cfg(feature = "train")]
 pub(crate) mod evaluate;
 pub(crate) mod infer;
 pub(crate) mod inspect;
 pub(crate) mod probe;
+#[cfg(feature = "serve")]
 pub(crate) mod serve;
+#[cfg(feature = "data")]
 pub(crate) mod stats;
 pub(crate) mod trace;
+#[cfg(feature = "train")]
 pub(crate) mod train;
+
+#[cfg(not(feature = "data"))]
+absent::absent!("data": data::Data(), stats::Stats());
+#[cfg(not(feature = "train"))]
+absent::absent!("train": train::Train(&crate::common::Common), evaluate::Evaluate(&crate::common::Common));
+#[cfg(not(feature = "serve"))]
+absent::absent!("serve": serve::Serve(&crate::common::Common));
+#[cfg(not(feature = "ablate"))]
+absent::absent!("ablate": ablate::Ablate(&crate::common::Common));

@@ -1,21 +1,24 @@
 //! Download through the Hub's own client.
 
 use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    sync::{Mutex, PoisonError},
+    env,
+    path::{Path, PathBuf},
 };
 
 use hf_hub::{
-    HFClient, HFClientSync, HFError,
-    progress::{DownloadEvent, ProgressEvent, ProgressHandler},
+    Cache, Repo, RepoType,
+    api::{
+        Progress,
+        sync::{ApiBuilder, ApiError, ApiRepo},
+    },
 };
+use serde::Deserialize;
 use tracing::warn;
 
 use super::Repository;
 use crate::{Error, Result};
 
-/// The files of a policy or base model.
+/// The files of a policy or base model; a `*` stands for any text. Files in folders below are not a policy's.
 const FILES: [&str; 12] = [
     "config.json",
     "vlm_config.json",
@@ -31,110 +34,244 @@ const FILES: [&str; 12] = [
     "pytorch_model.bin",
 ];
 
-/// Files in folders below are not a policy's.
-const IN_FOLDERS: &str = "*/*";
-
-/// How often a request that failed is tried again.
+/// How often a download that broke off goes on.
 const RETRIES: usize = 3;
+
+/// The revision of a name without one.
+const DEFAULT_REVISION: &str = "main";
 
 impl Repository {
     /// The folder with the repository's files, which are downloaded unless they are in the cache; `progress` hears of the
-    /// bytes downloaded so far and of all there are. Where the Hub cannot be reached, what is in the cache is used with a
-    /// warning.
-    pub fn fetch(&self, progress: impl Fn(u64, u64) + Send + Sync + 'static) -> Result<PathBuf> {
-        let failed = |error: HFError| self.failed(&error);
-        let client = HFClient::builder().retry_max_attempts(RETRIES).build_sync().map_err(failed)?;
+    /// bytes downloaded so far and of all there are. Where the Hub gives no answer, or refuses to, what is in the cache is
+    /// used with a warning.
+    pub fn fetch(&self, progress: impl Fn(u64, u64)) -> Result<PathBuf> {
+        let home = home().ok_or_else(|| self.failed(Failure::NoCache))?;
+        let cache = Cache::new(variable("HF_HUB_CACHE").map_or_else(|| home.join("hub"), PathBuf::from));
         if is_offline() {
-            return self.cached(&client).map_err(failed);
+            return self.cached(&cache).ok_or_else(|| self.failed(Failure::NotCached));
         }
-        let downloaded = client
-            .model(&self.owner, &self.name)
-            .snapshot_download()
-            .maybe_revision(self.revision.clone())
-            .allow_patterns(FILES.map(String::from).to_vec())
-            .ignore_patterns(vec![IN_FOLDERS.into()])
-            .progress(Reporter { progress, state: Mutex::default() })
-            .send();
-        match downloaded {
-            Err(error @ HFError::Request { .. }) => match self.cached(&client) {
-                Ok(folder) => {
-                    warn!("{self}: the cached files are used, for the Hub cannot be reached: {error}");
+        match self.download(&cache, &home, progress) {
+            Ok(folder) => Ok(folder),
+            Err(failure) => match self.cached(&cache) {
+                Some(folder) => {
+                    warn!("{self}: the cached files are used, for the Hub cannot be asked: {}", failure.message());
                     Ok(folder)
                 }
-                Err(_) => Err(self.failed(&error)),
+                None => Err(self.failed(failure)),
             },
-            result => result.map_err(failed),
         }
     }
 
-    fn cached(&self, client: &HFClientSync) -> Result<PathBuf, HFError> {
-        let repository = client.model(&self.owner, &self.name);
-        repository.snapshot_download().maybe_revision(self.revision.clone()).local_files_only(true).send()
+    /// The repository at a revision, as the client names it.
+    fn at(&self, revision: &str) -> Repo {
+        Repo::with_revision(format!("{}/{}", self.owner, self.name), RepoType::Model, revision.to_owned())
     }
 
-    fn failed(&self, error: &HFError) -> Error {
-        let remedy = match error {
-            HFError::LocalEntryNotFound { .. } => "it is not in the cache: download it while HF_HUB_OFFLINE is not set",
-            HFError::RepoNotFound { .. } | HFError::AuthRequired { .. } | HFError::Forbidden { .. } => {
-                "check the name, and set HF_TOKEN if the repository is private"
+    /// The revision that is asked for.
+    fn revision(&self) -> &str {
+        self.revision.as_deref().unwrap_or(DEFAULT_REVISION)
+    }
+
+    /// The folder that an earlier download of this revision, a name or a commit, left in the cache.
+    fn cached(&self, cache: &Cache) -> Option<PathBuf> {
+        let named = cache.repo(self.at(self.revision())).get(FILES[0]);
+        let commit = cache.repo(self.at(self.revision())).pointer_path(self.revision()).join(FILES[0]);
+        let config = named.or_else(|| commit.exists().then_some(commit))?;
+        config.parent().map(Path::to_owned)
+    }
+
+    fn download(&self, cache: &Cache, home: &Path, progress: impl Fn(u64, u64)) -> Result<PathBuf, Failure> {
+        let mut builder =
+            ApiBuilder::from_cache(cache.clone()).with_token(token(home)).with_progress(false).with_retries(RETRIES);
+        if let Some(endpoint) = variable("HF_ENDPOINT") {
+            builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_owned());
+        }
+        let api = builder.build()?;
+        let Info { sha, siblings } = Info::ask(&api.repo(self.at(self.revision())))?;
+        let folder = cache.repo(self.at(&sha)).pointer_path(&sha);
+        let wanted: Vec<Sibling> = siblings
+            .into_iter()
+            .filter(|file| is_wanted(&file.rfilename) && !folder.join(&file.rfilename).exists())
+            .collect();
+        // Everything is asked for by its commit, so that a branch that moves meanwhile mixes nothing.
+        let pinned = api.repo(self.at(&sha));
+        let total = wanted.iter().filter_map(|file| file.size).sum();
+        let mut done = 0;
+        for file in wanted {
+            let reporter = Reporter { progress: &progress, before: done, total, of_file: 0 };
+            pinned.download_with_progress(&file.rfilename, reporter)?;
+            done += file.size.unwrap_or(0);
+        }
+        cache.repo(self.at(self.revision())).create_ref(&sha).map_err(ApiError::from)?;
+        Ok(folder)
+    }
+
+    fn failed(&self, failure: Failure) -> Error {
+        Error::Hub { repository: self.to_string(), message: failure.message(), remedy: failure.remedy() }
+    }
+}
+
+/// What the Hub says of a repository.
+#[derive(Deserialize)]
+struct Info {
+    /// The commit.
+    sha: String,
+    siblings: Vec<Sibling>,
+}
+
+/// A file of a repository.
+#[derive(Deserialize)]
+struct Sibling {
+    /// Its path in the repository.
+    rfilename: String,
+    size: Option<u64>,
+}
+
+impl Info {
+    fn ask(repository: &ApiRepo) -> Result<Self, Failure> {
+        let request = repository.info_request().query("blobs", "true");
+        let mut response = request.config().http_status_as_error(false).build().call().map_err(Box::new)?;
+        let status = response.status();
+        if !status.is_success() {
+            let reason = response.headers().get("X-Error-Message").and_then(|reason| reason.to_str().ok());
+            let reason = reason.or(status.canonical_reason()).unwrap_or_default();
+            return Err(Failure::Refused { status: status.as_u16(), reason: reason.to_owned() });
+        }
+        let info: Self = response.body_mut().read_json().map_err(Box::new)?;
+        // The commit names a folder.
+        if info.sha.is_empty() || !info.sha.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(Failure::Commit(info.sha));
+        }
+        Ok(info)
+    }
+}
+
+/// Why there is no folder.
+enum Failure {
+    /// Nothing says where the cache is.
+    NoCache,
+    /// Nothing may be asked, and nothing is in the cache.
+    NotCached,
+    /// The Hub answered with an error.
+    Refused { status: u16, reason: String },
+    /// What the Hub calls a commit is none.
+    Commit(String),
+    /// The Hub cannot be reached, or a download failed.
+    Client(ApiError),
+}
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        match error {
+            ApiError::RequestError(error) => Self::from(error),
+            error => Self::Client(error),
+        }
+    }
+}
+
+impl From<Box<ureq::Error>> for Failure {
+    fn from(error: Box<ureq::Error>) -> Self {
+        match *error {
+            ureq::Error::StatusCode(status) => Self::Refused { status, reason: String::new() },
+            _ => Self::Client(ApiError::RequestError(error)),
+        }
+    }
+}
+
+impl Failure {
+    fn message(&self) -> String {
+        match self {
+            Self::NoCache => "there is no home directory for its cache".into(),
+            Self::NotCached => "it is not in the cache".into(),
+            Self::Refused { status, reason } => format!("the Hub answers {status} {reason}").trim_end().into(),
+            Self::Commit(sha) => format!("the Hub names a commit `{sha}`"),
+            Self::Client(error) => error.to_string(),
+        }
+    }
+
+    fn remedy(&self) -> &'static str {
+        match self {
+            Self::NoCache => "set HF_HOME",
+            Self::NotCached => "download it while HF_HUB_OFFLINE is not set",
+            Self::Refused { status: 401 | 403 | 404, .. } => {
+                "check the name and the revision, and set HF_TOKEN if the repository is private"
             }
-            HFError::RevisionNotFound { .. } => "check the revision: a branch, a tag or a commit",
-            HFError::Request { .. } => {
+            Self::Refused { .. } => "try again later, or give the directory of a copy of the files",
+            Self::Commit(_) => "check HF_ENDPOINT",
+            Self::Client(_) => {
                 "check the network, set HF_ENDPOINT to a mirror, or give the directory of a copy of the files"
             }
-            _ => "give the directory of a copy of the files",
-        };
-        Error::Hub { repository: self.to_string(), message: causes(error), remedy }
+        }
     }
+}
+
+fn is_wanted(name: &str) -> bool {
+    let matches = |pattern: &str| match pattern.split_once('*') {
+        Some((start, end)) => name.len() >= start.len() + end.len() && name.starts_with(start) && name.ends_with(end),
+        None => name == pattern,
+    };
+    !name.contains(['/', '\\']) && FILES.into_iter().any(matches)
+}
+
+/// An environment variable that is set to something.
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Where the Hub's clients keep what is theirs.
+fn home() -> Option<PathBuf> {
+    let cache = || variable("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| Some(env::home_dir()?.join(".cache")));
+    variable("HF_HOME").map(PathBuf::from).or_else(|| Some(cache()?.join("huggingface")))
+}
+
+/// Who asks: `HF_TOKEN`, or what the Hub's command line has stored.
+fn token(home: &Path) -> Option<String> {
+    let stored = || {
+        let path = variable("HF_TOKEN_PATH").map_or_else(|| home.join("token"), PathBuf::from);
+        std::fs::read_to_string(path).ok()
+    };
+    let token = variable("HF_TOKEN").or_else(stored)?;
+    Some(token.trim().to_owned()).filter(|token| !token.is_empty())
 }
 
 /// Whether the environment forbids asking the Hub.
 fn is_offline() -> bool {
-    let is_set = |value: String| ["1", "true", "yes", "on"].contains(&value.to_lowercase().as_str());
-    std::env::var("HF_HUB_OFFLINE").is_ok_and(is_set)
+    variable("HF_HUB_OFFLINE").is_some_and(|value| ["1", "true", "yes", "on"].contains(&value.to_lowercase().as_str()))
 }
 
-/// An error with what caused it, each said once.
-fn causes(error: &HFError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let message = error.to_string();
-        if !text.contains(&message) {
-            text = format!("{text}: {message}");
-        }
-        cause = error.source();
-    }
-    text
-}
-
-/// Adds up what the client reports file by file.
-struct Reporter<F> {
-    progress: F,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
+/// Adds what the client reports of a file to what is there of those before it.
+struct Reporter<'a, F> {
+    progress: &'a F,
+    before: u64,
     total: u64,
-    files: BTreeMap<String, u64>,
-    batch: u64,
+    of_file: u64,
 }
 
-impl<F: Fn(u64, u64) + Send + Sync> ProgressHandler for Reporter<F> {
-    fn on_progress(&self, event: &ProgressEvent) {
-        let ProgressEvent::Download(event) = event else { return };
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        match event {
-            // Single files report a start of their own.
-            DownloadEvent::Start { total_bytes, .. } => state.total = state.total.max(*total_bytes),
-            DownloadEvent::Progress { files } => {
-                state.files.extend(files.iter().map(|file| (file.filename.clone(), file.bytes_completed)));
-            }
-            DownloadEvent::AggregateProgress { bytes_completed, .. } => state.batch = *bytes_completed,
-            DownloadEvent::Complete => {}
+impl<F: Fn(u64, u64)> Progress for Reporter<'_, F> {
+    /// A download that goes on begins anew, and is then told of what is there.
+    fn init(&mut self, _size: usize, _name: &str) {
+        self.of_file = 0;
+    }
+
+    fn update(&mut self, size: usize) {
+        self.of_file += size as u64;
+        (self.progress)((self.before + self.of_file).min(self.total), self.total);
+    }
+
+    fn finish(&mut self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_wanted;
+
+    #[test]
+    fn only_a_policys_files_are_wanted() {
+        for name in ["config.json", "policy_preprocessor.json", "model-00001-of-00002.safetensors", "checkpoint.pt"] {
+            assert!(is_wanted(name), "{name}");
         }
-        let done = state.files.values().sum::<u64>() + state.batch;
-        (self.progress)(done.min(state.total), state.total);
+        for name in ["README.md", "../config.json", "images/model.safetensors", "policy_.jso", "xconfig.json", ""] {
+            assert!(!is_wanted(name), "{name}");
+        }
     }
 }

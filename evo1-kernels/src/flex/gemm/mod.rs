@@ -26,11 +26,14 @@ use pulp::bytemuck;
 use rayon::prelude::*;
 
 use crate::{
-    element::Element,
-    elementwise::convert,
-    math,
-    scratch::Scratch,
-    simd::{Vectorized, lanes},
+    backend::Activation,
+    flex::{
+        element::Element,
+        elementwise::convert,
+        math,
+        scratch::Scratch,
+        simd::{Vectorized, lanes},
+    },
 };
 use pack::{PackColumns, PackRows};
 pub(crate) use tile::multiply;
@@ -121,18 +124,6 @@ impl<'a, E> Matrix<'a, E> {
     }
 }
 
-/// A function applied to every element.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Activation {
-    /// The element itself.
-    #[default]
-    None,
-    /// `x · Φ(x)`.
-    Gelu,
-    /// `max(x, 0)`.
-    Relu,
-}
-
 impl Activation {
     #[inline(always)]
     fn apply(self, x: f32) -> f32 {
@@ -187,7 +178,7 @@ impl Epilogue<'_> {
 /// Whether the processor multiplies pairs of `bf16`.
 pub(crate) fn multiplies_pairs() -> bool {
     #[cfg(target_arch = "x86_64")]
-    return crate::pairs::Pairs::find().is_some();
+    return crate::flex::pairs::Pairs::find().is_some();
     #[cfg(not(target_arch = "x86_64"))]
     false
 }

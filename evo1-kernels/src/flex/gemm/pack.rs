@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{Matrix, panel_columns};
-use crate::{element::Element, simd::Vectorized};
+use crate::flex::{element::Element, simd::Vectorized};
 
 /// Part of A as tiles of some rows, a column of a tile being contiguous; rows past the end are zero.
 pub(super) struct PackRows<'a, A, const ROWS: usize> {

@@ -1,7 +1,7 @@
 use half::bf16;
 
 use super::*;
-use crate::{element::Element, test_values::values};
+use crate::flex::{element::Element, test_values::values};
 
 #[test]
 fn a_query_that_sees_nothing_gets_zeros_and_no_gradient() {

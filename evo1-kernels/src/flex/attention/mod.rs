@@ -26,8 +26,8 @@ impl<'a, E> Heads<'a, E> {
     }
 
     /// A sample's head as a matrix `[rows, width]`.
-    fn matrix(&self, sample: usize, head: usize) -> crate::gemm::Matrix<'a, E> {
-        crate::gemm::Matrix {
+    fn matrix(&self, sample: usize, head: usize) -> crate::flex::gemm::Matrix<'a, E> {
+        crate::flex::gemm::Matrix {
             data: self.of(sample, head),
             rows: self.rows,
             columns: self.width,

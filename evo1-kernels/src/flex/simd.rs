@@ -29,9 +29,9 @@ pub(crate) trait Vectorized: Sized {
 }
 
 /// The instructions that the kernels found on this processor.
-pub fn instructions() -> &'static str {
+pub(crate) fn instructions() -> &'static str {
     #[cfg(target_arch = "x86_64")]
-    if crate::gemm::multiplies_pairs() {
+    if crate::flex::gemm::multiplies_pairs() {
         return "512-bit vectors, bf16 products";
     }
     match lanes() {

@@ -6,7 +6,7 @@
 use rayon::prelude::*;
 
 use super::{Heads, Hidden, lines_by_head};
-use crate::{
+use crate::flex::{
     gemm::{Epilogue, multiply_lines},
     math::exp,
     scratch::Scratch,
@@ -80,7 +80,7 @@ pub(crate) fn backward(
                 }
                 .dispatch();
             }
-            let matrix = |data| crate::gemm::Matrix::row_major(data, query.rows, key.rows);
+            let matrix = |data| crate::flex::gemm::Matrix::row_major(data, query.rows, key.rows);
             let adds = Epilogue { accumulates: true, ..Epilogue::NONE };
             multiply_lines(matrix(&weights).transposed(), grads, &mut of_value, &adds);
             multiply_lines(matrix(&of_scores), keys, &mut of_query, &Epilogue::NONE);

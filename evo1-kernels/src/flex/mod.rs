@@ -1,5 +1,21 @@
 //! The kernels on burn's CPU device.
 
+mod attention;
+mod element;
+mod elementwise;
+mod gemm;
+mod math;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
+mod rows;
+mod scratch;
+mod simd;
+#[cfg(test)]
+pub(crate) mod test_values;
+mod threads;
+
+pub(crate) use simd::instructions;
+
 use burn::{
     backend::{
         Flex, TensorMetadata,
@@ -12,13 +28,12 @@ use burn::{
 use half::{bf16, f16};
 
 use crate::{
-    attention::{self, Heads, Hidden},
-    backend::{HiddenKeys, KernelOps, OptionalTensor},
-    element::Element,
-    elementwise, fallback,
-    gemm::{self, Activation, Epilogue, Matrix, Panels, gemm},
-    rows::{self, Norm},
+    backend::{Activation, HiddenKeys, KernelOps, Norm, OptionalTensor},
+    fallback,
 };
+use attention::{Heads, Hidden};
+use element::Element;
+use gemm::{Epilogue, Matrix, Panels, gemm};
 
 /// Runs `$body` with `$element` as the number type of `$tensor`, or `$otherwise` for types without kernels.
 macro_rules! with_element {

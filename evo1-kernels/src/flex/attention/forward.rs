@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use half::bf16;
 
 use super::{Heads, Hidden, lines_by_head};
-use crate::{
+use crate::flex::{
     element::{Element, converted},
     gemm::multiply,
     math::exp,
@@ -122,7 +122,7 @@ mod in_pairs {
     use pulp::{f32x16, x86::V4};
 
     use super::{Element, Products, Task, bf16};
-    use crate::pairs::{PairWork, Pairs};
+    use crate::flex::pairs::{PairWork, Pairs};
 
     /// Keys or channels of a tile: what the widths of all heads are a multiple of.
     const TILE: usize = 8;
@@ -178,7 +178,7 @@ impl<E: Element> Task<'_, E> {
     fn dispatch(self) {
         #[cfg(target_arch = "x86_64")]
         if E::IS_BF16
-            && let Some(pairs) = crate::pairs::Pairs::find()
+            && let Some(pairs) = crate::flex::pairs::Pairs::find()
         {
             return pairs.dispatch(self);
         }

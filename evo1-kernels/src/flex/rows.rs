@@ -3,10 +3,13 @@
 use std::ops::Range;
 
 use crate::{
-    element::Element,
-    math::exp,
-    simd::Vectorized,
-    threads::{for_rows, sum_of_rows},
+    backend::Norm,
+    flex::{
+        element::Element,
+        math::exp,
+        simd::Vectorized,
+        threads::{for_rows, sum_of_rows},
+    },
 };
 
 /// Partial sums that a row is added up in: as many as several vectors hold.
@@ -25,15 +28,6 @@ fn sum<A: Element, B: Element>(a: &[A], b: &[B], f: impl Fn(f32, f32) -> f32) ->
     }
     let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| f(a.widen(), b.widen())).sum();
     sums.iter().sum::<f32>() + rest
-}
-
-/// Which norm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Norm {
-    /// `(x − mean) / √(variance + ε)`.
-    Layer,
-    /// `x / √(mean of squares + ε)`.
-    Rms,
 }
 
 impl Norm {

@@ -1,4 +1,4 @@
-//! Products of `bf16` in [pairs](crate::pairs).
+//! Products of `bf16` in [pairs](crate::flex::pairs).
 //!
 //! Two neighbours along the inner dimension lie in the place of one `f32`, so that everything around the innermost loop
 //! is that of [`Single`](super::Single) with half the inner dimension.
@@ -12,7 +12,7 @@ use super::{
     pack::{PackColumns, PackRows},
     tile::MultiplyBlock,
 };
-use crate::{
+use crate::flex::{
     element::Element,
     pairs::{PairWork, Pairs},
     simd::Vectorized,

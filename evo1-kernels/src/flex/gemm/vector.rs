@@ -5,7 +5,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::{Epilogue, Matrix};
-use crate::{element::Element, simd::Vectorized};
+use crate::flex::{element::Element, simd::Vectorized};
 
 /// Most rows for which this is faster than packing.
 pub(super) const MAX_ROWS: usize = 8;

@@ -1,6 +1,6 @@
 //! Conversions, activations and their gradients, value by value.
 
-use crate::{
+use crate::flex::{
     element::Element,
     math::{gelu, gelu_derivative, sigmoid},
     simd::Vectorized,

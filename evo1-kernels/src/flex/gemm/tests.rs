@@ -1,7 +1,7 @@
 use half::bf16;
 
 use super::*;
-use crate::test_values::values;
+use crate::flex::test_values::values;
 
 fn reference<E: Element>(a: Matrix<f32>, b: Matrix<E>) -> Vec<f32> {
     let mut out = Vec::new();
