@@ -51,15 +51,11 @@ impl Hub {
         self.requests.lock().expect("log").len()
     }
 
-    /// The files that were downloaded so far, in the order of their names. One byte of each is asked for first, to learn how
-    /// long it is.
+    /// The files that were downloaded so far, in order. One byte of each is asked for before, to learn how long it is.
     fn downloads(&self) -> Vec<String> {
         let requests = self.requests.lock().expect("log");
         let files = requests.iter().filter_map(|request| request.strip_suffix(" bytes=0-"));
-        let mut names: Vec<String> =
-            files.filter_map(|request| request.split(' ').nth(1)?.rsplit('/').next().map(str::to_owned)).collect();
-        names.sort();
-        names
+        files.filter_map(|request| request.split(' ').nth(1)?.rsplit('/').next().map(str::to_owned)).collect()
     }
 }
 
@@ -171,10 +167,14 @@ fn a_policy_is_downloaded_once_and_found_without_network() {
     let local = evo1(&[&INFER[..], &["--policy", &fixture().to_string_lossy()]].concat(), "", cache.path(), false);
     let expected = actions(&local);
     assert_eq!(actions(&infer("hf://robots/tiny", &hub.address, &cache, false)), expected);
+    let downloads = hub.downloads();
+    let mut names = downloads.clone();
+    names.sort();
     let files = ["config.json", "model.safetensors", "tokenizer.json", "vlm_config.json"];
-    assert_eq!(hub.downloads(), files, "configurations, tokenizer and weights, and nothing else");
+    assert_eq!(names, files, "configurations, tokenizer and weights, and nothing else");
+    assert_eq!(downloads.last().map(String::as_str), Some("config.json"), "by which a whole folder is found");
     assert_eq!(actions(&infer("hf://robots/tiny@v1", &hub.address, &cache, false)), expected);
-    assert_eq!(hub.downloads(), files, "another name of the same commit");
+    assert_eq!(hub.downloads(), downloads, "another name of the same commit");
 
     let asked = hub.count();
     assert_eq!(actions(&infer("hf://robots/tiny", &hub.address, &cache, true)), expected);

@@ -18,9 +18,12 @@ use tracing::warn;
 use super::Repository;
 use crate::{Error, Result};
 
+/// The file that every policy and base model has.
+const FOUND_BY: &str = "config.json";
+
 /// The files of a policy or base model; a `*` stands for any text. Files in folders below are not a policy's.
 const FILES: [&str; 12] = [
-    "config.json",
+    FOUND_BY,
     "vlm_config.json",
     "evo1.json",
     "norm_stats.json",
@@ -46,7 +49,8 @@ impl Repository {
     /// used with a warning.
     pub fn fetch(&self, progress: impl Fn(u64, u64)) -> Result<PathBuf> {
         let home = home().ok_or_else(|| self.failed(Failure::NoCache))?;
-        let cache = Cache::new(variable("HF_HUB_CACHE").map_or_else(|| home.join("hub"), PathBuf::from));
+        let cache = variable("HF_HUB_CACHE").or_else(|| variable("HUGGINGFACE_HUB_CACHE"));
+        let cache = Cache::new(cache.map_or_else(|| home.join("hub"), PathBuf::from));
         if is_offline() {
             return self.cached(&cache).ok_or_else(|| self.failed(Failure::NotCached));
         }
@@ -74,10 +78,9 @@ impl Repository {
 
     /// The folder that an earlier download of this revision, a name or a commit, left in the cache.
     fn cached(&self, cache: &Cache) -> Option<PathBuf> {
-        let named = cache.repo(self.at(self.revision())).get(FILES[0]);
-        let commit = cache.repo(self.at(self.revision())).pointer_path(self.revision()).join(FILES[0]);
-        let config = named.or_else(|| commit.exists().then_some(commit))?;
-        config.parent().map(Path::to_owned)
+        let repository = cache.repo(self.at(self.revision()));
+        let commit = || Some(repository.pointer_path(self.revision()).join(FOUND_BY)).filter(|path| path.exists());
+        repository.get(FOUND_BY).or_else(commit)?.parent().map(Path::to_owned)
     }
 
     fn download(&self, cache: &Cache, home: &Path, progress: impl Fn(u64, u64)) -> Result<PathBuf, Failure> {
@@ -89,10 +92,12 @@ impl Repository {
         let api = builder.build()?;
         let Info { sha, siblings } = Info::ask(&api.repo(self.at(self.revision())))?;
         let folder = cache.repo(self.at(&sha)).pointer_path(&sha);
-        let wanted: Vec<Sibling> = siblings
+        let mut wanted: Vec<Sibling> = siblings
             .into_iter()
             .filter(|file| is_wanted(&file.rfilename) && !folder.join(&file.rfilename).exists())
             .collect();
+        // The file by which a folder is found comes last, so that what is found is whole.
+        wanted.sort_by_key(|file| file.rfilename == FOUND_BY);
         // Everything is asked for by its commit, so that a branch that moves meanwhile mixes nothing.
         let pinned = api.repo(self.at(&sha));
         let total = wanted.iter().filter_map(|file| file.size).sum();
@@ -230,7 +235,7 @@ fn token(home: &Path) -> Option<String> {
         let path = variable("HF_TOKEN_PATH").map_or_else(|| home.join("token"), PathBuf::from);
         std::fs::read_to_string(path).ok()
     };
-    let token = variable("HF_TOKEN").or_else(stored)?;
+    let token = variable("HF_TOKEN").or_else(|| variable("HUGGING_FACE_HUB_TOKEN")).or_else(stored)?;
     Some(token.trim().to_owned()).filter(|token| !token.is_empty())
 }
 
