@@ -201,6 +201,7 @@ impl Batches {
     }
 
     /// Samples of the batches that were taken.
+    #[cfg(feature = "epochs")]
     pub(crate) fn samples_taken(&self) -> u64 {
         let taken = self.number * self.work.batch_size;
         self.draws.count.map_or(taken, |count| taken.min(count))

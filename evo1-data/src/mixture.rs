@@ -94,6 +94,7 @@ impl Mixture {
     }
 
     /// The sample at a place of the unshuffled order; nothing past the last one.
+    #[cfg(feature = "epochs")]
     pub(crate) fn in_order(&self, place: u64) -> Option<Result<Sample>> {
         let (source, episode, frame) = self.sampler.in_order(place)?;
         Some(self.read(source, episode, frame))

@@ -86,6 +86,7 @@ impl Sampler {
     }
 
     /// The frame at a place of the order in which datasets are listed: dataset, episode, frame.
+    #[cfg(feature = "epochs")]
     pub(crate) fn in_order(&self, place: u64) -> Option<(usize, usize, usize)> {
         let run = self.first.partition_point(|&first| first <= place).checked_sub(1)?;
         let Run { source, episode, first, count, stride, .. } = self.runs[run];
