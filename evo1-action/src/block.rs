@@ -9,8 +9,8 @@ use evo1_core::{
     Trace,
     config::{ActionConfig, TimeInput},
     ops::{
-        attention, attention_weights, layer_norm, linear, linear_gelu, linear_residual, merge_heads, repeat_samples,
-        split_heads,
+        attention, attention_weights, layer_norm, linear, linear_gelu, linear_residual, matmul, merge_heads,
+        repeat_samples, split_heads,
     },
 };
 
@@ -152,7 +152,7 @@ impl CrossAttention {
         let query = split_heads(linear(&self.q_proj, x), self.heads);
         trace.record_with("attention_weights", || attention_weights(query.clone(), key.clone(), hidden.clone()));
         merge_heads(if self.dropout.prob > 0.0 && query.device().is_autodiff() {
-            self.dropout.forward(attention_weights(query, key, hidden)).matmul(value)
+            matmul(self.dropout.forward(attention_weights(query, key, hidden)), value)
         } else {
             attention(query, key, value, hidden)
         })

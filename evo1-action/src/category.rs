@@ -5,7 +5,7 @@ use burn::{
     nn::{Initializer, Linear, LinearConfig},
     tensor::{Device, Int, Tensor, activation::relu},
 };
-use evo1_core::ops::{linear, linear_relu};
+use evo1_core::ops::{linear, linear_relu, matmul};
 
 /// A linear layer, shared by all embodiments or chosen per sample by embodiment id.
 #[derive(Module, Debug)]
@@ -47,7 +47,7 @@ impl CategoryLinear {
             Self::PerCategory(CategoryWeights { weight, bias }) => {
                 let weight = weight.val().select(0, embodiment.clone());
                 let bias = bias.val().select(0, embodiment.clone()).unsqueeze_dim(1);
-                x.matmul(weight) + bias
+                matmul(x, weight) + bias
             }
         }
     }

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use evo1::{
     Frame, LoadOptions, Policy,
     config::{Precision, Profile},
-    device::DeviceName,
+    device::{DeviceName, allow_tf32},
     hub::Repository,
 };
 use eyre::{Context, Result};
@@ -49,12 +49,14 @@ pub(crate) enum Dtype {
     F16,
     /// A bfloat16 vision-language model and a single-precision action expert, as LeRobot runs on a CPU.
     Mixed,
+    /// Single precision, of whose numbers products take the first eleven bits: faster on some GPUs.
+    Tf32,
 }
 
 impl Dtype {
     pub(crate) fn precision(self) -> Precision {
         match self {
-            Self::F32 => Precision::all(DType::F32),
+            Self::F32 | Self::Tf32 => Precision::all(DType::F32),
             Self::Bf16 => Precision::all(DType::BF16),
             Self::F16 => Precision::all(DType::F16),
             Self::Mixed => Precision { vlm: DType::BF16, action: DType::F32 },
@@ -65,7 +67,11 @@ impl Dtype {
 impl Common {
     /// Opens the device.
     pub(crate) fn open_device(&self) -> Result<Device> {
-        Ok(self.device.open()?)
+        let device = self.device.open()?;
+        if self.dtype == Some(Dtype::Tf32) {
+            allow_tf32(&device)?;
+        }
+        Ok(device)
     }
 
     /// The number types to compute in.

@@ -82,6 +82,14 @@ pub enum Error {
         /// The number type asked for.
         dtype: String,
     },
+    /// A device could not do what was asked of it: its compiler, its driver or its memory failed.
+    #[error("device `{device}` failed: {reason}")]
+    DeviceFailed {
+        /// The device's name.
+        device: String,
+        /// What it says.
+        reason: String,
+    },
     /// A file is not a safetensors file, or its header does not fit its size.
     #[error("{}: not a valid safetensors file: {message}", path.display())]
     Safetensors {

@@ -1,14 +1,14 @@
 //! Attention, norms, linear layers and activations as PyTorch computes them, forward and backward.
 //!
 //! Model code calls these instead of burn's modules: they run the kernels of `evo1-kernels` where a device has them, and
-//! burn's own operations elsewhere.
+//! burn's own operations elsewhere. Half precision is that of operands and results: what is between them is `f32`.
 
 use burn::{
     nn::{LayerNorm, Linear, RmsNorm},
     tensor::{Bool, DType, Tensor, kind},
 };
 use evo1_kernels::Activation;
-pub use evo1_kernels::{attention, gelu, swiglu};
+pub use evo1_kernels::{attention, gelu, matmul, rotate, swiglu};
 
 /// `x·W + b` over the last dimension.
 pub fn linear<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
@@ -25,16 +25,22 @@ pub fn linear_relu<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
     activated(layer, x, Activation::Relu)
 }
 
-fn activated<const D: usize>(layer: &Linear, x: Tensor<D>, activation: Activation) -> Tensor<D> {
-    let bias = layer.bias.as_ref().map(|bias| bias.val());
-    evo1_kernels::linear(x, whole_weight(layer), bias, activation)
+/// `x·W + b` with weights that are no linear layer's: `[input, output]` and `[output]`.
+pub fn product<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
+    evo1_kernels::linear(x, weight, bias, Activation::None)
 }
 
-/// The weight of a layer, in floating point where it is stored in eight bits.
-fn whole_weight(layer: &Linear) -> Tensor<2> {
+fn activated<const D: usize>(layer: &Linear, x: Tensor<D>, activation: Activation) -> Tensor<D> {
+    let bias = layer.bias.as_ref().map(|bias| bias.val());
+    let weight = whole_weight(layer, x.dtype());
+    evo1_kernels::linear(x, weight, bias, activation)
+}
+
+/// The weight of a layer; one that is stored in eight bits in the type of what it meets.
+fn whole_weight(layer: &Linear, dtype: DType) -> Tensor<2> {
     let weight = layer.weight.val();
     match weight.dtype() {
-        DType::QFloat(_) => weight.dequantize(),
+        DType::QFloat(_) => weight.dequantize().cast(dtype),
         _ => weight,
     }
 }
@@ -47,7 +53,8 @@ pub fn linear_residual<const D: usize>(
     base: Tensor<D>,
 ) -> Tensor<D> {
     let bias = layer.bias.as_ref().map(|bias| bias.val());
-    evo1_kernels::linear_residual(x, whole_weight(layer), bias, scale, base)
+    let weight = whole_weight(layer, x.dtype());
+    evo1_kernels::linear_residual(x, weight, bias, scale, base)
 }
 
 /// `(x − mean) / √(variance + ε) ⊙ gamma + beta` over the last dimension. The layer keeps its ε to itself.
@@ -65,12 +72,13 @@ pub fn rms_norm<const D: usize>(layer: &RmsNorm, x: Tensor<D>) -> Tensor<D> {
 pub fn attention_weights(query: Tensor<4>, key: Tensor<4>, hidden: Option<Tensor<4, Bool>>) -> Tensor<4> {
     let [batch, heads, queries, head_dim] = query.dims();
     let keys = key.dims()[2];
-    let scores = query.matmul(key.transpose()) / (head_dim as f64).sqrt();
+    let dtype = query.dtype();
+    let scores = evo1_kernels::matmul_wide(query, key.transpose()) / (head_dim as f64).sqrt();
     let scores = match hidden {
         Some(mask) => scores.mask_fill(mask.expand([batch, heads, queries, keys]), f32::NEG_INFINITY),
         None => scores,
     };
-    evo1_kernels::softmax(scores)
+    evo1_kernels::softmax(scores).cast(dtype)
 }
 
 /// Splits the channels into heads: `[batch, tokens, heads · head_dim]` → `[batch, heads, tokens, head_dim]`.

@@ -51,6 +51,34 @@ fn matrix(x: Tensor<4>) -> Tensor<2> {
     x.flatten::<3>(0, 1).squeeze_dim(0)
 }
 
+/// `x·weight` for a weight without leading dimensions.
+fn product(x: &Tensor<4>, weight: &Tensor<4>) -> Tensor<4> {
+    let ([_, batch, ..], [_, _, input, output]) = (x.dims(), weight.dims());
+    ops::matmul(x.clone(), weight.clone().expand([1, batch, input, output]))
+}
+
+/// burn's own product of `f32` is one of TF32 on some devices, three digits.
+#[test]
+fn products_are_exact_in_f32() {
+    for device in test_devices() {
+        for (batch, rows, inner, columns) in [(1, 1, 70, 1), (2, 1, 2100, 33), (1, 50, 96, 24), (3, 65, 130, 70)] {
+            let random = |shape| Tensor::<3>::random(shape, Distribution::Uniform(-1.5, 1.5), &device);
+            let (lhs, rhs) = (random([batch, rows, inner]), random([batch, inner, columns]));
+            let values = |x: &Tensor<3>| x.to_data().iter::<f64>().collect::<Vec<_>>();
+            let (left, right, got) = (values(&lhs), values(&rhs), ops::matmul(lhs, rhs).into_data());
+            for (index, got) in got.iter::<f64>().enumerate() {
+                let (sample, row, column) = (index / columns / rows, index / columns % rows, index % columns);
+                let terms = (0..inner).map(|at| {
+                    left[(sample * rows + row) * inner + at] * right[(sample * inner + at) * columns + column]
+                });
+                let (want, bound) = (terms.clone().sum::<f64>(), terms.map(f64::abs).sum::<f64>());
+                let what = format!("{batch} × {rows} × {inner} × {columns} on {device:?}, element {index}");
+                assert!((got - want).abs() <= 2e-6 * bound, "{what}: {got} is not {want}");
+            }
+        }
+    }
+}
+
 #[test]
 fn activations() {
     for device in test_devices() {
@@ -108,7 +136,7 @@ fn linear_layers_and_what_follows_them() {
                     evo1_kernels::linear(x[0].clone(), matrix(weight_of(&x[1])), Some(vector(&x[2])), kind)
                 };
                 let want = |x: &[Tensor<4>]| {
-                    let out = x[0].clone().matmul(weight_of(&x[1])) + x[2].clone();
+                    let out = product(&x[0], &weight_of(&x[1])) + x[2].clone();
                     match kind {
                         Activation::None => out,
                         Activation::Gelu => ops::gelu(out),
@@ -122,7 +150,7 @@ fn linear_layers_and_what_follows_them() {
                 evo1_kernels::linear_residual(x[0].clone(), matrix(weight_of(&x[1])), bias, scale, x[4].clone())
             };
             let want =
-                |x: &[Tensor<4>]| x[4].clone() + (x[0].clone().matmul(weight_of(&x[1])) + x[2].clone()) * x[3].clone();
+                |x: &[Tensor<4>]| x[4].clone() + (product(&x[0], &weight_of(&x[1])) + x[2].clone()) * x[3].clone();
             let base = [1, batch, rows, output];
             assert_same("linear with residual", &device, &[x, weight, bias, bias, base], &got, &want);
         }
@@ -137,12 +165,12 @@ fn attention(x: &[Tensor<4>], hidden: Option<Tensor<4, Bool>>) -> Tensor<4> {
         let group = [batch, kv_heads, heads / kv_heads, keys, width];
         x.clone().unsqueeze_dim::<5>(2).expand(group).reshape([batch, heads, keys, width])
     };
-    let scores = x[0].clone().matmul(shared(&x[1]).transpose()) / (width as f64).sqrt();
+    let scores = ops::matmul(x[0].clone(), shared(&x[1]).transpose()) / (width as f64).sqrt();
     let scores = match hidden {
         Some(hidden) => scores.mask_fill(hidden.expand([batch, heads, queries, keys]), -1e30),
         None => scores,
     };
-    activation::softmax(scores, 3).matmul(shared(&x[2]))
+    ops::matmul(activation::softmax(scores, 3), shared(&x[2]))
 }
 
 #[test]
@@ -179,30 +207,185 @@ fn attention_of_any_size_and_mask() {
     }
 }
 
-/// With the vision tower's, the language model's and the action expert's odd sizes, of which burn's fused kernels take
-/// some only when they are filled up.
+/// The largest error of rounding to a half type once, relative to the number.
+fn rounding(dtype: DType) -> f32 {
+    match dtype {
+        DType::BF16 => 1.0 / 256.0,
+        DType::F16 => 1.0 / 2048.0,
+        other => panic!("{other:?} is no half type"),
+    }
+}
+
+/// Compares a function of tensors in half precision with that of the same numbers in `f32`: its results, rounded once
+/// themselves and `inside` times on the way to the largest, and the gradients of the inputs for a random direction, each
+/// with its own number.
+fn assert_rounded(
+    what: &str,
+    dtype: DType,
+    inputs: &[Tensor<4>],
+    (inside, of_gradients): (f32, &[f32]),
+    function: Function,
+) {
+    let device = inputs[0].device();
+    let what = format!("{what} in {dtype:?} on {device:?}");
+    let halves: Vec<TensorData> = inputs.iter().map(|input| input.clone().cast(dtype).into_data()).collect();
+    let of_type = |dtype: DType, device: &Device| -> Vec<Tensor<4>> {
+        let tensor = |data: &TensorData| Tensor::from_data(data.clone().convert_dtype(dtype), (device, dtype));
+        halves.iter().map(tensor).collect()
+    };
+    let assert_near = |what: &str, got: TensorData, want: TensorData, inside: f32| {
+        assert_eq!(got.dtype(), dtype, "{what}");
+        let largest = want.iter::<f32>().fold(0.0, |largest: f32, value| largest.max(value.abs()));
+        for (index, (got, want)) in got.iter::<f32>().zip(want.iter::<f32>()).enumerate() {
+            let bound = 1.001 * rounding(dtype) * (want.abs() + inside * largest) + 1e-5 * largest;
+            assert!((got - want).abs() <= bound, "{what}, element {index}: {got} is not {want} ± {bound}");
+        }
+    };
+    let want = function(&of_type(DType::F32, &device));
+    let direction = Tensor::<4>::random(want.dims(), Distribution::Uniform(-1.5, 1.5), &device).cast(dtype).into_data();
+    assert_near(&what, function(&of_type(dtype, &device)).into_data(), want.into_data(), inside);
+
+    let tracked = device.autodiff();
+    let gradients = |dtype: DType| -> Vec<TensorData> {
+        let inputs: Vec<_> = of_type(dtype, &tracked).into_iter().map(Tensor::require_grad).collect();
+        let direction = Tensor::from_data(direction.clone().convert_dtype(dtype), (&tracked, dtype));
+        let grads = (function(&inputs) * direction).sum().backward();
+        inputs.iter().map(|input| input.grad(&grads).expect("every input has a gradient").into_data()).collect()
+    };
+    let pairs = gradients(dtype).into_iter().zip(gradients(DType::F32));
+    for (index, ((got, want), &inside)) in pairs.zip(of_gradients).enumerate() {
+        assert_near(&format!("{what}, gradient {index}"), got, want, inside);
+    }
+}
+
+/// Sizes that a residual stream has: a few channels of a few tokens are hundreds of times as large as the rest.
+fn with_massive_activations(shape: [usize; 4], device: &Device) -> Tensor<4> {
+    let width = shape[3];
+    let values: Vec<f32> =
+        Tensor::<4>::random(shape, Distribution::Uniform(-1.5, 1.5), device).into_data().iter().collect();
+    let values = values.into_iter().enumerate().map(|(at, value)| match (at / width % 4, at % width) {
+        (1, 3) => 300.0,
+        (1, 5) => -300.0,
+        (2, 2) => -3000.0,
+        (2, 4) => 3000.0,
+        _ => value,
+    });
+    Tensor::from_data(TensorData::new(values.collect(), shape), (device, DType::F32))
+}
+
+fn half_types(device: &Device) -> impl Iterator<Item = DType> {
+    [DType::BF16, DType::F16].into_iter().filter(|&dtype| device.supports_dtype(dtype))
+}
+
 #[test]
-fn attention_in_half_precision_is_that_in_full_to_its_rounding() {
+fn norms_and_activations_round_once_in_half_precision() {
     for device in test_devices() {
-        for dtype in [DType::BF16, DType::F16].into_iter().filter(|&dtype| device.supports_dtype(dtype)) {
+        for dtype in half_types(&device) {
+            let random = |shape| Tensor::<4>::random(shape, Distribution::Uniform(-1.5, 1.5), &device);
+            let (large, width) = (with_massive_activations([1, 2, 8, 40], &device), [1, 1, 1, 40]);
+            let norm = [large.clone(), random(width), random(width)];
+            assert_rounded("RMS norm", dtype, &norm[..2], (0.0, &[0.0; 2]), &|x| {
+                evo1_kernels::rms_norm(x[0].clone(), vector(&x[1]), 1e-6)
+            });
+            assert_rounded("layer norm", dtype, &norm, (0.0, &[0.0; 3]), &|x| {
+                evo1_kernels::layer_norm(x[0].clone(), vector(&x[1]), Some(vector(&x[2])), 1e-5)
+            });
+            assert_rounded("softmax", dtype, std::slice::from_ref(&large), (0.0, &[1.0]), &|x| {
+                evo1_kernels::softmax(x[0].clone())
+            });
+            let usual = random([1, 2, 8, 40]) * 4;
+            for x in [usual.clone(), large.clone()] {
+                assert_rounded("GELU", dtype, &[x.clone()], (0.0, &[0.0]), &|x| ops::gelu(x[0].clone()));
+                assert_rounded("SwiGLU", dtype, &[x, usual.clone()], (0.0, &[0.0; 2]), &|x| {
+                    ops::swiglu(x[0].clone(), x[1].clone())
+                });
+            }
+            let angles = random([1, 1, 8, 20]) * 3;
+            let angles = Tensor::cat(vec![angles.clone(), angles], 3).into_data();
+            assert_rounded("rotary embedding", dtype, &[large], (0.0, &[0.0]), &|x| {
+                let angles = Tensor::<4>::from_data(angles.clone(), (&x[0].device(), DType::F32));
+                ops::rotate(x[0].clone(), angles.clone().cos(), angles.sin())
+            });
+        }
+    }
+}
+
+#[test]
+fn linear_layers_round_once_in_half_precision() {
+    for device in test_devices() {
+        for dtype in half_types(&device) {
+            for (rows, input, output) in [(1, 40, 24), (20, 96, 33), (300, 64, 48)] {
+                let random = |shape| Tensor::<4>::random(shape, Distribution::Uniform(-1.5, 1.5), &device);
+                let weight = random([1, 1, input, output]) / (input as f64).sqrt();
+                let (x, channels) = (random([1, 1, rows, input]), [1, 1, 1, output]);
+                let inputs = [x, weight, random(channels), random(channels), random([1, 1, rows, output]) * 20];
+                for kind in [Activation::None, Activation::Gelu, Activation::Relu] {
+                    // Where gradients are wanted, what goes into an activation is kept, rounded.
+                    let inside = if kind == Activation::None { 0.0 } else { 1.0 };
+                    assert_rounded(&format!("linear with {kind:?}"), dtype, &inputs[..3], (0.0, &[inside; 3]), &|x| {
+                        evo1_kernels::linear(x[0].clone(), matrix(x[1].clone()), Some(vector(&x[2])), kind)
+                    });
+                }
+                assert_rounded("linear with residual", dtype, &inputs, (0.0, &[4.0; 5]), &|x| {
+                    let [bias, scale] = [&x[2], &x[3]].map(|x| Some(vector(x)));
+                    evo1_kernels::linear_residual(x[0].clone(), matrix(x[1].clone()), bias, scale, x[4].clone())
+                });
+            }
+        }
+    }
+}
+
+/// With the vision tower's, the language model's and the action expert's odd sizes, and with scores as large as those
+/// of Qwen2's biases.
+#[test]
+fn attention_rounds_weights_and_results_only_in_half_precision() {
+    for device in test_devices() {
+        for dtype in half_types(&device) {
             for ([heads, kv_heads], queries, keys, width) in
                 [([2, 2], 257, 257, 64), ([4, 2], 75, 75, 64), ([2, 2], 50, 81, 112), ([1, 1], 3, 5, 7)]
             {
-                let random = |heads, rows| {
-                    let shape = [2, heads, rows, width];
-                    Tensor::<4>::random(shape, Distribution::Uniform(-1.5, 1.5), &device).cast(dtype)
-                };
-                let x = [random(heads, queries), random(kv_heads, keys), random(kv_heads, keys)];
-                let wide = x.clone().map(|x| x.cast(DType::F32));
-                let causal = Tensor::<2, Bool>::tril_mask([queries, keys], 0, &device).reshape([1, 1, queries, keys]);
-                for hidden in [None, Some(causal)] {
-                    let [query, key, value] = x.clone();
-                    let got = ops::attention(query, key, value, hidden.clone()).cast(DType::F32);
-                    let difference = (got - attention(&wide, hidden)).abs().max().into_scalar::<f32>();
-                    let what = format!("{queries} × {keys} × {width} in {dtype:?} on {device:?}");
-                    assert!(difference < 0.02, "{what}: {difference}");
+                // The gradient of a score is a difference of numbers that were rounded: between scores so far apart that
+                // one weight is all, nothing of it is left but that it is a number.
+                for (size, of_scores) in [(1.0, 8.0), (8.0, f32::INFINITY)] {
+                    let random = |heads, rows, size: f64| {
+                        Tensor::<4>::random([2, heads, rows, width], Distribution::Uniform(-size, size), &device)
+                    };
+                    let x = [random(heads, queries, size), random(kv_heads, keys, size), random(kv_heads, keys, 1.0)];
+                    let causal = Tensor::<2, Bool>::tril_mask([queries, keys], 0, &device);
+                    let causal = causal.reshape([1, 1, queries, keys]);
+                    for hidden in [None, Some(causal)] {
+                        let what = format!("attention {queries} × {keys} × {width} of ±{size}");
+                        assert_rounded(&what, dtype, &x, (1.0, &[of_scores, of_scores, 1.0]), &|x| {
+                            ops::attention(x[0].clone(), x[1].clone(), x[2].clone(), hidden.clone())
+                        });
+                    }
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn a_query_that_sees_no_key_gets_zeros_and_gives_none_a_gradient() {
+    for device in test_devices() {
+        let tracked = device.clone().autodiff();
+        let random = |device: &Device| Tensor::<4>::random([1, 2, 3, 8], Distribution::Uniform(-1.5, 1.5), device);
+        let hidden: Vec<bool> = (0..9).map(|at| at / 3 == 1).collect();
+        let hidden = Tensor::<4, Bool>::from_data(TensorData::new(hidden, [1, 1, 3, 3]), &device);
+        let [query, key, value] = [0; 3].map(|_| random(&tracked).require_grad());
+        let of = |query, key, value| ops::attention(query, key, value, Some(hidden.clone()));
+        let out = of(query.clone(), key.clone(), value.clone());
+        let plain = of(query.clone().inner(), key.clone().inner(), value.clone().inner());
+        let grads = out.clone().sum().backward();
+        for out in [out.inner(), plain] {
+            assert!(out.clone().narrow(2, 1, 1).into_data().iter::<f32>().all(|value| value == 0.0), "{device:?}");
+            assert!(out.into_data().iter::<f32>().all(f32::is_finite), "{device:?}");
+        }
+        let of_query = query.grad(&grads).expect("a gradient");
+        assert!(of_query.narrow(2, 1, 1).into_data().iter::<f32>().all(|value| value == 0.0), "{device:?}");
+        for x in [key, value] {
+            let grad = x.grad(&grads).expect("a gradient").into_data();
+            assert!(grad.iter::<f32>().all(f32::is_finite), "{device:?}");
         }
     }
 }

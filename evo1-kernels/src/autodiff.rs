@@ -1,13 +1,16 @@
 //! The gradients of the kernels, for burn's automatic differentiation of any backend.
 
-use burn::backend::{
-    Autodiff, Backend, TensorMetadata,
-    autodiff::{
-        checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
-        grads::Gradients,
-        ops::{Backward, Ops, OpsKind},
+use burn::{
+    backend::{
+        Autodiff, Backend, TensorMetadata,
+        autodiff::{
+            checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+            grads::Gradients,
+            ops::{Backward, Ops, OpsKind},
+        },
+        tensor::FloatTensor,
     },
-    tensor::FloatTensor,
+    tensor::DType,
 };
 
 use crate::{
@@ -25,6 +28,33 @@ macro_rules! register {
 }
 
 impl<B: Backend + KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
+    fn kernel_matmul(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>, dtype: DType) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Matmul;
+
+        impl<B: Backend + KernelOps> Backward<B, 2> for Matmul {
+            type State = (FloatTensor<B>, FloatTensor<B>);
+
+            fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let ([of_lhs, of_rhs], (lhs, rhs)) = (ops.parents, ops.state);
+                let dtype = lhs.dtype();
+                let grad = fallback::rounded::<B>(grads.consume::<B>(&ops.node), dtype);
+                let transposed = |x: FloatTensor<B>| {
+                    let dims = x.shape().num_dims();
+                    B::float_swap_dims(x, dims - 2, dims - 1)
+                };
+                register!(grads, of_lhs, B::kernel_matmul(grad.clone(), transposed(rhs), dtype));
+                register!(grads, of_rhs, B::kernel_matmul(transposed(lhs), grad, dtype));
+            }
+        }
+
+        let ((lhs, lhs_node), (rhs, rhs_node)) = (lhs.into_parts(), rhs.into_parts());
+        match Backward::<B, 2>::prepare::<C>(Matmul, [lhs_node, rhs_node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((lhs.clone(), rhs.clone()), B::kernel_matmul(lhs, rhs, dtype)),
+            OpsKind::UnTracked(prep) => prep.finish(B::kernel_matmul(lhs, rhs, dtype)),
+        }
+    }
+
     fn kernel_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
         #[derive(Debug)]
         struct Gelu;
@@ -222,6 +252,38 @@ impl<B: Backend + KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C>
             }
             OpsKind::UnTracked(prep) => prep.finish(B::kernel_softmax(x)),
         }
+    }
+
+    fn kernel_rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Rotate;
+
+        impl<B: Backend + KernelOps> Backward<B, 1> for Rotate {
+            type State = (FloatTensor<B>, FloatTensor<B>);
+
+            fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let grad = grads.consume::<B>(&ops.node);
+                let ([x], (cos, sin)) = (ops.parents, ops.state);
+                // The other way round.
+                register!(grads, x, B::kernel_rotate(grad, cos, B::float_neg(sin)));
+            }
+        }
+
+        let ((x, node), (cos, _), (sin, _)) = (x.into_parts(), cos.into_parts(), sin.into_parts());
+        match Backward::<B, 1>::prepare::<C>(Rotate, [node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((cos.clone(), sin.clone()), B::kernel_rotate(x, cos, sin)),
+            OpsKind::UnTracked(prep) => prep.finish(B::kernel_rotate(x, cos, sin)),
+        }
+    }
+
+    fn kernel_linear_residual(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: OptionalTensor<Self>,
+        scale: OptionalTensor<Self>,
+        base: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        fallback::residual::<Self>(Self::kernel_linear(x, weight, bias, Activation::None), scale, base)
     }
 
     fn kernel_attention(

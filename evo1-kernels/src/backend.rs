@@ -4,9 +4,12 @@
 //! reference that the kernels are tested against. Gradients are formulas too, kernel or not, so that a device without
 //! kernels trains with the same arithmetic.
 
-use burn::backend::{
-    Backend, ExtensionType, TensorMetadata, backend_extension,
-    tensor::{BoolTensor, FloatTensor},
+use burn::{
+    backend::{
+        Backend, ExtensionType, TensorMetadata, backend_extension,
+        tensor::{BoolTensor, FloatTensor},
+    },
+    tensor::DType,
 };
 
 use crate::fallback;
@@ -65,16 +68,14 @@ pub enum Norm {
     Autodiff,
     Flex: cfg(feature = "flex"),
     NdArray: cfg(feature = "ndarray"),
-    Cube: cfg(any(
-        feature = "cpu",
-        feature = "wgpu",
-        feature = "vulkan",
-        feature = "metal",
-        feature = "webgpu",
-        feature = "cuda"
-    )),
+    Cube: cfg(feature = "cube"),
 )]
 pub trait KernelOps: Backend {
+    /// `lhs·rhs` of one type, with equal leading dimensions, rounded once to `dtype`: its own or, of a half type, `f32`.
+    fn kernel_matmul(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>, dtype: DType) -> FloatTensor<Self> {
+        fallback::matmul::<Self>(lhs, rhs, dtype)
+    }
+
     /// `x · Φ(x)`.
     ///
     /// Composed of `erf`, because burn's own `gelu` differentiates the tanh approximation on most devices.
@@ -131,6 +132,12 @@ pub trait KernelOps: Backend {
     /// The gradient of x from softmax's result `y`.
     fn kernel_softmax_backward(y: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
         fallback::softmax_backward::<Self>(y, grad)
+    }
+
+    /// `x ⊙ cos + rotate_half(x) ⊙ sin` for `x` of `[batch, heads, tokens, head_dim]` and tables that broadcast to it, whose
+    /// halves along the last dimension are the same.
+    fn kernel_rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
+        fallback::rotate::<Self>(x, cos, sin)
     }
 
     /// Scaled dot-product attention; heads of keys and values may serve groups of query heads.
@@ -211,13 +218,3 @@ pub trait KernelOps: Backend {
 #[cfg(feature = "ndarray")]
 #[allow(deprecated, reason = "kept for comparison, as the device is")]
 impl KernelOps for burn::backend::NdArray {}
-
-#[cfg(any(
-    feature = "cpu",
-    feature = "wgpu",
-    feature = "vulkan",
-    feature = "metal",
-    feature = "webgpu",
-    feature = "cuda"
-))]
-impl KernelOps for burn::backend::Cube {}

@@ -1,36 +1,69 @@
 //! Every operation made of burn's own: what devices without kernels run, and what the kernels are tested against.
+//!
+//! Half precision is as in PyTorch: operands and results are rounded, and what is between them is computed in `f32`.
 
 use burn::{
-    backend::{
-        Backend, TensorMetadata,
-        ops::AttentionModuleOptions,
-        tensor::{BoolTensor, FloatTensor},
-    },
+    backend::{Backend, TensorMetadata, tensor::FloatTensor},
     tensor::{DType, Shape, Slice},
 };
 
 use crate::backend::{Activation, HiddenKeys, KernelOps, Norm, OptionalTensor};
 
+/// The tensor in `f32` if it is of a half type.
+pub(crate) fn widened<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    match x.dtype() {
+        DType::BF16 | DType::F16 => B::float_cast(x, DType::F32.into()),
+        _ => x,
+    }
+}
+
+/// The tensor in a type.
+pub(crate) fn rounded<B: Backend>(x: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
+    if x.dtype() == dtype { x } else { B::float_cast(x, dtype.into()) }
+}
+
+/// A type, `f32` in place of a half type.
+pub(crate) fn wide_type(dtype: DType) -> DType {
+    match dtype {
+        DType::BF16 | DType::F16 => DType::F32,
+        other => other,
+    }
+}
+
+/// `lhs·rhs`, rounded once to `dtype`.
+pub(crate) fn matmul<B: Backend>(lhs: FloatTensor<B>, rhs: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
+    if lhs.dtype() == dtype && rhs.dtype() == dtype {
+        return B::float_matmul(lhs, rhs);
+    }
+    rounded::<B>(B::float_matmul(widened::<B>(lhs), widened::<B>(rhs)), dtype)
+}
+
 /// `x · Φ(x)`.
 ///
 /// Composed of `erf`, because burn's own `gelu` differentiates the tanh approximation on most devices.
 pub(crate) fn gelu<B: KernelOps>(x: FloatTensor<B>) -> FloatTensor<B> {
-    B::float_mul(x.clone(), normal_cdf::<B>(x))
+    let dtype = x.dtype();
+    let x = widened::<B>(x);
+    rounded::<B>(B::float_mul(x.clone(), normal_cdf::<B>(x)), dtype)
 }
 
 /// `grad · (Φ(x) + x · φ(x))`.
 pub(crate) fn gelu_backward<B: KernelOps>(x: FloatTensor<B>, grad: FloatTensor<B>) -> FloatTensor<B> {
+    let dtype = grad.dtype();
+    let (x, grad) = (widened::<B>(x), widened::<B>(grad));
     let squares = B::float_mul(x.clone(), x.clone());
     let density =
         B::float_mul_scalar(B::float_exp(B::float_mul_scalar(squares, (-0.5).into())), INVERSE_SQRT_TAU.into());
     let slope = B::float_add(normal_cdf::<B>(x.clone()), B::float_mul(x, density));
-    B::float_mul(grad, slope)
+    rounded::<B>(B::float_mul(grad, slope), dtype)
 }
 
 /// `SiLU(gate) · up`.
 pub(crate) fn swiglu<B: KernelOps>(gate: FloatTensor<B>, up: FloatTensor<B>) -> FloatTensor<B> {
+    let dtype = gate.dtype();
+    let (gate, up) = (widened::<B>(gate), widened::<B>(up));
     let silu = B::float_mul(gate.clone(), B::sigmoid(gate));
-    B::float_mul(silu, up)
+    rounded::<B>(B::float_mul(silu, up), dtype)
 }
 
 /// The gradients of `gate` and `up`.
@@ -39,12 +72,14 @@ pub(crate) fn swiglu_backward<B: KernelOps>(
     up: FloatTensor<B>,
     grad: FloatTensor<B>,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
+    let dtype = gate.dtype();
+    let [gate, up, grad] = [gate, up, grad].map(widened::<B>);
     let sigmoid = B::sigmoid(gate.clone());
     let silu = B::float_mul(gate, sigmoid.clone());
     // SiLU' = σ + x·σ·(1 − σ) = σ + SiLU − SiLU·σ
     let slope = B::float_sub(B::float_add(sigmoid.clone(), silu.clone()), B::float_mul(silu.clone(), sigmoid));
     let of_gate = B::float_mul(B::float_mul(grad.clone(), up), slope);
-    (of_gate, B::float_mul(grad, silu))
+    (rounded::<B>(of_gate, dtype), rounded::<B>(B::float_mul(grad, silu), dtype))
 }
 
 /// `norm(x) ⊙ gamma + beta` over the last dimension.
@@ -55,12 +90,14 @@ pub(crate) fn norm<B: KernelOps>(
     norm: Norm,
     epsilon: f64,
 ) -> FloatTensor<B> {
-    let (normed, _) = normalized::<B>(x, norm, epsilon);
-    let scaled = B::float_mul(normed.clone(), broadcast::<B>(gamma, &normed));
-    match beta.into_option() {
-        Some(beta) => B::float_add(scaled, broadcast::<B>(beta, &normed)),
+    let dtype = x.dtype();
+    let (normed, _) = normalized::<B>(widened::<B>(x), norm, epsilon);
+    let scaled = B::float_mul(normed.clone(), broadcast::<B>(widened::<B>(gamma), &normed));
+    let out = match beta.into_option() {
+        Some(beta) => B::float_add(scaled, broadcast::<B>(widened::<B>(beta), &normed)),
         None => scaled,
-    }
+    };
+    rounded::<B>(out, dtype)
 }
 
 /// The gradients of x, gamma and beta.
@@ -72,12 +109,16 @@ pub(crate) fn norm_backward<B: KernelOps>(
     epsilon: f64,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
     let last = x.shape().num_dims() - 1;
-    let width = gamma.shape();
+    let (dtype, gamma_dtype, width) = (x.dtype(), gamma.dtype(), gamma.shape());
+    let [x, gamma, grad] = [x, gamma, grad].map(widened::<B>);
     let (normed, scale) = normalized::<B>(x, norm, epsilon);
     let leading: Vec<usize> = (0..last).collect();
-    let summed = |tensor| match leading.is_empty() {
-        true => B::float_reshape(tensor, width.clone()),
-        false => B::float_reshape(B::float_sum_dims(tensor, &leading), width.clone()),
+    let summed = |tensor| {
+        let sums = match leading.is_empty() {
+            true => tensor,
+            false => B::float_sum_dims(tensor, &leading),
+        };
+        rounded::<B>(B::float_reshape(sums, width.clone()), gamma_dtype)
     };
     let of_gamma = summed(B::float_mul(grad.clone(), normed.clone()));
     let of_beta = summed(grad.clone());
@@ -88,30 +129,40 @@ pub(crate) fn norm_backward<B: KernelOps>(
         Norm::Rms => grad,
     };
     let of_x = B::float_mul(B::float_sub(centered, B::float_mul(normed, along)), scale);
-    (of_x, of_gamma, of_beta)
+    (rounded::<B>(of_x, dtype), of_gamma, of_beta)
 }
 
 /// Softmax over the last dimension.
 pub(crate) fn softmax<B: KernelOps>(x: FloatTensor<B>) -> FloatTensor<B> {
-    let last = x.shape().num_dims() - 1;
-    B::softmax(x, last)
+    let (dtype, last) = (x.dtype(), x.shape().num_dims() - 1);
+    rounded::<B>(B::softmax(widened::<B>(x), last), dtype)
 }
 
 /// The gradient of x from softmax's result `y`.
 pub(crate) fn softmax_backward<B: KernelOps>(y: FloatTensor<B>, grad: FloatTensor<B>) -> FloatTensor<B> {
-    let last = y.shape().num_dims() - 1;
+    let (dtype, last) = (y.dtype(), y.shape().num_dims() - 1);
+    let (y, grad) = (widened::<B>(y), widened::<B>(grad));
     let along = B::float_sum_dim(B::float_mul(y.clone(), grad.clone()), last);
-    B::float_mul(y, B::float_sub(grad, along))
+    rounded::<B>(B::float_mul(y, B::float_sub(grad, along)), dtype)
 }
 
-/// A number of queries that those which burn's fused attention computes together divide.
-const FUSED_QUERIES: usize = 64;
+/// `x ⊙ cos + rotate_half(x) ⊙ sin`.
+pub(crate) fn rotate<B: KernelOps>(x: FloatTensor<B>, cos: FloatTensor<B>, sin: FloatTensor<B>) -> FloatTensor<B> {
+    let dtype = x.dtype();
+    let [x, cos, sin] = [x, cos, sin].map(widened::<B>);
+    let half = x.shape()[3] / 2;
+    let part = |range: std::ops::Range<usize>| {
+        B::float_slice(x.clone(), &[Slice::full(), Slice::full(), Slice::full(), range.into()])
+    };
+    let rotated = B::float_cat(vec![B::float_neg(part(half..2 * half)), part(0..half)], 3);
+    rounded::<B>(B::float_add(B::float_mul(x, cos), B::float_mul(rotated, sin)), dtype)
+}
+
+/// A score that stands for the largest of a row in which all keys are hidden: unlike −∞, its difference with −∞ is a
+/// number, so that such a query gets zeros.
+const LOWEST: f32 = -1e30;
 
 /// Scaled dot-product attention; heads of keys and values may serve groups of query heads.
-///
-/// In half precision burn's fused kernel may compute it, which multiplies in `f16` whatever the numbers are. It takes no
-/// other scale than the usual one, and many queries only if their number is a multiple of its blocks: burn computes with
-/// the whole matrix of scores otherwise, without a word.
 pub(crate) fn attention<B: KernelOps>(
     query: FloatTensor<B>,
     key: FloatTensor<B>,
@@ -119,54 +170,12 @@ pub(crate) fn attention<B: KernelOps>(
     hidden: HiddenKeys<B>,
     scale: f64,
 ) -> FloatTensor<B> {
-    let [batch, heads, queries, width] = query.shape().dims();
-    let keys = key.shape()[2];
-    let is_usual = (scale * (width as f64).sqrt() - 1.0).abs() < 1e-12;
-    let is_fused = is_usual && matches!(query.dtype(), DType::BF16 | DType::F16);
-    // The scores of few queries are small, and filling up would cost more than they.
-    let padded = if is_fused && queries > width { queries.next_multiple_of(FUSED_QUERIES) } else { queries };
-    let query = if padded > queries {
-        let last = B::float_slice(query.clone(), &of_queries(queries - 1..queries));
-        let rest = B::float_expand(last, Shape::from([batch, heads, padded - queries, width]));
-        B::float_cat(vec![query, rest], 2)
-    } else {
-        query
-    };
-    let mask = match hidden {
-        HiddenKeys::None => None,
-        HiddenKeys::Of(mask) => {
-            let mask = match mask.shape()[2] {
-                1 => mask,
-                _ => with_last_query_repeated::<B>(mask, padded),
-            };
-            Some(B::bool_expand(mask, Shape::from([batch, heads, padded, keys])))
-        }
-    };
-    let options = AttentionModuleOptions { scale: (!is_fused).then_some(scale), ..Default::default() };
-    let out = B::attention(query, shared::<B>(key, heads), shared::<B>(value, heads), mask, None, options);
-    if padded == queries {
-        return out;
-    }
-    B::float_slice(out, &of_queries(0..queries))
+    let (out, ..) = attended::<B>(query, key, value, hidden, scale);
+    out
 }
 
-/// Some queries of `[batch, heads, queries, ..]`.
-fn of_queries(queries: std::ops::Range<usize>) -> [Slice; 4] {
-    [Slice::full(), Slice::full(), queries.into(), Slice::full()]
-}
-
-/// A mask `[batch, heads, queries, keys]` with the last query's row again for as many as are missing.
-fn with_last_query_repeated<B: Backend>(mask: BoolTensor<B>, queries: usize) -> BoolTensor<B> {
-    let [batch, heads, rows, keys] = mask.shape().dims();
-    if rows == queries {
-        return mask;
-    }
-    let last = B::bool_slice(mask.clone(), &of_queries(rows - 1..rows));
-    let rest = B::bool_expand(last, Shape::from([batch, heads, queries - rows, keys]));
-    B::bool_cat(vec![mask, rest], 2)
-}
-
-/// [`attention`], and the logarithms of the sums of the rows' exponentials, `[batch, heads, queries]`.
+/// [`attention`], and the logarithms of the sums of the rows' exponentials, `[batch, heads, queries]`, not in half
+/// precision: whole rows of weights are made of them again.
 pub(crate) fn attention_with_sums<B: KernelOps>(
     query: FloatTensor<B>,
     key: FloatTensor<B>,
@@ -174,15 +183,28 @@ pub(crate) fn attention_with_sums<B: KernelOps>(
     hidden: HiddenKeys<B>,
     scale: f64,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
-    let (shape, heads) = (query.shape(), query.shape()[1]);
+    let shape = query.shape();
+    let (out, largest, sums) = attended::<B>(query, key, value, hidden, scale);
+    let log_sums = B::float_add(B::float_log(sums), largest);
+    (out, B::float_reshape(log_sums, Shape::from([shape[0], shape[1], shape[2]])))
+}
+
+/// The result, and of each row the largest score and the sum of the exponentials of what the others are below it.
+fn attended<B: KernelOps>(
+    query: FloatTensor<B>,
+    key: FloatTensor<B>,
+    value: FloatTensor<B>,
+    hidden: HiddenKeys<B>,
+    scale: f64,
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let (dtype, heads) = (query.dtype(), query.shape()[1]);
     let scores = scores::<B>(query, shared::<B>(key, heads), hidden, scale);
-    let largest = B::float_max_dim(scores.clone(), 3);
+    let largest = B::float_clamp_min(B::float_max_dim(scores.clone(), 3), LOWEST.into());
     let exponentials = B::float_exp(B::float_sub(scores, largest.clone()));
-    let sums = B::float_sum_dim(exponentials.clone(), 3);
-    let log_sums = B::float_add(B::float_log(sums.clone()), largest);
-    let weights = B::float_div(exponentials, sums);
-    let out = B::float_matmul(weights, shared::<B>(value, heads));
-    (out, B::float_reshape(log_sums, Shape::from([shape[0], heads, shape[2]])))
+    let sums = B::float_clamp_min(B::float_sum_dim(exponentials.clone(), 3), f32::MIN_POSITIVE.into());
+    let exponentials = rounded::<B>(exponentials, value.dtype());
+    let out = B::kernel_matmul(exponentials, shared::<B>(value, heads), wide_type(dtype));
+    (rounded::<B>(B::float_div(out, sums.clone()), dtype), largest, sums)
 }
 
 /// The gradients of query, key and value.
@@ -198,20 +220,22 @@ pub(crate) fn attention_backward<B: KernelOps>(
     grad: FloatTensor<B>,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
     let (shape, heads, kv_shape) = (query.shape(), query.shape()[1], key.shape());
-    let value_shape = value.shape();
+    let (dtype, value_shape) = (query.dtype(), value.shape());
+    let wide = wide_type(dtype);
     let (keys, values) = (shared::<B>(key, heads), shared::<B>(value, heads));
     let scores = scores::<B>(query.clone(), keys.clone(), hidden, scale);
     let log_sums = B::float_reshape(log_sums, Shape::from([shape[0], heads, shape[2], 1]));
     let weights = B::float_exp(B::float_sub(scores, log_sums));
     let transposed = |tensor| B::float_swap_dims(tensor, 2, 3);
-    let of_value = B::float_matmul(transposed(weights.clone()), grad.clone());
-    let of_weights = B::float_matmul(grad.clone(), transposed(values));
-    let along = B::float_sum_dim(B::float_mul(grad, out), 3);
+    let of_value = B::kernel_matmul(transposed(rounded::<B>(weights.clone(), dtype)), grad.clone(), wide);
+    let of_weights = B::kernel_matmul(grad.clone(), transposed(values), wide);
+    let along = B::float_sum_dim(B::float_mul(widened::<B>(grad), widened::<B>(out)), 3);
     let of_scores = B::float_mul(weights, B::float_sub(of_weights, along));
-    let of_scores = B::float_mul_scalar(of_scores, scale.into());
-    let of_query = B::float_matmul(of_scores.clone(), keys);
-    let of_key = B::float_matmul(transposed(of_scores), query);
-    (of_query, grouped::<B>(of_key, &kv_shape), grouped::<B>(of_value, &value_shape))
+    let of_scores = rounded::<B>(B::float_mul_scalar(of_scores, scale.into()), dtype);
+    let of_query = B::kernel_matmul(of_scores.clone(), keys, dtype);
+    let of_key = B::kernel_matmul(transposed(of_scores), query, wide);
+    let grouped = |of_heads, shape| rounded::<B>(grouped::<B>(of_heads, shape), dtype);
+    (of_query, grouped(of_key, &kv_shape), grouped(of_value, &value_shape))
 }
 
 /// `activation(x·weight + bias)`.
@@ -221,7 +245,33 @@ pub(crate) fn linear<B: KernelOps>(
     bias: OptionalTensor<B>,
     activation: Activation,
 ) -> FloatTensor<B> {
-    activated::<B>(B::linear(x, weight, bias.into_option()), activation)
+    let dtype = x.dtype();
+    let has_more = matches!(bias, OptionalTensor::Present(_)) || activation != Activation::None;
+    let out = product::<B>(x, weight, bias, if has_more { wide_type(dtype) } else { dtype });
+    rounded::<B>(activated::<B>(out, activation), dtype)
+}
+
+/// `x·weight + bias` in `dtype`, `f32` at least if there is a bias.
+fn product<B: KernelOps>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    bias: OptionalTensor<B>,
+    dtype: DType,
+) -> FloatTensor<B> {
+    let mut shape = x.shape();
+    let last = shape.num_dims() - 1;
+    let weight = rounded::<B>(weight, x.dtype());
+    let rows = Shape::new([shape.num_elements().checked_div(shape[last]).unwrap_or(0), shape[last]]);
+    shape[last] = weight.shape()[1];
+    let out = B::kernel_matmul(B::float_reshape(x, rows), weight, dtype);
+    let out = match bias.into_option() {
+        Some(bias) => {
+            let bias = broadcast::<B>(rounded::<B>(bias, dtype), &out);
+            B::float_add(out, bias)
+        }
+        None => out,
+    };
+    B::float_reshape(out, shape)
 }
 
 /// The activation of every value.
@@ -243,10 +293,11 @@ pub(crate) fn linear_backward<B: KernelOps>(
         let width = shape[shape.num_dims() - 1];
         B::float_reshape(tensor, Shape::new([shape.num_elements() / width, width]))
     };
-    let (x, grad) = (rows(x), rows(grad));
+    let (x, grad, dtype) = (rows(x), rows(grad.clone()), grad.dtype());
     let width = grad.shape()[1];
-    let of_weight = B::float_matmul(B::float_swap_dims(x, 0, 1), grad.clone());
-    (of_weight, B::float_reshape(B::float_sum_dim(grad, 0), Shape::new([width])))
+    let of_weight = B::kernel_matmul(B::float_swap_dims(x, 0, 1), grad.clone(), dtype);
+    let of_bias = B::float_reshape(B::float_sum_dim(widened::<B>(grad), 0), Shape::new([width]));
+    (of_weight, rounded::<B>(of_bias, dtype))
 }
 
 /// `base + scale ⊙ (x·weight + bias)`.
@@ -257,15 +308,25 @@ pub(crate) fn linear_residual<B: KernelOps>(
     scale: OptionalTensor<B>,
     base: FloatTensor<B>,
 ) -> FloatTensor<B> {
-    let out = B::kernel_linear(x, weight, bias, Activation::None);
-    let out = match scale.into_option() {
+    let dtype = x.dtype();
+    let out = product::<B>(x, weight, bias, wide_type(dtype));
+    rounded::<B>(residual::<B>(out, scale, widened::<B>(base)), dtype)
+}
+
+/// `base + scale ⊙ x`.
+pub(crate) fn residual<B: KernelOps>(
+    x: FloatTensor<B>,
+    scale: OptionalTensor<B>,
+    base: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let scaled = match scale.into_option() {
         Some(scale) => {
-            let scale = broadcast::<B>(scale, &out);
-            B::float_mul(out, scale)
+            let scale = broadcast::<B>(rounded::<B>(scale, x.dtype()), &x);
+            B::float_mul(x, scale)
         }
-        None => out,
+        None => x,
     };
-    B::float_add(base, out)
+    B::float_add(base, scaled)
 }
 
 const INVERSE_SQRT_TAU: f64 = 0.398_942_280_401_432_7;
@@ -319,50 +380,21 @@ fn grouped<B: Backend>(x: FloatTensor<B>, shape: &Shape) -> FloatTensor<B> {
     B::float_reshape(B::float_sum_dim(x, 2), shape.clone())
 }
 
-/// `q·kᵀ · scale` with −∞ where hidden.
-fn scores<B: Backend>(query: FloatTensor<B>, key: FloatTensor<B>, hidden: HiddenKeys<B>, scale: f64) -> FloatTensor<B> {
-    let products = B::float_matmul(query, B::float_swap_dims(key, 2, 3));
+/// `q·kᵀ · scale` with −∞ where hidden, not in half precision.
+fn scores<B: KernelOps>(
+    query: FloatTensor<B>,
+    key: FloatTensor<B>,
+    hidden: HiddenKeys<B>,
+    scale: f64,
+) -> FloatTensor<B> {
+    let wide = wide_type(query.dtype());
+    let products = B::kernel_matmul(query, B::float_swap_dims(key, 2, 3), wide);
     let scores = B::float_mul_scalar(products, scale.into());
     match hidden {
         HiddenKeys::None => scores,
         HiddenKeys::Of(mask) => {
             let shape = scores.shape();
             B::float_mask_fill(scores, B::bool_expand(mask, shape), f32::NEG_INFINITY.into())
-        }
-    }
-}
-
-#[cfg(all(test, feature = "flex"))]
-mod tests {
-    use burn::{
-        backend::{Flex, flex::FlexTensor},
-        tensor::TensorData,
-    };
-
-    use super::*;
-    use crate::flex::test_values::values;
-
-    /// Here the queries are filled up without need.
-    #[test]
-    fn attention_filled_up_to_whole_blocks_is_attention() {
-        let [queries, keys, width] = [75, 40, 8];
-        let half = |seed, rows: usize| {
-            let values: Vec<_> = values(seed, 2 * rows * width).into_iter().map(half::bf16::from_f32).collect();
-            FlexTensor::from_data(TensorData::new(values, [1, 2, rows, width]))
-        };
-        let [query, key, value] = [half(1, queries), half(2, keys), half(3, keys)];
-        let mask: Vec<bool> = (0..queries * keys).map(|at| (at / keys + at % keys) % 3 == 0).collect();
-        let masks =
-            [HiddenKeys::None, HiddenKeys::Of(FlexTensor::from_data(TensorData::new(mask, [1, 1, queries, keys])))];
-        for hidden in masks {
-            let scale = 1.0 / (width as f64).sqrt();
-            let of = |attention: fn(_, _, _, _, _) -> FlexTensor| {
-                let out = attention(query.clone(), key.clone(), value.clone(), hidden.clone(), scale);
-                out.into_data().iter::<f32>().collect::<Vec<_>>()
-            };
-            let (got, want) = (of(attention::<Flex>), of(Flex::kernel_attention));
-            assert_eq!(got.len(), want.len());
-            assert!(got.iter().zip(want).all(|(got, want)| (got - want).abs() < 0.02));
         }
     }
 }

@@ -20,6 +20,8 @@
 
 mod autodiff;
 mod backend;
+#[cfg(feature = "cube")]
+mod cube;
 mod fallback;
 #[cfg(feature = "flex")]
 mod flex;
@@ -28,7 +30,7 @@ pub use backend::{Activation, HiddenKeys, KernelOps, Norm, OptionalTensor};
 
 use burn::{
     backend::Dispatch,
-    tensor::{Bool, Tensor},
+    tensor::{Bool, Device, Tensor},
 };
 
 /// The vector instructions that the CPU kernels found on this processor.
@@ -37,6 +39,26 @@ pub fn instructions() -> &'static str {
     return flex::instructions();
     #[cfg(not(feature = "flex"))]
     return "no CPU kernels in this build";
+}
+
+/// Whether products of `f32` may round their operands to TF32, with 10 bits of mantissa instead of 23, on devices that
+/// multiply those faster ([`has_tf32`]). Of the whole process, like PyTorch's `allow_tf32`, and off at first.
+pub fn set_tf32(is_allowed: bool) {
+    #[cfg(feature = "cube")]
+    cube::set_tf32(is_allowed);
+    #[cfg(not(feature = "cube"))]
+    let _ = is_allowed;
+}
+
+/// Whether a device multiplies in TF32 where [`set_tf32`] allows it.
+pub fn has_tf32(device: &Device) -> bool {
+    #[cfg(feature = "cube")]
+    return cube::has_tf32(device);
+    #[cfg(not(feature = "cube"))]
+    {
+        let _ = device;
+        false
+    }
 }
 
 /// Gaussian error linear unit with the exact error function: `x · Φ(x)`.
@@ -82,7 +104,8 @@ pub fn softmax<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 /// # Shapes
 /// - query: `[batch, heads, queries, width]`
 /// - key, value: `[batch, kv_heads, keys, width]`, `heads` a multiple of `kv_heads`
-/// - hidden: `[batch or 1, heads or 1, queries or 1, keys]`, true where a query may not see a key; every query must see one
+/// - hidden: `[batch or 1, heads or 1, queries or 1, keys]`, true where a query may not see a key; a query that sees
+///   none gets zeros
 /// - output: `[batch, heads, queries, width]`
 pub fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, hidden: Option<Tensor<4, Bool>>) -> Tensor<4> {
     let scale = 1.0 / (query.dims()[3] as f64).sqrt();
@@ -97,6 +120,35 @@ pub fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, hidden: Opt
         hidden,
         scale,
     ))
+}
+
+/// `lhs·rhs` with equal leading dimensions, rounded once. In `f32` it is `f32` on every device, unless
+/// [`set_tf32`] says otherwise.
+///
+/// # Shapes
+/// - lhs: `[.., rows, inner]`
+/// - rhs: `[.., inner, columns]`
+/// - output: `[.., rows, columns]`
+pub fn matmul<const D: usize>(lhs: Tensor<D>, rhs: Tensor<D>) -> Tensor<D> {
+    let dtype = lhs.dtype();
+    Tensor::from_dispatch(<Dispatch as KernelOps>::kernel_matmul(lhs.into_dispatch(), rhs.into_dispatch(), dtype))
+}
+
+/// [`matmul`] of operands in half precision with the result in `f32`, not rounded.
+pub fn matmul_wide<const D: usize>(lhs: Tensor<D>, rhs: Tensor<D>) -> Tensor<D> {
+    let dtype = fallback::wide_type(lhs.dtype());
+    Tensor::from_dispatch(<Dispatch as KernelOps>::kernel_matmul(lhs.into_dispatch(), rhs.into_dispatch(), dtype))
+}
+
+/// Rotary position embedding of queries or keys: `x ⊙ cos + rotate_half(x) ⊙ sin`, where `rotate_half([a, b]) = [−b, a]`.
+/// The tables are constants: they get no gradient.
+///
+/// # Shapes
+/// - x, output: `[batch, heads, tokens, head_dim]`
+/// - cos, sin: `[batch or 1, 1, tokens, head_dim]`, the second half of the last dimension the same as the first
+pub fn rotate(x: Tensor<4>, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<4> {
+    let (cos, sin) = (cos.into_dispatch(), sin.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as KernelOps>::kernel_rotate(x.into_dispatch(), cos, sin))
 }
 
 /// `activation(x·weight + bias)`.

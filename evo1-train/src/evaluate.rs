@@ -6,6 +6,7 @@ use burn::tensor::Tensor;
 use evo1::{
     Inputs, Noise, Policy, Trace,
     action::{FlowSample, flow_matching_loss},
+    device::{read, scalar},
     weights::floats,
 };
 use evo1_data::{Augmentation, DataConfig, Mixture, StateNoise};
@@ -81,17 +82,17 @@ pub fn evaluate(policy: &Policy, config: &EvaluationConfig, mut progress: impl F
         let conditioning = expert.condition(context.clone(), inputs.state.clone(), &inputs.embodiment, trace);
         let Draw { time, noise } = Draw::of(&policy.config, config.seed, batch.size(), index, policy.device());
         let sample = FlowSample { actions: batch.actions.clone(), mask: batch.mask.clone(), noise, time };
-        loss += flow_matching_loss(expert, &conditioning, sample, semantics, trace).loss.into_scalar::<f64>();
+        loss += scalar(flow_matching_loss(expert, &conditioning, sample, semantics, trace).loss)?;
 
         let seed = config.seed.wrapping_add(index * config.batch_size as u64);
         let noise = policy.noise(batch.size(), &Noise::Seed(seed))?;
         let predicted = policy.act(context, inputs, noise, None)?;
         let difference = (predicted - batch.actions.clone()) * batch.mask.clone();
-        for value in floats(&difference.into_data()) {
+        for value in floats(&read(difference)?) {
             squares += f64::from(value).powi(2);
             magnitudes += f64::from(value).abs();
         }
-        count += batch.mask.sum().into_scalar::<f64>();
+        count += scalar(batch.mask.sum())?;
         progress(index as usize + 1);
     }
     if count == 0.0 {
@@ -103,7 +104,7 @@ pub fn evaluate(policy: &Policy, config: &EvaluationConfig, mut progress: impl F
         let batch = single.batch(index)?;
         let noise = policy.noise(1, &Noise::Seed(index))?;
         let began = Instant::now();
-        predict(policy, &batch.inputs, noise)?.into_data();
+        read(predict(policy, &batch.inputs, noise)?)?;
         times.push(began.elapsed().as_secs_f64() * 1e3);
     }
     times.drain(..WARM_UP);

@@ -26,6 +26,7 @@ use burn::{
 use evo1::{
     Context, CoreError, Inputs, Policy, Trace,
     config::ContextScope,
+    device::read,
     vlm::{InternVl, TokenBatch},
     weights::{WeightFile, write_safetensors},
 };
@@ -129,7 +130,7 @@ impl FrozenOutputs {
     ) -> Result<Output> {
         let mut sum = Sha256::new_with_prefix(&self.fingerprint);
         if let Some(pixels) = &pixels {
-            sum.update(pixels.to_data().as_bytes());
+            sum.update(read(pixels.clone())?.as_bytes());
         }
         sum.update(format!("{tokens:?}"));
         let name = hexadecimal(&sum.finalize());
@@ -182,9 +183,10 @@ impl Output {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(|reason| CoreError::io("create", folder, reason))?;
         }
-        let mut tensors = BTreeMap::from([(TOKENS.to_owned(), self.tokens.to_data())]);
-        let layers = self.layers.iter().enumerate();
-        tensors.extend(layers.map(|(at, layer)| (layer_name(at), layer.to_data())));
+        let mut tensors = BTreeMap::from([(TOKENS.to_owned(), read(self.tokens.clone())?)]);
+        for (at, layer) in self.layers.iter().enumerate() {
+            tensors.insert(layer_name(at), read(layer.clone())?);
+        }
         let sum = sum_of(name, &tensors);
         tensors.insert(SUM.to_owned(), TensorData::new(sum.clone(), [sum.len()]));
         Ok(write_safetensors(path, &tensors)?)

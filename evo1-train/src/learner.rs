@@ -15,6 +15,7 @@ use evo1::{
         flow_matching_loss,
     },
     config::PolicyConfig,
+    device::scalar,
     ops::repeat_samples,
     rng,
 };
@@ -241,7 +242,7 @@ impl Learner {
     fn step_on(&mut self, jobs: &[Job<'_>]) -> Result<StepReport> {
         let (loss, gradients) = self.gradients(jobs)?;
         let network = &self.policy.network;
-        let gradient_norm = global_norm(&gradients, network);
+        let gradient_norm = global_norm(&gradients, network)?;
         let (step, learning_rate) = (self.progress.step, self.learning_rate());
         let is_skipped = !(loss.is_finite() && gradient_norm.is_finite());
         let report = StepReport {
@@ -324,7 +325,7 @@ impl Learner {
             _ => {
                 let context = self.context(&computing, job.batch)?;
                 let loss = self.loss(&computing, context, job);
-                let value = loss.clone().into_scalar::<f64>();
+                let value = scalar(loss.clone())?;
                 if !value.is_finite() {
                     // Its gradients are not finite either, and nothing is done with them.
                     return Ok((value, GradientsParams::new()));
@@ -357,7 +358,7 @@ impl Learner {
         let fused = leaf(between.pop().unwrap_or_else(|| unreachable!("it begins with one tensor")));
         let context = computing.vlm.context(fused.clone(), vec![], tokens, semantics, &pixels.device());
         let loss = self.loss(computing, context, job);
-        let value = loss.clone().into_scalar::<f64>();
+        let value = scalar(loss.clone())?;
         if !value.is_finite() {
             return Ok((value, GradientsParams::new()));
         }

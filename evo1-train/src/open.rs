@@ -3,12 +3,12 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use burn::tensor::Device;
-use evo1::{Policy, config::PolicyConfig, normalize::Statistics};
+use evo1::{Policy, config::PolicyConfig, device::allow_tf32, normalize::Statistics};
 use evo1_data::{Augmentation, DataConfig, Mixture};
 
 use crate::{
     Error, Result, TrainConfig, Trainer,
-    config::{DataSource, StatisticsSource},
+    config::{Compute, DataSource, StatisticsSource},
     data::DatasetBatches,
 };
 
@@ -20,6 +20,7 @@ impl Trainer {
     /// When anything that the configuration names is missing or does not fit together.
     pub fn open(config: TrainConfig, device: &Device, progress: impl FnMut(usize, usize)) -> Result<Self> {
         config.validate()?;
+        allow(config.compute, device)?;
         let data = data_of(&config)?;
         let existing = config.policy.open_existing(config.seed, device)?;
         let (mut policy, mixture) = match existing {
@@ -50,11 +51,20 @@ impl Trainer {
     /// # Errors
     /// When there is none, or the data that the run's configuration names is no longer there.
     pub fn reopen(config: TrainConfig, device: &Device) -> Result<Self> {
+        allow(config.compute, device)?;
         let data = data_of(&config)?;
         Self::resume_with(config.clone(), device, |policy| {
             let mixture = Mixture::open(&data, policy.config.action.horizon)?;
             Ok(batches_for(policy, Arc::new(mixture), &config)?)
         })
+    }
+}
+
+/// Makes the process compute in a number type that is none of tensors.
+fn allow(compute: Compute, device: &Device) -> Result<()> {
+    match compute {
+        Compute::Tf32 => Ok(allow_tf32(device)?),
+        Compute::F32 | Compute::Bf16 => Ok(()),
     }
 }
 

@@ -5,9 +5,10 @@ use burn::{
     optim::{AdamWConfig, GradientsParams, ModuleOptimizer},
     tensor::Tensor,
 };
+use evo1::device::read;
 use serde::{Deserialize, Serialize};
 
-use crate::parameters::parameters;
+use crate::{Result, parameters::parameters};
 
 /// AdamW and the norm that gradients are clipped to.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -64,15 +65,18 @@ impl OptimizerConfig {
 }
 
 /// The norm of all gradients together.
-pub fn global_norm<M: Module>(gradients: &GradientsParams, module: &M) -> f64 {
+///
+/// # Errors
+/// When the device failed to compute them.
+pub fn global_norm<M: Module>(gradients: &GradientsParams, module: &M) -> Result<f64> {
     let mut sum = SquareSum { gradients, squares: Vec::new() };
     module.visit(&mut sum);
     if sum.squares.is_empty() {
-        return 0.0;
+        return Ok(0.0);
     }
     // One read from the device, whatever the number of parameters.
-    let squares = Tensor::cat(sum.squares, 0).into_data();
-    squares.iter::<f64>().sum::<f64>().sqrt()
+    let squares = read(Tensor::cat(sum.squares, 0))?;
+    Ok(squares.iter::<f64>().sum::<f64>().sqrt())
 }
 
 struct SquareSum<'a> {

@@ -11,7 +11,9 @@ use evo1_action::{
     Sampler,
     flow::{Guidance, draw_noise},
 };
-use evo1_core::{ActionChunk, Context, Observation, Trace, config::PolicyConfig, normalize::Statistics, rng};
+use evo1_core::{
+    ActionChunk, Context, Observation, Trace, config::PolicyConfig, device::read, normalize::Statistics, rng,
+};
 use evo1_vlm::{PromptTokenizer, frame::Arithmetic};
 
 use crate::{
@@ -280,7 +282,7 @@ impl Policy {
     /// Actions of a batch on the host, sample by sample; fails unless all are finite.
     fn normalized(&self, actions: Tensor<3>) -> Result<Vec<ActionChunk>> {
         let [_, horizon, padded] = actions.dims();
-        let data = actions.into_data();
+        let data = read(actions)?;
         let values: Vec<f32> = data.iter().collect();
         if values.iter().any(|value| !value.is_finite()) {
             return Err(Error::NonFinitePrediction { dtype: self.network.action.dtype().name().to_owned() });

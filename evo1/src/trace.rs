@@ -14,6 +14,7 @@ use evo1_action::{FlowSample, Sampler, flow::masked_loss, flow_matching_loss, ti
 use evo1_core::{
     Trace,
     config::{ContextScope, LossKind, Profile, Semantics},
+    device::{read, scalar},
     weights::{Naming, Reader, WeightFile, checkpoint_tensors, floats},
 };
 use evo1_vlm::TokenBatch;
@@ -111,22 +112,22 @@ pub fn training(policy: &Policy, file: &WeightFile, stage: Stage) -> Result<Tens
     let out = flow_matching_loss(&network.action, &conditioning, sample.clone(), semantics, trace);
 
     let [batch, horizon, width] = out.velocity.dims();
-    let flat = |x: &Tensor<3>| x.clone().reshape([batch, horizon * width]).into_data();
-    let scalar = |x: Tensor<1>| TensorData::new(vec![x.into_scalar::<f32>()], Vec::<usize>::new());
+    let flat = |x: &Tensor<3>| read(x.clone().reshape([batch, horizon * width]));
+    let scalar = |x: Tensor<1>| Ok::<_, Error>(TensorData::new(vec![scalar(x)? as f32], Vec::<usize>::new()));
     let loss = |kind| masked_loss(out.velocity.clone(), out.target.clone(), sample.mask.clone(), kind);
     let entries = sample.mask.clone().sum() + 1e-8;
     let numel = sample.mask.shape().num_elements() as f64;
     let time_index: Vec<i64> = sample.time.iter().map(|&time| time_index(time, semantics.time_scale) as i64).collect();
     let mut tensors = Tensors::from([
-        ("step0.fused_tokens".into(), fused.into_data()),
+        ("step0.fused_tokens".into(), read(fused)?),
         ("step0.time_index".into(), TensorData::new(time_index, [batch])),
-        ("step0.noise".into(), (sample.noise.clone() * sample.mask.clone()).into_data()),
-        ("step0.x_t".into(), out.x_t.to_data()),
-        ("step0.pred_velocity".into(), flat(&out.velocity)),
-        ("step0.target_velocity".into(), flat(&out.target)),
-        ("step0.loss_official".into(), scalar(loss(LossKind::MeanOfMaskedPair))),
-        ("step0.loss_lerobot".into(), scalar(loss(LossKind::SumOverMask))),
-        ("step0.mse_unscaled".into(), scalar(loss(LossKind::MeanOfMaskedPair) * entries / numel)),
+        ("step0.noise".into(), read(sample.noise.clone() * sample.mask.clone())?),
+        ("step0.x_t".into(), read(out.x_t.clone())?),
+        ("step0.pred_velocity".into(), flat(&out.velocity)?),
+        ("step0.target_velocity".into(), flat(&out.target)?),
+        ("step0.loss_official".into(), scalar(loss(LossKind::MeanOfMaskedPair))?),
+        ("step0.loss_lerobot".into(), scalar(loss(LossKind::SumOverMask))?),
+        ("step0.mse_unscaled".into(), scalar(loss(LossKind::MeanOfMaskedPair) * entries / numel)?),
     ]);
     let gradients = GradientsOf(out.loss.backward());
     let gradients = checkpoint_tensors(&network, Naming::LEROBOT, &gradients);

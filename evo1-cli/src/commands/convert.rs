@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use evo1::convert::{ConvertOptions, Format, convert};
-use eyre::Result;
+use eyre::{Result, bail};
 
 use crate::{
     common::{Common, Dtype, byte_bar, local},
@@ -41,6 +41,9 @@ enum Target {
 
 impl Convert {
     pub(crate) fn run(self, common: &Common) -> Result<()> {
+        if common.dtype == Some(Dtype::Tf32) {
+            bail!("tf32 is how products are computed, not a number type of files: use `--dtype f32`");
+        }
         let format = match self.format {
             Target::Lerobot => Format::LeRobot,
             Target::Authors => Format::Authors,

@@ -2,7 +2,7 @@
 
 use burn::tensor::DType;
 use clap::Args;
-use evo1::device::{DeviceKind, DeviceName};
+use evo1::device::{DeviceKind, DeviceName, has_tf32};
 use eyre::Result;
 
 use crate::output::say;
@@ -33,11 +33,11 @@ impl Devices {
             say!("{}", serde_json::to_string_pretty(&rows)?)?;
             return Ok(());
         }
-        say!("{:8} {:>5} {:>7}  {:13}", "device", "built", "here", "dtypes")?;
+        say!("{:8} {:>5} {:>7}  {:18}", "device", "built", "here", "dtypes")?;
         for Row { name, built, devices, dtypes, remedy } in &rows {
             let built = if *built { "yes" } else { "no" };
             let remedy = remedy.as_deref().unwrap_or_default();
-            say!("{name:8} {built:>5} {devices:>7}  {:13} {remedy}", dtypes.join(" "))?;
+            say!("{name:8} {built:>5} {devices:>7}  {:18} {remedy}", dtypes.join(" "))?;
         }
         if let Ok(device) = DeviceName::Auto.open() {
             say!("\nauto is {device:?}")?;
@@ -51,10 +51,11 @@ fn row(kind: DeviceKind) -> Row {
     // CubeCL's CPU runtime takes minutes to start: it is listed, not opened.
     let opened = if kind == DeviceKind::Cpu { None } else { Some(DeviceName::Of(kind, 0).open()) };
     let dtypes = match &opened {
-        Some(Ok(device)) => [(DType::F32, "f32"), (DType::BF16, "bf16"), (DType::F16, "f16")]
-            .into_iter()
-            .filter_map(|(dtype, name)| device.supports_dtype(dtype).then_some(name))
-            .collect(),
+        Some(Ok(device)) => {
+            let of_tensors = [(DType::F32, "f32"), (DType::BF16, "bf16"), (DType::F16, "f16")];
+            let of_tensors = of_tensors.into_iter().filter(|&(dtype, _)| device.supports_dtype(dtype));
+            of_tensors.map(|(_, name)| name).chain(has_tf32(device).then_some("tf32")).collect()
+        }
         _ => Vec::new(),
     };
     let remedy = match (kind.is_built(), opened) {

@@ -44,6 +44,9 @@ pub(crate) struct Train {
 
 impl Train {
     pub(crate) fn run(self, common: &Common) -> Result<()> {
+        if common.dtype.is_some() {
+            bail!("the number type of a training run is `compute` of its configuration: use `--set compute=bf16`");
+        }
         let device = common.open_device()?;
         let trainer = match (&self.config, &self.resume) {
             (_, Some(run)) => {

@@ -128,19 +128,20 @@ pub(crate) fn norm_backward<E: Element>(norm: Norm, x: &[E], gamma: &[E], epsilo
         fn run(self) {
             let width = self.gamma.len();
             let count = width as f32;
+            let mut scaled = vec![0.0_f32; width];
             for (x, grad) in self.x.chunks_exact(width).zip(self.grad.chunks_exact_mut(width)) {
                 let (mean, scale) = self.norm.statistics(x, self.epsilon);
-                for (grad, gamma) in grad.iter_mut().zip(self.gamma) {
-                    *grad = E::narrow(grad.widen() * gamma.widen());
+                for ((scaled, grad), gamma) in scaled.iter_mut().zip(&*grad).zip(self.gamma) {
+                    *scaled = grad.widen() * gamma.widen();
                 }
-                let along = sum(x, grad, |x, grad| (x - mean) * scale * grad) / count;
+                let along = sum(x, &scaled, |x, grad| (x - mean) * scale * grad) / count;
                 let offset = match self.norm {
-                    Norm::Layer => sum(grad, grad, |grad, _| grad) / count,
+                    Norm::Layer => sum(&scaled, &scaled, |grad, _| grad) / count,
                     Norm::Rms => 0.0,
                 };
-                for (grad, x) in grad.iter_mut().zip(x) {
+                for ((grad, scaled), x) in grad.iter_mut().zip(&scaled).zip(x) {
                     let normed = (x.widen() - mean) * scale;
-                    *grad = E::narrow(scale * (grad.widen() - offset - normed * along));
+                    *grad = E::narrow(scale * (scaled - offset - normed * along));
                 }
             }
         }
@@ -187,6 +188,7 @@ pub(crate) fn softmax_in_place<E: Element>(x: &mut [E], width: usize) {
 
         #[inline(always)]
         fn run(self) {
+            let mut exponentials = vec![0.0_f32; self.1];
             for row in self.0.chunks_exact_mut(self.1) {
                 let mut largest = [f32::MIN; SUMS];
                 let (chunks, rest) = row.as_chunks::<SUMS>();
@@ -196,13 +198,13 @@ pub(crate) fn softmax_in_place<E: Element>(x: &mut [E], width: usize) {
                     }
                 }
                 let largest = rest.iter().map(|x| x.widen()).chain(largest).fold(f32::MIN, f32::max);
-                for x in row.iter_mut() {
-                    *x = E::narrow(exp(x.widen() - largest));
+                for (exponential, x) in exponentials.iter_mut().zip(&*row) {
+                    *exponential = exp(x.widen() - largest);
                 }
-                let total = sum(row, row, |x, _| x);
+                let total = sum(&exponentials, &exponentials, |x, _| x);
                 let scale = if total > 0.0 { 1.0 / total } else { 0.0 };
-                for x in row {
-                    *x = E::narrow(x.widen() * scale);
+                for (x, exponential) in row.iter_mut().zip(&exponentials) {
+                    *x = E::narrow(exponential * scale);
                 }
             }
         }

@@ -207,6 +207,8 @@ pub enum Compute {
     F32,
     /// bfloat16 from single-precision weights.
     Bf16,
+    /// Single precision, of whose numbers products take the first eleven bits, on devices that multiply those faster.
+    Tf32,
 }
 
 impl TrainConfig {
@@ -270,7 +272,7 @@ impl TrainConfig {
                 .cache_frozen
                 .then(|| self.cache_folder.clone().unwrap_or_else(|| self.output.join("frozen"))),
             compute: match self.compute {
-                Compute::F32 => DType::F32,
+                Compute::F32 | Compute::Tf32 => DType::F32,
                 Compute::Bf16 => DType::BF16,
             },
             seed: self.seed,

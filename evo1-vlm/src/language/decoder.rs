@@ -111,8 +111,9 @@ impl Decoder {
         trace: &mut Trace,
     ) -> (Tensor<3>, Vec<Tensor<3>>) {
         let places = self.places(tokens, masked_rows, &embeds.device());
-        trace.record("rope_cos", &places.rope.cos);
-        trace.record("rope_sin", &places.rope.sin);
+        for (name, table) in [("rope_cos", &places.rope.cos), ("rope_sin", &places.rope.sin)] {
+            trace.record_with(name, || table.clone().squeeze_dim::<3>(1));
+        }
         let mut x = embeds;
         let mut outputs = BTreeMap::new();
         for (index, layer) in self.layers.iter().enumerate() {

@@ -1,15 +1,16 @@
 //! Rotary position embedding, half-split (NeoX) form.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use evo1_core::ops::rotate;
 
 /// Cosines and sines of the tokens' positions: `angle(p, i) = p · θ^(−2i / head_dim)`, the second half of a head's
 /// channels repeating the first.
 #[derive(Debug, Clone)]
 pub struct RotaryTable {
-    /// `[batch or 1, tokens, head_dim]`
-    pub cos: Tensor<3>,
-    /// `[batch or 1, tokens, head_dim]`
-    pub sin: Tensor<3>,
+    /// `[batch or 1, 1, tokens, head_dim]`
+    pub cos: Tensor<4>,
+    /// `[batch or 1, 1, tokens, head_dim]`
+    pub sin: Tensor<4>,
 }
 
 impl RotaryTable {
@@ -31,7 +32,8 @@ impl RotaryTable {
                 .flatten()
                 .flat_map(|&position| inverse.iter().chain(&inverse).map(move |inv| function(position as f32 * inv)))
                 .collect();
-            Tensor::from_data(TensorData::new(values, [rows.len(), tokens, head_dim]), device)
+            let shape = [rows.len(), 1, tokens, head_dim];
+            Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
         };
         Self { cos: table(f32::cos), sin: table(f32::sin) }
     }
@@ -40,11 +42,7 @@ impl RotaryTable {
     ///
     /// `x`: `[batch, heads, tokens, head_dim]` → the same shape.
     pub fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
-        let half = x.dims()[3] / 2;
-        let (first, second) = (x.clone().narrow(3, 0, half), x.clone().narrow(3, half, half));
-        let rotated = Tensor::cat(vec![-second, first], 3);
-        let per_head = |table: &Tensor<3>| table.clone().cast(x.dtype()).unsqueeze_dim::<4>(1);
-        x.clone() * per_head(&self.cos) + rotated * per_head(&self.sin)
+        rotate(x, self.cos.clone(), self.sin.clone())
     }
 }
 

@@ -8,9 +8,13 @@ use burn::{
     },
     tensor::{DType, Device, Tensor, TensorData},
 };
-use evo1_core::config::VlmConfig;
+use evo1_core::{
+    config::VlmConfig,
+    ops::{matmul, product},
+};
 
-/// `[cls; Conv(pixels)] + positions`, with a convolution whose kernel and stride are the patch size.
+/// `[cls; Conv(pixels)] + positions`, with a convolution whose kernel and stride are the patch size: a product of each
+/// patch's pixels with the kernels.
 #[derive(Module, Debug)]
 pub struct VisionEmbeddings {
     /// `[1, 1, hidden]`
@@ -44,10 +48,17 @@ impl VisionEmbeddings {
     /// - pixels: `[tiles, 3, size, size]`, a multiple of the patch size
     /// - output: `[tiles, 1 + patches, hidden]`
     pub fn forward(&self, pixels: Tensor<4>) -> Tensor<3> {
-        let tiles = pixels.dims()[0];
-        let patches = self.patch_embedding.forward(pixels);
-        let [_, hidden, rows, columns] = patches.dims();
-        let patches = patches.reshape([tiles, hidden, rows * columns]).swap_dims(1, 2);
+        let [tiles, channels, height, width] = pixels.dims();
+        let kernels = self.patch_embedding.weight.val();
+        let [hidden, _, patch, _] = kernels.dims();
+        let (rows, columns, values) = (height / patch, width / patch, channels * patch * patch);
+        let patches = pixels
+            .reshape([tiles, channels, rows, patch, columns, patch])
+            .permute([0, 2, 4, 1, 3, 5])
+            .reshape([tiles, rows * columns, values]);
+        let kernels = kernels.reshape([hidden, values]).transpose();
+        let bias = self.patch_embedding.bias.as_ref().map(|bias| bias.val());
+        let patches = product(patches, kernels, bias);
         let cls = self.cls_token.val().expand([tiles, 1, hidden]);
         Tensor::cat(vec![cls, patches], 1) + self.positions(rows)
     }
@@ -62,14 +73,14 @@ impl VisionEmbeddings {
         }
         let (device, dtype) = (stored.device(), stored.dtype());
         let weights = TensorData::new(bicubic_matrix(stored_side, side), [1, side, stored_side]);
-        let weights = Tensor::<3>::from_data(weights, &device).cast(dtype);
+        let weights = Tensor::<3>::from_data(weights, (&device, DType::F32));
         let cls = stored.clone().narrow(1, 0, 1);
-        let grid = stored.narrow(1, 1, count - 1);
+        let grid = stored.narrow(1, 1, count - 1).cast(DType::F32);
         // The filter is separable: first along the rows of the grid, then along its columns.
-        let rows = weights.clone().matmul(grid.reshape([1, stored_side, stored_side * hidden]));
+        let rows = matmul(weights.clone(), grid.reshape([1, stored_side, stored_side * hidden]));
         let columns = rows.reshape([side, stored_side, hidden]);
-        let grid = weights.expand([side, side, stored_side]).matmul(columns).reshape([1, side * side, hidden]);
-        Tensor::cat(vec![cls, grid], 1)
+        let grid = matmul(weights.expand([side, side, stored_side]), columns).reshape([1, side * side, hidden]);
+        Tensor::cat(vec![cls, grid.cast(dtype)], 1)
     }
 }
 

@@ -3,9 +3,15 @@
 //! Cargo features decide which devices a build contains, a name chooses one at run time. Opening a device that the
 //! build or the machine lacks is an error that names the remedy.
 
-use std::{fmt, str::FromStr};
+mod cuda;
 
-use burn::tensor::{DType, Device};
+use std::{cell::Cell, fmt, str::FromStr, sync::Once};
+
+use burn::tensor::{DType, Device, Tensor, TensorData, kind::Basic};
+use tracing::warn;
+
+pub use cuda::{CUDA_PATH, Toolkit};
+pub use evo1_kernels::has_tf32;
 
 use crate::{Error, Result};
 
@@ -104,21 +110,74 @@ impl DeviceName {
             .into_iter()
             .nth(index)
             .ok_or_else(|| absent(format!("there are {count} of its kind, counted from 0")))?;
-        // A listed device may still fail to start: make it compute once.
-        without_panic(|| device.sync().is_ok())
-            .filter(|started| *started)
-            .ok_or_else(|| absent(String::from("it is listed, but does not start")))?;
+        if kind == DeviceKind::Cuda
+            && let Some(remedy) = Toolkit::find().remedy()
+        {
+            return Err(absent(format!("it is here, but NVIDIA's toolkit for its compiler is not found: {remedy}")));
+        }
+        compute_once(&device).map_err(|reason| absent(format!("it is here, but does not compute: {reason}")))?;
         Ok(device)
     }
+}
+
+/// Compiles and runs a kernel: a device that is listed may have a driver too old for its compiler, or no memory.
+fn compute_once(device: &Device) -> Result<(), String> {
+    let computed = without_panic(|| {
+        let erf = Tensor::<1>::from_data([0.5_f32], (device, DType::F32)).erf();
+        erf.try_into_data().map_err(|error| words(&error))
+    });
+    let data = computed.unwrap_or_else(|| Err("its driver panics".to_owned()))?;
+    match data.iter::<f32>().next() {
+        Some(value) if (value - 0.520_499_9).abs() < 1e-3 => Ok(()),
+        got => Err(format!("erf(0.5) is 0.5205, got {got:?}")),
+    }
+}
+
+/// A tensor's values on the host. What a device could not do (compile a kernel, find memory) comes out here, when
+/// something is read that depends on it.
+pub fn read<const D: usize, K: Basic>(tensor: Tensor<D, K>) -> Result<TensorData> {
+    let device = tensor.device();
+    tensor.try_into_data().map_err(|error| Error::DeviceFailed { device: format!("{device:?}"), reason: words(&error) })
+}
+
+/// The one value of a tensor that has one; see [`read`].
+pub fn scalar(tensor: Tensor<1>) -> Result<f64> {
+    Ok(read(tensor)?.iter().next().unwrap_or(f64::NAN))
+}
+
+/// What a device says went wrong, without where in its program.
+fn words(error: &impl fmt::Display) -> String {
+    let text = error.to_string();
+    let lines = text.lines().map(str::trim);
+    let said: Vec<&str> = lines
+        .filter(|line| {
+            !line.is_empty() && !["Caused by:", "Backtrace:", "Asked at:", "No backtrace available"].contains(line)
+        })
+        .collect();
+    said.join("; ")
+}
+
+/// Lets products of `f32` round their operands to TF32, in the whole process: see [`evo1_kernels::set_tf32`].
+///
+/// # Errors
+/// When the device has no TF32.
+pub fn allow_tf32(device: &Device) -> Result<()> {
+    if !evo1_kernels::has_tf32(device) {
+        return Err(Error::DtypeUnsupported { device: format!("{device:?}"), dtype: "tf32".to_owned() });
+    }
+    evo1_kernels::set_tf32(true);
+    Ok(())
 }
 
 fn auto() -> Result<Device> {
     let tried = built();
     for &kind in &tried {
-        if let Ok(device) = DeviceName::Of(kind, 0).open()
-            && !is_software(&device)
-        {
-            return Ok(device);
+        match DeviceName::Of(kind, 0).open() {
+            Ok(device) if !is_software(&device) => return Ok(device),
+            Ok(_) => {}
+            // A device that is there is meant to be used: nobody wants to find out by the time that it takes.
+            Err(error) if !kind.enumerate().is_empty() => warn!("{error}"),
+            Err(_) => {}
         }
     }
     let reason = format!("none of {} can be opened", names(&tried));
@@ -229,14 +288,25 @@ fn is_software(_: &Device) -> bool {
     false
 }
 
+thread_local! {
+    /// Whether panics of this thread are caught and expected.
+    static IS_QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
 /// The result of `body`, or `None` when it panics, without the panic's message on standard error.
 fn without_panic<T>(body: impl FnOnce() -> T) -> Option<T> {
-    static HOOK: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    let _one_at_a_time = HOOK.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| {}));
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !IS_QUIET.get() {
+                hook(panic);
+            }
+        }));
+    });
+    let before = IS_QUIET.replace(true);
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
-    std::panic::set_hook(hook);
+    IS_QUIET.set(before);
     result.ok()
 }
 
