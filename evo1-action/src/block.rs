@@ -196,22 +196,31 @@ impl CrossAttentionBlock {
         self.cross_attention.keys_values(context, hidden)
     }
 
+    /// What the block makes of the time alone, for [`Self::forward`]: the time as it is, or the block's modulation,
+    /// six times as wide.
+    pub fn time_input(&self, time: Tensor<3>) -> Tensor<3> {
+        match &self.modulation {
+            Some(modulation) => linear(modulation, time),
+            None => time,
+        }
+    }
+
     /// One pass through the block.
     ///
     /// # Shapes
     /// - x: `[batch, horizon, embed]`
-    /// - time: `[batch or 1, 1, embed]`
+    /// - time: `[batch or 1, 1, ..]`, what [`Self::time_input`] made of it
     /// - output: `[batch, horizon, embed]`
     pub fn forward(&self, x: Tensor<3>, time: Tensor<3>, attended: &Attended, trace: &mut Trace) -> Tensor<3> {
         let Self { norm1, cross_attention, norm2, feed_forward: FeedForward { linear_1, linear_2 }, modulation } = self;
         let normed = layer_norm(norm1, x.clone(), LAYER_NORM_EPS);
-        let Some(modulation) = modulation else {
+        if modulation.is_none() {
             let x = cross_attention.forward_residual(normed, attended, x, trace);
             let timed = layer_norm(norm2, x.clone(), LAYER_NORM_EPS) + time;
             return linear_residual(linear_2, linear_gelu(linear_1, timed), None, x);
-        };
+        }
         let embed = x.dims()[2];
-        let modulation = linear(modulation, time);
+        let modulation = time;
         let part = |index: usize| modulation.clone().narrow(2, index * embed, embed);
         let modulated = |x: Tensor<3>, shift: usize| x * (part(shift + 1) + 1.0) + part(shift);
         let x = x + part(2) * cross_attention.forward(modulated(normed, 0), attended, trace);

@@ -5,7 +5,7 @@ use burn::{
     nn::{Initializer, Linear, LinearConfig},
     tensor::{Device, Int, Tensor, activation::relu},
 };
-use evo1_core::ops::{linear, linear_relu, matmul};
+use evo1_core::ops::{linear, linear_relu, matmul, repeat_samples};
 
 /// A linear layer, shared by all embodiments or chosen per sample by embodiment id.
 #[derive(Module, Debug)]
@@ -35,28 +35,56 @@ impl CategoryLinear {
         })
     }
 
-    /// Applies the layer.
-    ///
-    /// # Shapes
-    /// - x: `[batch, tokens, input]`
-    /// - embodiment: `[batch]`, below the number of categories
-    /// - output: `[batch, tokens, output]`
-    pub fn forward(&self, x: Tensor<3>, embodiment: &Tensor<1, Int>) -> Tensor<3> {
+    /// The layer of a batch's samples, whose embodiments are `[batch]`, below the number of categories.
+    pub fn chosen(&self, embodiment: &Tensor<1, Int>) -> ChosenLinear {
+        match self {
+            Self::Shared(layer) => ChosenLinear::Shared(layer.clone()),
+            Self::PerCategory(CategoryWeights { weight, bias }) => ChosenLinear::PerSample {
+                weight: weight.val().select(0, embodiment.clone()),
+                bias: bias.val().select(0, embodiment.clone()).unsqueeze_dim(1),
+            },
+        }
+    }
+}
+
+/// A [`CategoryLinear`] for the samples of a batch.
+#[derive(Debug, Clone)]
+pub enum ChosenLinear {
+    /// One layer for all.
+    Shared(Linear),
+    /// Each sample's own.
+    PerSample {
+        /// `[batch, input, output]`
+        weight: Tensor<3>,
+        /// `[batch, 1, output]`
+        bias: Tensor<3>,
+    },
+}
+
+impl ChosenLinear {
+    /// `[batch, tokens, input]` → `[batch, tokens, output]`.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         match self {
             Self::Shared(layer) => linear(layer, x),
-            Self::PerCategory(CategoryWeights { weight, bias }) => {
-                let weight = weight.val().select(0, embodiment.clone());
-                let bias = bias.val().select(0, embodiment.clone()).unsqueeze_dim(1);
-                matmul(x, weight) + bias
-            }
+            Self::PerSample { weight, bias } => matmul(x, weight.clone()) + bias.clone(),
         }
     }
 
     /// ReLU of [`Self::forward`].
-    pub fn forward_relu(&self, x: Tensor<3>, embodiment: &Tensor<1, Int>) -> Tensor<3> {
+    pub fn forward_relu(&self, x: Tensor<3>) -> Tensor<3> {
         match self {
             Self::Shared(layer) => linear_relu(layer, x),
-            Self::PerCategory(_) => relu(self.forward(x, embodiment)),
+            Self::PerSample { .. } => relu(self.forward(x)),
+        }
+    }
+
+    /// Every sample `times` times in a row.
+    pub fn repeated(self, times: usize) -> Self {
+        match self {
+            Self::Shared(layer) => Self::Shared(layer),
+            Self::PerSample { weight, bias } => {
+                Self::PerSample { weight: repeat_samples(weight, times), bias: repeat_samples(bias, times) }
+            }
         }
     }
 }
@@ -77,14 +105,28 @@ impl CategoryMlp {
         }
     }
 
-    /// `[batch, input]` → `[batch, output]`.
-    pub fn forward(&self, x: Tensor<2>, embodiment: &Tensor<1, Int>) -> Tensor<2> {
-        self.forward_tokens(x.unsqueeze_dim(1), embodiment).squeeze_dim(1)
+    /// The MLP of a batch's samples, whose embodiments are `[batch]`, below the number of categories.
+    pub fn chosen(&self, embodiment: &Tensor<1, Int>) -> ChosenMlp {
+        ChosenMlp { fc1: self.fc1.chosen(embodiment), fc2: self.fc2.chosen(embodiment) }
+    }
+}
+
+/// A [`CategoryMlp`] for the samples of a batch.
+#[derive(Debug, Clone)]
+pub struct ChosenMlp {
+    fc1: ChosenLinear,
+    fc2: ChosenLinear,
+}
+
+impl ChosenMlp {
+    /// `[batch, tokens, input]` → `[batch, tokens, output]`, each token by itself.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        self.fc2.forward(self.fc1.forward_relu(x))
     }
 
-    /// `[batch, tokens, input]` → `[batch, tokens, output]`, each token by itself.
-    pub fn forward_tokens(&self, x: Tensor<3>, embodiment: &Tensor<1, Int>) -> Tensor<3> {
-        self.fc2.forward(self.fc1.forward_relu(x, embodiment), embodiment)
+    /// Every sample `times` times in a row.
+    pub fn repeated(self, times: usize) -> Self {
+        Self { fc1: self.fc1.repeated(times), fc2: self.fc2.repeated(times) }
     }
 }
 
@@ -101,9 +143,9 @@ mod tests {
             let layer = initialize(CategoryLinear::init(4, 3, 5, &device), 1, |_| DType::F32);
             let x = Tensor::<3>::random([3, 2, 4], Distribution::Default, &device);
             let ids = [4, 0, 2];
-            let batched = layer.forward(x.clone(), &Tensor::from_ints(ids, &device));
+            let batched = layer.chosen(&Tensor::from_ints(ids, &device)).forward(x.clone());
             for (sample, id) in ids.into_iter().enumerate() {
-                let one = layer.forward(x.clone().narrow(0, sample, 1), &Tensor::from_ints([id], &device));
+                let one = layer.chosen(&Tensor::from_ints([id], &device)).forward(x.clone().narrow(0, sample, 1));
                 let difference = (batched.clone().narrow(0, sample, 1) - one).abs().max().into_scalar::<f32>();
                 assert!(difference < 1e-6, "embodiment {id}: {difference}");
             }

@@ -6,21 +6,12 @@ use burn::{
 };
 use evo1_core::config::ActionConfig;
 
-use crate::{
-    category::{CategoryLinear, CategoryMlp},
-    time::sinusoid,
-};
+use crate::category::{CategoryLinear, CategoryMlp, ChosenLinear};
 
 /// The state encoder: an MLP that makes one token of a padded state, `[batch, max_state_dim]` → `[batch, embed]`.
 pub fn init_state_encoder(config: &ActionConfig, device: &Device) -> CategoryMlp {
     let ActionConfig { max_state_dim, state_hidden_dim, embed_dim, num_categories, .. } = *config;
     CategoryMlp::init(max_state_dim, state_hidden_dim, embed_dim, num_categories, device)
-}
-
-/// What tells the steps of a chunk apart: `[1, horizon, embed]`.
-pub fn step_table(horizon: usize, embed: usize, device: &Device) -> Tensor<3> {
-    let steps: Vec<usize> = (0..horizon).collect();
-    sinusoid(&steps, embed, device).unsqueeze()
 }
 
 /// The encoder of an action chunk: `W₃(ReLU(W₂(ReLU(W₁(a)) + sinusoid(step))))`, each step by itself.
@@ -39,10 +30,34 @@ impl ActionEncoder {
         Self { w1: linear(max_action_dim), w2: linear(embed_dim), w3: linear(embed_dim) }
     }
 
-    /// `[batch, horizon, max_action_dim]` → `[batch, horizon, embed]`; `steps` is [`step_table`] for the horizon.
-    pub fn forward(&self, actions: Tensor<3>, steps: Tensor<3>, embodiment: &Tensor<1, Int>) -> Tensor<3> {
-        let x = self.w1.forward_relu(actions, embodiment) + steps;
-        let x = self.w2.forward_relu(x, embodiment);
-        self.w3.forward(x, embodiment)
+    /// The encoder of a batch's samples, whose embodiments are `[batch]`; `steps` tells the steps of a chunk apart,
+    /// `[1, horizon, embed]`.
+    pub fn chosen(&self, embodiment: &Tensor<1, Int>, steps: Tensor<3>) -> ChosenEncoder {
+        let [w1, w2, w3] = [&self.w1, &self.w2, &self.w3].map(|layer| layer.chosen(embodiment));
+        ChosenEncoder { w1, w2, w3, steps }
+    }
+}
+
+/// An [`ActionEncoder`] for the samples of a batch.
+#[derive(Debug, Clone)]
+pub struct ChosenEncoder {
+    w1: ChosenLinear,
+    w2: ChosenLinear,
+    w3: ChosenLinear,
+    steps: Tensor<3>,
+}
+
+impl ChosenEncoder {
+    /// `[batch, horizon, max_action_dim]` → `[batch, horizon, embed]`.
+    pub fn forward(&self, actions: Tensor<3>) -> Tensor<3> {
+        let x = self.w1.forward_relu(actions) + self.steps.clone();
+        self.w3.forward(self.w2.forward_relu(x))
+    }
+
+    /// Every sample `times` times in a row.
+    pub fn repeated(self, times: usize) -> Self {
+        let Self { w1, w2, w3, steps } = self;
+        let [w1, w2, w3] = [w1, w2, w3].map(|layer| layer.repeated(times));
+        Self { w1, w2, w3, steps }
     }
 }

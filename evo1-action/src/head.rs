@@ -8,14 +8,16 @@ use burn::{
 use evo1_core::{
     Context, Trace,
     config::{ActionConfig, Design, StateInput, TimeInput, VelocityHead},
+    constants::Constants,
     ops::{layer_norm, linear, repeat_samples},
 };
 
 use crate::{
     block::{Attended, CrossAttentionBlock, LAYER_NORM_EPS},
-    category::CategoryMlp,
-    encoders::{ActionEncoder, init_state_encoder, step_table},
+    category::{CategoryMlp, ChosenMlp},
+    encoders::{ActionEncoder, ChosenEncoder, init_state_encoder},
     integration::{self, Memory},
+    time::sinusoid,
 };
 
 /// The flow-matching diffusion transformer, which attends to the context and, as published, never to itself.
@@ -36,6 +38,9 @@ pub struct ActionExpert {
     mlp_head: CategoryMlp,
     #[module(skip)]
     design: Design,
+    /// Rows of sinusoidal tables, of times and of steps, in f32.
+    #[module(skip)]
+    tables: Constants<Vec<usize>, Tensor<2>>,
     /// Steps of a chunk.
     horizon: usize,
 }
@@ -53,9 +58,46 @@ pub struct Conditioning {
     attended: Vec<Attended>,
     /// The state's token where it is added to the actions', `[batch, 1, embed]`.
     added_state: Option<Tensor<3>>,
-    embodiment: Tensor<1, Int>,
-    /// [`step_table`], for chunks of more than one step.
-    steps: Option<Tensor<3>>,
+    /// For chunks of more than one step.
+    encoder: Option<ChosenEncoder>,
+    head: ChosenMlp,
+}
+
+/// What the network makes of times alone, for any number of them.
+#[derive(Debug, Clone)]
+pub struct TimeConditioning {
+    /// Rows of the time table, `[times, embed]`.
+    rows: Tensor<2>,
+    blocks: TimeOfBlocks,
+}
+
+/// What the blocks are given of times.
+#[derive(Debug, Clone)]
+enum TimeOfBlocks {
+    /// All the same, `[times, 1, embed]`.
+    Added(Tensor<3>),
+    /// Each its modulation, `[times, 1, 6 · embed]`.
+    Modulations(Vec<Tensor<3>>),
+}
+
+impl TimeConditioning {
+    /// That of one of the times.
+    pub fn at(&self, index: usize) -> Self {
+        let row = |x: &Tensor<3>| x.clone().narrow(0, index, 1);
+        let blocks = match &self.blocks {
+            TimeOfBlocks::Added(time) => TimeOfBlocks::Added(row(time)),
+            TimeOfBlocks::Modulations(blocks) => TimeOfBlocks::Modulations(blocks.iter().map(row).collect()),
+        };
+        Self { rows: self.rows.clone().narrow(0, index, 1), blocks }
+    }
+
+    /// What a block is given, as [`CrossAttentionBlock::forward`] takes it.
+    pub fn of_block(&self, block: usize) -> Tensor<3> {
+        match &self.blocks {
+            TimeOfBlocks::Added(time) => time.clone(),
+            TimeOfBlocks::Modulations(blocks) => blocks[block].clone(),
+        }
+    }
 }
 
 impl Conditioning {
@@ -64,8 +106,8 @@ impl Conditioning {
         Self {
             attended: self.attended.into_iter().map(|attended| attended.repeated(times)).collect(),
             added_state: self.added_state.map(|state| repeat_samples(state, times)),
-            embodiment: repeat_samples(self.embodiment, times),
-            steps: self.steps,
+            encoder: self.encoder.map(|encoder| encoder.repeated(times)),
+            head: self.head.repeated(times),
         }
     }
 }
@@ -92,6 +134,7 @@ pub fn init_action_expert(config: &ActionConfig, device: &Device) -> ActionExper
         seq_pool_proj,
         mlp_head: CategoryMlp::init(embed_dim, hidden_dim, output, num_categories, device),
         design,
+        tables: Constants::default(),
         horizon,
     }
 }
@@ -134,13 +177,24 @@ impl ActionExpert {
         self.seq_pool_proj.as_ref().map(|pool| pool.weight.val())
     }
 
-    /// What the blocks are given of rows of the time table: `[batch or 1, embed]` → the same shape.
-    pub fn time_input(&self, time: Tensor<2>) -> Tensor<2> {
-        let time = time.cast(self.dtype());
-        match &self.time_mlp {
-            Some(mlp) => mlp.forward(time),
-            None => time,
-        }
+    /// What the network makes of rows of the time table: one for each sample of a batch, or one for each step of a
+    /// sampler, of which [`TimeConditioning::at`] takes one for all samples.
+    pub fn time_conditioning(&self, rows: &[usize], device: &Device) -> TimeConditioning {
+        let rows = self.table(rows, device);
+        let input = rows.clone().cast(self.dtype()).unsqueeze_dim::<3>(1);
+        let blocks = match &self.time_mlp {
+            None => TimeOfBlocks::Added(input),
+            Some(mlp) => {
+                let time = mlp.forward(input);
+                TimeOfBlocks::Modulations(self.blocks.iter().map(|block| block.time_input(time.clone())).collect())
+            }
+        };
+        TimeConditioning { rows, blocks }
+    }
+
+    /// Rows of the sinusoidal table, `[rows, embed]`.
+    fn table(&self, rows: &[usize], device: &Device) -> Tensor<2> {
+        self.tables.get(rows.to_vec(), device, || sinusoid(rows, self.embed_dim(), device))
     }
 
     /// Appends the state's token to the context and computes every block's keys and values.
@@ -163,7 +217,7 @@ impl ActionExpert {
         let ids: Vec<i32> = embodiment.iter().map(|&id| id as i32).collect();
         let embodiment = Tensor::<1, Int>::from_data(TensorData::new(ids, [embodiment.len()]), &device);
         let token = self.state_encoder.as_ref().map(|encoder| {
-            let token = encoder.forward(state.cast(dtype), &embodiment).unsqueeze_dim::<3>(1);
+            let token = encoder.chosen(&embodiment).forward(state.cast(dtype).unsqueeze_dim(1));
             trace.record("state_token", &token);
             token
         });
@@ -195,30 +249,32 @@ impl ActionExpert {
         }
         let layers = context.layers.into_iter().map(with_state).collect();
         let attended = integration::attended(self.design.integration, &self.blocks, Memory { tokens, layers, hidden });
-        let steps =
-            self.action_encoder.is_some().then(|| step_table(self.horizon, self.embed_dim(), &device).cast(dtype));
-        Conditioning { attended, added_state, embodiment, steps }
+        let encoder = self.action_encoder.as_ref().map(|encoder| {
+            let steps: Vec<usize> = (0..self.horizon).collect();
+            encoder.chosen(&embodiment, self.table(&steps, &device).cast(dtype).unsqueeze())
+        });
+        Conditioning { attended, added_state, encoder, head: self.mlp_head.chosen(&embodiment) }
     }
 
     /// The velocity at noisy actions and a time.
     ///
     /// # Shapes
     /// - actions: `[batch, horizon, max_action_dim]`
-    /// - time: `[batch or 1, embed]`, rows of the time table
+    /// - time: one for each sample, or one for all
     /// - output: `[batch, horizon, max_action_dim]`
     pub fn velocity(
         &self,
         actions: Tensor<3>,
-        time: Tensor<2>,
+        time: &TimeConditioning,
         conditioning: &Conditioning,
         trace: &mut Trace,
     ) -> Tensor<3> {
-        let Conditioning { attended, added_state, embodiment, steps } = conditioning;
+        let Conditioning { attended, added_state, encoder, head } = conditioning;
         let (shape, dtype) = (actions.dims(), self.dtype());
         let actions = actions.cast(dtype);
-        let mut x = match (&self.action_encoder, steps, &self.single_action_proj) {
-            (Some(encoder), Some(steps), _) => encoder.forward(actions, steps.clone(), embodiment),
-            (_, _, Some(projection)) => linear(projection, actions),
+        let mut x = match (encoder, &self.single_action_proj) {
+            (Some(encoder), _) => encoder.forward(actions),
+            (_, Some(projection)) => linear(projection, actions),
             _ => unreachable!("an action expert is built with one of its two encoders"),
         };
         if let Some(state) = added_state {
@@ -227,27 +283,27 @@ impl ActionExpert {
         trace.record("action_tokens", &x);
         let [batch, horizon, embed] = x.dims();
         if trace.is_on() {
-            trace.record("time_emb", &time.clone().expand([batch, embed]));
+            trace.record("time_emb", &time.rows.clone().cast(dtype).expand([batch, embed]));
         }
-        let time = self.time_input(time).unsqueeze_dim::<3>(1);
         for (index, (block, attended)) in self.blocks.iter().zip(attended).enumerate() {
-            x = trace.scope(format_args!("block.{index}"), |trace| block.forward(x, time.clone(), attended, trace));
+            let time = time.of_block(index);
+            x = trace.scope(format_args!("block.{index}"), |trace| block.forward(x, time, attended, trace));
             trace.record(format_args!("block.{index}"), &x);
         }
         let x = layer_norm(&self.norm_out, x, LAYER_NORM_EPS);
         trace.record("norm_out", &x);
         let Some(pool) = &self.seq_pool_proj else {
-            return self.mlp_head.forward_tokens(x, embodiment);
+            return head.forward(x);
         };
         let flat = x.reshape([batch, horizon * embed]);
         let pooled = if self.action_encoder.is_some() { linear(pool, flat) } else { flat };
         trace.record("pooled", &pooled);
-        self.mlp_head.forward(pooled, embodiment).reshape(shape)
+        head.forward(pooled.unsqueeze_dim(1)).reshape(shape)
     }
 }
 
 impl TimeMlp {
-    fn forward(&self, time: Tensor<2>) -> Tensor<2> {
+    fn forward(&self, time: Tensor<3>) -> Tensor<3> {
         silu(linear(&self.linear_2, silu(linear(&self.linear_1, time))))
     }
 }

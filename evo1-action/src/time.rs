@@ -1,6 +1,6 @@
 //! Sinusoidal tables: of the time of the flow, and of a step's place in the chunk.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 
 /// Rows of the time table.
 pub const TIME_ROWS: usize = 1000;
@@ -22,7 +22,7 @@ pub fn sinusoid(positions: &[usize], channels: usize, device: &Device) -> Tensor
             })
         })
         .collect();
-    Tensor::from_data(TensorData::new(values, [positions.len(), channels]), device)
+    Tensor::from_data(TensorData::new(values, [positions.len(), channels]), (device, DType::F32))
 }
 
 /// Row of the time table for a time in [0, 1]: `clamp(⌊κ · t⌋, 0, 999)`.

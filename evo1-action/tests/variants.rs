@@ -8,7 +8,7 @@ use burn::{
     module::{Module, ModuleMapper, Param},
     tensor::{Bool, DType, Device, Gradients, Int, Tensor, TensorData},
 };
-use evo1_action::{ActionExpert, Sampler, init_action_expert, time::sinusoid};
+use evo1_action::{ActionExpert, Sampler, init_action_expert};
 use evo1_core::{
     Context, Trace,
     config::{ActionConfig, Profile, Solver},
@@ -126,8 +126,8 @@ fn velocities_and_gradients_equal_pytorch() {
             let context = Fixture::layers_of(&config, fixture.context(tokens.clone(), &layers));
             let (expert, trace) = (&fixture.expert, &mut Trace::off());
             let conditioning = expert.condition(context, state.clone(), &fixture.numbers("in.embodiment"), trace);
-            let times = sinusoid(&fixture.numbers("in.time_rows"), config.embed_dim, &fixture.device);
-            let velocity = expert.velocity(actions.clone(), times, &conditioning, trace);
+            let times = expert.time_conditioning(&fixture.numbers("in.time_rows"), &fixture.device);
+            let velocity = expert.velocity(actions.clone(), &times, &conditioning, trace);
             let wanted = |tensor: &str| fixture.file.read(tensor).expect("fixture");
             assert_close(&format!("{name}: velocity"), &velocity.to_data(), &wanted("out.velocity"));
 
@@ -189,9 +189,9 @@ fn draws_share_a_context_and_give_what_each_gives_alone() {
         let actions: Tensor<3> = fixture.input("in.actions");
         let [batch, horizon, width] = actions.dims();
         let repeated = actions.clone().unsqueeze_dim::<4>(1).expand([batch, 2, horizon, width]);
-        let time = sinusoid(&[300], config.embed_dim, &device);
-        let alone = expert.velocity(actions, time.clone(), &once, trace);
-        let together = expert.velocity(repeated.reshape([batch * 2, horizon, width]), time, &twice, trace);
+        let time = expert.time_conditioning(&[300], &device);
+        let alone = expert.velocity(actions, &time, &once, trace);
+        let together = expert.velocity(repeated.reshape([batch * 2, horizon, width]), &time, &twice, trace);
         let expected = alone.unsqueeze_dim::<4>(1).expand([batch, 2, horizon, width]);
         assert_close(&name, &together.into_data(), &expected.reshape([batch * 2, horizon, width]).into_data());
     }

@@ -89,13 +89,12 @@ fn action(criterion: &mut Criterion) {
     let (config, device) = (PolicyConfig::evo1().action, Device::default());
     let (horizon, embed) = (config.horizon, config.embed_dim);
     let context = random([1, TOKENS, embed]);
-    let time_row = sinusoid(&[0], embed, &device);
 
     let block = weights("action.blocks.0", CrossAttentionBlock::init(&config, &device));
     // The context, and the state's token after it.
     let memory = Memory { tokens: random([1, TOKENS + 1, embed]), layers: Vec::new(), hidden: None };
     let seen = attended(config.design.integration, std::slice::from_ref(&block), memory).remove(0);
-    let (x, block_time) = (random([1, horizon, embed]), time_row.clone().unsqueeze::<3>());
+    let (x, block_time) = (random([1, horizon, embed]), sinusoid(&[0], embed, &device).unsqueeze::<3>());
     time(criterion, &format!("cross-attention DiT block ({horizon} actions, {TOKENS} context tokens)"), || {
         block.forward(x.clone(), block_time.clone(), &seen, &mut Trace::off())
     });
@@ -107,8 +106,9 @@ fn action(criterion: &mut Criterion) {
         expert.condition(context, state.clone(), &[0], &mut Trace::off())
     };
     let (conditioning, actions) = (conditioning(), random([1, horizon, config.max_action_dim]));
+    let step = expert.time_conditioning(&[500], &device);
     time(criterion, "action expert, velocity (1 Euler step)", || {
-        expert.velocity(actions.clone(), expert.time_input(time_row.clone()), &conditioning, &mut Trace::off())
+        expert.velocity(actions.clone(), &step, &conditioning, &mut Trace::off())
     });
 }
 

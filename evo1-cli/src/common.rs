@@ -34,7 +34,7 @@ pub(crate) struct Common {
     pub(crate) strict: bool,
 
     /// What is logged to standard error: error, warn, info, debug, or a filter such as evo1=debug
-    #[arg(long, global = true, default_value = "warn,wgpu_hal=off,hf_hub=off")]
+    #[arg(long, global = true, default_value = "warn,wgpu_hal=off,hf_hub=off,cubecl_server=off,cubecl_runtime=off")]
     pub(crate) log: String,
 }
 

@@ -20,6 +20,7 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use common::Common;
+use evo1::device::{DeviceKind, DeviceName, caught};
 
 /// Evo-1: camera frames, an instruction and a robot's state in, a chunk of robot actions out.
 #[derive(Parser)]
@@ -54,6 +55,8 @@ enum Command {
 fn main() -> ExitCode {
     memory::keep_freed();
     let Arguments { common, command } = Arguments::parse();
+    #[cfg(unix)]
+    find_toolkit(&common);
     let filter = EnvFilter::try_new(&common.log).unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -61,7 +64,7 @@ fn main() -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .without_time()
         .init();
-    let done = match command {
+    let run = || match command {
         Command::Infer(infer) => infer.run(&common),
         Command::Attention(attention) => attention.run(&common),
         Command::Probe(probe) => probe.run(&common),
@@ -77,6 +80,8 @@ fn main() -> ExitCode {
         Command::Bench(bench) => bench.run(&common),
         Command::Devices(devices) => devices.run(),
     };
+    // Most of what a device cannot do is an error where its results are read; what is not is one here.
+    let done = caught(run).map_err(eyre::Report::from).and_then(|done| done);
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(report) => {
@@ -85,4 +90,21 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Starts the program again with [`CUDA_PATH`](evo1::device::CUDA_PATH) set, where it is not and NVIDIA's toolkit is found
+/// only among Python's packages: its compiler looks nowhere else.
+#[cfg(unix)]
+fn find_toolkit(common: &Common) {
+    use std::{os::unix::process::CommandExt, process::Command};
+
+    use evo1::device::{CUDA_PATH, Toolkit};
+
+    let is_meant = matches!(common.device, DeviceName::Auto | DeviceName::Of(DeviceKind::Cuda, _));
+    if !is_meant || !DeviceKind::Cuda.is_built() {
+        return;
+    }
+    let (Toolkit::InPython(folder), Ok(program)) = (Toolkit::find(), std::env::current_exe()) else { return };
+    // It returns only if it fails; opening the device then says what to do.
+    let _ = Command::new(program).args(std::env::args_os().skip(1)).env(CUDA_PATH, folder).exec();
 }

@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod constants;
 pub mod context;
 pub mod device;
 pub mod error;

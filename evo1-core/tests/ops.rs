@@ -311,6 +311,20 @@ fn norms_and_activations_round_once_in_half_precision() {
 }
 
 #[test]
+fn products_round_once_in_half_precision() {
+    for device in test_devices() {
+        for dtype in half_types(&device) {
+            for (rows, inner, columns) in [(1, 2100, 33), (50, 96, 24), (65, 130, 70)] {
+                let random = |shape| Tensor::<4>::random(shape, Distribution::Uniform(-1.5, 1.5), &device);
+                let inputs = [random([1, 3, rows, inner]), random([1, 3, inner, columns])];
+                let what = format!("{rows} × {inner} × {columns}");
+                assert_rounded(&what, dtype, &inputs, (0.0, &[0.0; 2]), &|x| ops::matmul(x[0].clone(), x[1].clone()));
+            }
+        }
+    }
+}
+
+#[test]
 fn linear_layers_round_once_in_half_precision() {
     for device in test_devices() {
         for dtype in half_types(&device) {

@@ -1,6 +1,6 @@
 //! Samples put together and on the device.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use evo1::{Inputs, Preparer};
 use evo1_core::{View, config::TargetMask, rng};
 use rand_distr::{Distribution, StandardNormal};
@@ -98,7 +98,7 @@ impl Collator {
         let device = &self.preparer.device;
         if noise.iter().any(|&value| value != 0.0) {
             let noise = TensorData::new(noise, [observations.len(), padded_state]);
-            inputs.state = inputs.state + Tensor::from_data(noise, device);
+            inputs.state = inputs.state + Tensor::from_data(noise, (device, DType::F32));
         }
         if let Some(clamp) = self.config.state_clamp {
             inputs.state = inputs.state.clamp(-clamp, clamp);
@@ -106,8 +106,8 @@ impl Collator {
         let shape = [observations.len(), actions.len() / padded / observations.len(), padded];
         Ok(Batch {
             inputs,
-            actions: Tensor::from_data(TensorData::new(actions, shape), device),
-            mask: Tensor::from_data(TensorData::new(mask, shape), device),
+            actions: Tensor::from_data(TensorData::new(actions, shape), (device, DType::F32)),
+            mask: Tensor::from_data(TensorData::new(mask, shape), (device, DType::F32)),
             action_is_pad: pads,
             samples: ids,
             position: next,

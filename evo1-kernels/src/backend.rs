@@ -6,7 +6,7 @@
 
 use burn::{
     backend::{
-        Backend, ExtensionType, TensorMetadata, backend_extension,
+        Backend, ExtensionType, backend_extension,
         tensor::{BoolTensor, FloatTensor},
     },
     tensor::DType,
@@ -193,9 +193,10 @@ pub trait KernelOps: Backend {
     }
 
     /// The inverse of [`Self::kernel_pack`], for a weight of `inputs` rows.
+    ///
+    /// A device that packs none may be given one that was moved to it: it is unpacked on the host, at every use.
     fn kernel_unpack(weight: FloatTensor<Self>, inputs: usize) -> FloatTensor<Self> {
-        debug_assert_eq!(weight.shape()[0], inputs, "only a device that packs weights is given packed ones");
-        weight
+        fallback::unpack::<Self>(weight, inputs)
     }
 
     /// The gradients of weight and bias of [`Self::kernel_linear`] without an activation.

@@ -238,6 +238,34 @@ pub(crate) fn attention_backward<B: KernelOps>(
     (of_query, grouped(of_key, &kv_shape), grouped(of_value, &value_shape))
 }
 
+/// Whether a weight of a layer with so many inputs is packed: then it has one row.
+pub(crate) fn is_packed<B: Backend>(weight: &FloatTensor<B>, inputs: usize) -> bool {
+    inputs > 1 && weight.shape()[0] == 1
+}
+
+/// A weight as it was before the CPU's kernels packed it.
+///
+/// # Panics
+/// When it is packed and its values cannot be read, or this build has no kernels that know their order.
+pub(crate) fn unpack<B: Backend>(weight: FloatTensor<B>, inputs: usize) -> FloatTensor<B> {
+    if !is_packed::<B>(&weight, inputs) {
+        return weight;
+    }
+    #[cfg(feature = "flex")]
+    {
+        use burn::{
+            backend::{Flex, flex::FlexTensor},
+            tensor::read_sync,
+        };
+        let device = weight.device();
+        let data = read_sync(B::float_into_data(weight)).expect("a weight that can be read");
+        let unpacked = Flex::kernel_unpack(FlexTensor::from_data(data), inputs);
+        B::float_from_data(unpacked.into_data(), &device)
+    }
+    #[cfg(not(feature = "flex"))]
+    panic!("a weight of {inputs} inputs is packed in the order of the device `flex`, which this build does not have")
+}
+
 /// `activation(x·weight + bias)`.
 pub(crate) fn linear<B: KernelOps>(
     x: FloatTensor<B>,
@@ -260,7 +288,7 @@ fn product<B: KernelOps>(
 ) -> FloatTensor<B> {
     let mut shape = x.shape();
     let last = shape.num_dims() - 1;
-    let weight = rounded::<B>(weight, x.dtype());
+    let weight = rounded::<B>(B::kernel_unpack(weight, shape[last]), x.dtype());
     let rows = Shape::new([shape.num_elements().checked_div(shape[last]).unwrap_or(0), shape[last]]);
     shape[last] = weight.shape()[1];
     let out = B::kernel_matmul(B::float_reshape(x, rows), weight, dtype);

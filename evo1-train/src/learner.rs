@@ -471,7 +471,7 @@ mod tests {
                 };
                 let inputs = policy.prepare(&[observation], true).expect("inputs");
                 let shape = [1, policy.config.action.horizon, policy.config.action.max_action_dim];
-                let actions = Tensor::from_data(TensorData::zeros::<f32, _>(shape), &device);
+                let actions = Tensor::from_data(TensorData::zeros::<f32, _>(shape), (&device, DType::F32));
                 let batch = Batch { mask: inputs.action_mask.clone(), inputs, actions };
                 let schedule = Schedule { warmup: 0, total: 1, decay: Decay::Constant };
                 let config = LearnerConfig::new(trained, OptimizerConfig::default(), schedule);

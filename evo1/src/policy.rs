@@ -120,8 +120,12 @@ impl Policy {
 
     /// The same policy with the weights of its linear layers in eight bits, for inference only: see
     /// [`weights::quantize`](evo1_core::weights::quantize).
-    pub fn quantized(self) -> Self {
-        Self { network: evo1_core::weights::quantize(self.network), black: Arc::default(), ..self }
+    ///
+    /// # Errors
+    /// When the device has no such weights.
+    pub fn quantized(self) -> Result<Self> {
+        evo1_core::weights::require_quantization(&self.device)?;
+        Ok(Self { network: evo1_core::weights::quantize(self.network), black: Arc::default(), ..self })
     }
 
     /// The same policy with the weights of its linear layers in the order in which products read them, for inference only:
@@ -228,8 +232,13 @@ impl Policy {
 
     /// Visual tokens of a black tile, which stands at `first` among the pixels.
     fn black_tokens(&self, pixels: &Tensor<4>, first: usize) -> &Tensor<3> {
-        let tile = || pixels.clone().narrow(0, first, 1);
-        self.black.get_or_init(|| self.network.vlm.visual_tokens(tile(), &mut Trace::off()))
+        if self.black.get().is_none() {
+            // Not within `get_or_init`: a thread that waits there for its kernels' tasks may take up another prediction,
+            // which would wait for itself. Two that compute it at once compute the same.
+            let tile = pixels.clone().narrow(0, first, 1);
+            let _ = self.black.set(self.network.vlm.visual_tokens(tile, &mut Trace::off()));
+        }
+        self.black.get().unwrap_or_else(|| unreachable!("it was set"))
     }
 
     /// Stage 4: the fused tokens.
@@ -270,7 +279,8 @@ impl Policy {
             return Err(Error::Guidance { batch, width, got });
         }
         let shape = [1, left_over.horizon(), width];
-        let previous = Tensor::from_data(TensorData::new(left_over.values().to_vec(), shape), &self.device);
+        let previous = TensorData::new(left_over.values().to_vec(), shape);
+        let previous = Tensor::from_data(previous, (&self.device, DType::F32));
         Ok(Guidance::new(*config, previous, *delay, mask))
     }
 
@@ -349,7 +359,8 @@ impl Policy {
             }
             Noise::Seeds(seeds) => Err(Error::NoiseSize { batch, horizon, width, got: seeds.len() * horizon * width }),
             Noise::Given(values) if values.len() == batch * horizon * width => {
-                Ok(Tensor::from_data(TensorData::new(values.clone(), [batch, horizon, width]), &self.device))
+                let values = TensorData::new(values.clone(), [batch, horizon, width]);
+                Ok(Tensor::from_data(values, (&self.device, DType::F32)))
             }
             Noise::Given(values) => Err(Error::NoiseSize { batch, horizon, width, got: values.len() }),
         }

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use evo1_core::{
     Observation, View,
     config::{ContextScope, PolicyConfig},
@@ -70,17 +70,15 @@ impl Preparer {
         let tokens = if skips { tokens.without_masked(self.tokenizer.padding()) } else { tokens };
         let (batch, size, action) = (observations.len(), self.config.vlm.image_size, &self.config.action);
         let tiles = pixels.len() / (3 * size * size);
+        let on_device = (&self.device, DType::F32);
+        let mask_shape = [batch, action.horizon, action.max_action_dim];
         Ok(Inputs {
-            pixels: (tiles > 0)
-                .then(|| Tensor::from_data(TensorData::new(pixels, [tiles, 3, size, size]), &self.device)),
+            pixels: (tiles > 0).then(|| Tensor::from_data(TensorData::new(pixels, [tiles, 3, size, size]), on_device)),
             black_tiles,
             tokens,
-            state: Tensor::from_data(TensorData::new(state, [batch, action.max_state_dim]), &self.device),
+            state: Tensor::from_data(TensorData::new(state, [batch, action.max_state_dim]), on_device),
             embodiment,
-            action_mask: Tensor::from_data(
-                TensorData::new(action_mask, [batch, action.horizon, action.max_action_dim]),
-                &self.device,
-            ),
+            action_mask: Tensor::from_data(TensorData::new(action_mask, mask_shape), on_device),
         })
     }
 

@@ -329,9 +329,9 @@ impl<'a> TraceInputs<'a> {
         Ok(Self {
             file,
             chunk: [config.action.horizon, config.action.max_action_dim],
-            pixels: Tensor::from_data(pixels.convert_dtype(DType::F32), &device),
+            pixels: Tensor::from_data(pixels.convert_dtype(DType::F32), (&device, DType::F32)),
             tokens: TokenBatch::new(ids, mask),
-            state: Tensor::from_data(state.convert_dtype(DType::F32), &device),
+            state: Tensor::from_data(state.convert_dtype(DType::F32), (&device, DType::F32)),
             embodiment,
             device,
         })
@@ -341,7 +341,7 @@ impl<'a> TraceInputs<'a> {
     fn actions_like(&self, name: &str) -> Result<Tensor<3>> {
         let shape = [self.tokens.dims()[0], self.chunk[0], self.chunk[1]];
         let data = numbers(self.file, name, &shape)?;
-        Ok(Tensor::from_data(data.convert_dtype(DType::F32), &self.device))
+        Ok(Tensor::from_data(data.convert_dtype(DType::F32), (&self.device, DType::F32)))
     }
 
     fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>> {

@@ -9,6 +9,7 @@ use evo1::{
     rng::{RngExt, stream},
     weights::params,
 };
+use rayon::prelude::*;
 
 fn frame(seed: u64, width: usize, height: usize) -> Frame {
     let mut rng = stream(seed, "frame");
@@ -125,6 +126,30 @@ fn what_is_remembered_of_absent_views_is_what_is_seen_in_them() {
     }
 }
 
+/// The CPU's kernels wait for tasks in the pool that predictions run in, and take up another prediction meanwhile.
+#[cfg(feature = "flex")]
+#[test]
+fn predictions_in_a_pool_of_threads_do_not_wait_for_each_other() {
+    let (done, is_done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(8).build().expect("threads");
+        let device = Device::flex();
+        let mut config = PolicyConfig::tiny().with_profile(Profile::Official);
+        // Large enough that its kernels share their work among threads.
+        config.vlm.vision.hidden_size = 256;
+        config.vlm.vision.intermediate_size = 1024;
+        let observation = observation(1, vec![View::Present(frame(1, 64, 64)), View::Absent], "go");
+        for seed in 0..50 {
+            let policy = Policy::random(config.clone(), seed, &device).expect("valid");
+            let predict = |_| policy.predict(&observation, &options(1)).expect("a chunk");
+            let chunks: Vec<_> = pool.install(|| (0..32).into_par_iter().map(predict).collect());
+            assert!(chunks.iter().all(|chunk| *chunk == chunks[0]));
+        }
+        done.send(()).expect("somebody waits");
+    });
+    is_done.recv_timeout(std::time::Duration::from_secs(120)).expect("predictions that end");
+}
+
 #[test]
 fn skipping_what_nothing_sees_changes_nothing() {
     for device in test_devices() {
@@ -177,8 +202,8 @@ fn keys_and_values_computed_once_equal_those_computed_at_every_step() {
             let trace = &mut evo1::Trace::off();
             let conditioning = expert.condition(context(), inputs.state.clone(), &inputs.embodiment, trace);
             let index = evo1::action::time::step_index(step, steps, policy.config.semantics.time_scale);
-            let time = evo1::action::time::sinusoid(&[index], expert.embed_dim(), &device);
-            let velocity = expert.velocity(x.clone() * inputs.action_mask.clone(), time, &conditioning, trace);
+            let time = expert.time_conditioning(&[index], &device);
+            let velocity = expert.velocity(x.clone() * inputs.action_mask.clone(), &time, &conditioning, trace);
             x = x + velocity / steps as f64;
         }
         let difference = (once - x * inputs.action_mask.clone()).abs().max().into_scalar::<f32>();

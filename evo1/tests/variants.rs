@@ -148,8 +148,8 @@ fn attention_weights_are_recorded_on_demand_and_sum_to_one() {
             let expert = &policy.network.action;
             let conditioning = expert.condition(context, inputs.state.clone(), &inputs.embodiment, &mut trace);
             let noise = policy.noise(1, &Noise::Seed(1)).expect("noise");
-            let time = evo1::action::time::sinusoid(&[0], expert.embed_dim(), &device);
-            expert.velocity(noise, time, &conditioning, &mut trace);
+            let time = expert.time_conditioning(&[0], &device);
+            expert.velocity(noise, &time, &conditioning, &mut trace);
             let recorded = trace.into_tensors();
             let names: Vec<&str> = recorded.keys().map(String::as_str).collect();
             assert_eq!(

@@ -5,9 +5,7 @@
 use std::{error::Error, path::Path};
 
 use evo1::{
-    Frame, LoadOptions, Noise, Observation, Policy, Trace, View,
-    action::time::{sinusoid, time_index},
-    config::PolicyConfig,
+    Frame, LoadOptions, Noise, Observation, Policy, Trace, View, action::time::time_index, config::PolicyConfig,
     device::DeviceName,
 };
 
@@ -36,8 +34,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         let t = step as f32 / 10.0;
         let x = noise.clone() * (1.0 - t) + end.clone() * t;
         let row = time_index(t, policy.config.semantics.time_scale);
-        let time = sinusoid(&[row], expert.embed_dim(), &device);
-        let v = expert.velocity(x, time, &conditioning, trace) * inputs.action_mask.clone();
+        let time = expert.time_conditioning(&[row], &device);
+        let v = expert.velocity(x, &time, &conditioning, trace) * inputs.action_mask.clone();
         let cosine =
             (v.clone() * straight.clone()).sum().into_scalar::<f32>() / (norm(v.clone()) * norm(straight.clone()));
         println!("{t:4.1}  {:7.3}  {cosine:6.3}", norm(v));

@@ -9,7 +9,7 @@
 //! binds. Sources: "Real-Time Execution of Action Chunking Flow Policies" (arXiv 2506.07339), and LeRobot's port of it,
 //! which takes J = identity.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 /// How the error of the chunk becomes a change of the velocity.
@@ -121,9 +121,9 @@ impl Guidance {
         let ([batch, left, width], [_, horizon, _], device) = (previous.dims(), mask.dims(), mask.device());
         let left = left.min(horizon);
         let weights = TensorData::new(config.step_weights(delay, left, horizon), [1, horizon, 1]);
-        let padding = Tensor::zeros([batch, horizon - left, width], &device);
+        let padding = Tensor::zeros([batch, horizon - left, width], (&device, DType::F32));
         let previous = Tensor::cat(vec![previous.narrow(1, 0, left), padding], 1);
-        Self { config, previous, weights: Tensor::<3>::from_data(weights, &device) * mask.clone() }
+        Self { config, previous, weights: Tensor::<3>::from_data(weights, (&device, DType::F32)) * mask.clone() }
     }
 
     /// The guided velocity at `x` and `time`; `velocity` is the network.

@@ -8,7 +8,7 @@ pub use guidance::{Guidance, GuidanceConfig, GuidanceMethod, PrefixSchedule};
 pub use objective::{FlowLoss, FlowSample, draw_times, flow_matching_loss, masked_loss};
 pub use sampler::Sampler;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use evo1_core::{
     config::NoiseKind,
     rng::{Rng, RngExt},
@@ -21,7 +21,7 @@ pub fn draw_noise(kind: NoiseKind, shape: [usize; 3], rng: &mut impl Rng, device
         NoiseKind::Uniform => uniform_noise(shape, rng, device),
         NoiseKind::Normal => {
             let values: Vec<f32> = StandardNormal.sample_iter(rng).take(shape.iter().product()).collect();
-            Tensor::from_data(TensorData::new(values, shape), device)
+            Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
         }
     }
 }
@@ -31,5 +31,5 @@ pub fn draw_noise(kind: NoiseKind, shape: [usize; 3], rng: &mut impl Rng, device
 /// Evo-1 starts its flow from uniform noise, not from a normal distribution as most flow-matching policies do.
 pub fn uniform_noise(shape: [usize; 3], rng: &mut impl Rng, device: &Device) -> Tensor<3> {
     let values: Vec<f32> = (0..shape.iter().product()).map(|_| rng.random::<f32>() * 2.0 - 1.0).collect();
-    Tensor::from_data(TensorData::new(values, shape), device)
+    Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
 }

@@ -1,6 +1,6 @@
 //! The training objective: regress the velocity of the straight path from noise to actions.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use evo1_core::{
     Trace,
     config::{LossKind, Semantics, TargetMask, TimeDraw},
@@ -10,7 +10,7 @@ use rand_distr::{Beta, Distribution, Normal};
 
 use crate::{
     head::{ActionExpert, Conditioning},
-    time::{sinusoid, time_index},
+    time::time_index,
 };
 
 /// τ is kept inside this range.
@@ -82,15 +82,15 @@ pub fn flow_matching_loss(
     let device = actions.device();
     let noise = noise * mask.clone();
     let rows: Vec<usize> = time.iter().map(|&time| time_index(time, semantics.time_scale)).collect();
-    let tau = Tensor::<3>::from_data(TensorData::new(time, [rows.len(), 1, 1]), &device);
+    let tau = Tensor::<3>::from_data(TensorData::new(time, [rows.len(), 1, 1]), (&device, DType::F32));
     let end = match semantics.target_mask {
         TargetMask::Unmasked => actions.clone(),
         TargetMask::Masked => actions.clone() * mask.clone(),
     };
     let x_t = noise.clone() * (-tau.clone() + 1.0) + end * tau;
     let target = actions - noise;
-    let times = sinusoid(&rows, expert.embed_dim(), &device);
-    let velocity = expert.velocity(x_t.clone(), times, conditioning, trace).cast(x_t.dtype());
+    let times = expert.time_conditioning(&rows, &device);
+    let velocity = expert.velocity(x_t.clone(), &times, conditioning, trace).cast(x_t.dtype());
     let loss = masked_loss(velocity.clone(), target.clone(), mask, semantics.loss);
     FlowLoss { loss, velocity, target, x_t }
 }

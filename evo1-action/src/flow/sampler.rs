@@ -9,7 +9,7 @@ use evo1_core::{
 use super::Guidance;
 use crate::{
     head::{ActionExpert, Conditioning},
-    time::{path_index, sinusoid},
+    time::path_index,
 };
 
 /// Integrates the velocity field `v(x ⊙ mask, t)` from `t = 0` to `t = 1` in N equal steps.
@@ -78,11 +78,11 @@ impl Sampler {
             let indices: Vec<i64> = indices.iter().map(|&index| index as i64).collect();
             trace.record("time_index", &Tensor::<1, Int>::from_data(indices.as_slice(), &device));
         }
-        let times = sinusoid(&indices, expert.embed_dim(), &device);
         let mut x = noise;
         // Dropout belongs to training, but follows the device, and the Jacobian's is one that differentiates.
         let evaluated = guidance.map(|_| expert.without_dropout());
         let expert = evaluated.as_ref().unwrap_or(expert);
+        let times = expert.time_conditioning(&indices, &device);
         for step in 0..self.steps {
             let slope = trace.scope(format_args!("step.{step:02}"), |trace| {
                 let velocity = |x: Tensor<3>, stage: usize, trace: &mut Trace| {
@@ -90,8 +90,8 @@ impl Sampler {
                     let mut network = |x: Tensor<3>| {
                         let seen = x * mask.clone();
                         trace.record("action_in", &seen);
-                        let row = times.clone().narrow(0, step * stages.len() + stage, 1);
-                        let velocity = expert.velocity(seen, row, conditioning, trace);
+                        let time = times.at(step * stages.len() + stage);
+                        let velocity = expert.velocity(seen, &time, conditioning, trace);
                         trace.record("velocity", &velocity);
                         velocity.cast(dtype)
                     };

@@ -98,7 +98,7 @@ impl Evaluate {
         }
         let policy = match self.weights {
             WeightType::F32 => policy.packed(),
-            WeightType::Int8 => policy.quantized(),
+            WeightType::Int8 => policy.quantized()?,
         };
         let config = EvaluationConfig {
             batches: self.batches,

@@ -2,15 +2,13 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Instant};
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use clap::{Args, ValueEnum};
 use evo1::{
     Context, Policy, Trace,
-    action::{
-        block::Attended,
-        time::{sinusoid, time_index},
-    },
+    action::{block::Attended, time::time_index},
     config::{MaskedRows, Profile},
+    device::read,
     rng::{RngExt, stream},
     vlm::{TokenBatch, language::AttentionMask, unshuffle::pixel_unshuffle},
     weights::{WeightFile, floats, write_safetensors},
@@ -123,7 +121,7 @@ impl Probe {
         let (config, network, trace) = (&policy.config, &policy.network, &mut Trace::off());
         let (vlm, action, device) = (&config.vlm, &config.action, &inputs.device);
         let row = time_index(self.time, config.semantics.time_scale);
-        let time = sinusoid(&[row], action.embed_dim, device);
+        let time = || network.action.time_conditioning(&[row], device);
         let layers = |count: usize| match self.layer < count {
             true => Ok(self.layer),
             false => bail!("layer {} does not exist: there are {count}, counted from 0", self.layer),
@@ -133,13 +131,13 @@ impl Probe {
             Component::VisionTower => {
                 let size = vlm.image_size;
                 let pixels = inputs.tensor("pixels", [1, 3, size, size], [false, true, true, true])?;
-                network.vlm.vision_tower().forward(pixels.cast(network.vlm.dtype()), trace).into_data()
+                read(network.vlm.vision_tower().forward(pixels.cast(network.vlm.dtype()), trace))?
             }
             Component::Projector => {
                 let shape = [1, vlm.patches_per_side().pow(2), vlm.vision.hidden_size];
                 let patches = inputs.tensor("patches", shape, [false, true, true])?;
                 let unshuffled = pixel_unshuffle(patches.cast(network.vlm.dtype()), vlm.unshuffle_factor());
-                network.vlm.projector().forward(unshuffled, trace).into_data()
+                read(network.vlm.projector().forward(unshuffled, trace))?
             }
             Component::LanguageLayer => {
                 let decoder = network.vlm.language_model();
@@ -150,7 +148,7 @@ impl Probe {
                 let batch = TokenBatch::new(vec![vec![0; length]; batch], vec![vec![true; length]; batch]);
                 let rope = decoder.rope(&batch, device);
                 let mask = AttentionMask::new(&batch, MaskedRows::Attend, device);
-                layer.forward(hidden.cast(network.vlm.dtype()), &rope, &mask, trace).into_data()
+                read(layer.forward(hidden.cast(network.vlm.dtype()), &rope, &mask, trace))?
             }
             Component::ActionBlock => {
                 let expert = &network.action;
@@ -158,8 +156,8 @@ impl Probe {
                 let actions = inputs.tensor("actions", [1, action.horizon, embed], [false, false, true])?;
                 let context = inputs.tensor("context", [1, tokens, embed], [false, false, true])?;
                 let attended = Attended::Context(block.keys_values(context.cast(expert.dtype()), None));
-                let time = expert.time_input(time).unsqueeze_dim(1);
-                block.forward(actions.cast(expert.dtype()), time, &attended, trace).into_data()
+                let time = time().of_block(self.layer);
+                read(block.forward(actions.cast(expert.dtype()), time, &attended, trace))?
             }
             Component::Velocity => {
                 let expert = &network.action;
@@ -176,7 +174,7 @@ impl Probe {
                 let context = Context { tokens: context, layers, hidden: None };
                 let embodiment = vec![config.default_embodiment; batch];
                 let conditioning = expert.condition(context, state, &embodiment, trace);
-                expert.velocity(actions, time, &conditioning, trace).into_data()
+                read(expert.velocity(actions, &time(), &conditioning, trace))?
             }
         })
     }
@@ -195,7 +193,7 @@ impl Inputs {
         let Some(file) = &self.file else {
             let mut rng = stream(self.seed, name);
             let values: Vec<f32> = (0..shape.iter().product()).map(|_| rng.random::<f32>() * 2.0 - 1.0).collect();
-            return Ok(Tensor::from_data(TensorData::new(values, shape), &self.device));
+            return Ok(Tensor::from_data(TensorData::new(values, shape), (&self.device, DType::F32)));
         };
         let got = file.shape(name)?.to_vec();
         let fits =
@@ -209,6 +207,6 @@ impl Inputs {
             bail!("{}: tensor `{name}` must have shape [{}], got {got:?}", file.path().display(), wanted.join(", "));
         }
         let data = file.read(name)?;
-        Ok(Tensor::from_data(data.convert_dtype(burn::tensor::DType::F32), &self.device))
+        Ok(Tensor::from_data(data.convert_dtype(DType::F32), (&self.device, DType::F32)))
     }
 }

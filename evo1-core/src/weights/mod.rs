@@ -21,7 +21,7 @@ pub use init::{InitialScales, initialize, initialize_part, initialize_scaled};
 pub use load::{LoadOptions, Loaded, check, load};
 pub use names::{Component, Naming, Place, TABLES};
 pub use pack::pack;
-pub use quantize::quantize;
+pub use quantize::{quantize, require_quantization};
 pub use write::{LazyTensor, Reader, checkpoint_tensors, module_tensors, write_safetensors, write_safetensors_lazily};
 
 use burn::{

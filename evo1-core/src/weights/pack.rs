@@ -95,6 +95,24 @@ mod tests {
         assert_close(linear(&pack(plain.clone()), x.clone()), linear(&plain, x), "mixed types");
     }
 
+    /// Packed on the CPU, where packing does something.
+    #[cfg(feature = "flex")]
+    #[test]
+    fn packed_layers_that_move_to_another_device_compute_the_same() {
+        for device in test_devices() {
+            for dtype in [DType::F32, DType::BF16].into_iter().filter(|&dtype| device.supports_dtype(dtype)) {
+                let plain = layer(64, 96, dtype, &Device::flex());
+                let packed = pack(plain.clone()).to_device(&device);
+                let plain = plain.to_device(&device);
+                let x = Tensor::<3>::random([2, 5, 64], Distribution::Uniform(-1.0, 1.0), &device).cast(dtype);
+                assert_close(linear(&packed, x.clone()), linear(&plain, x.clone()), "moved");
+                let base = Tensor::<3>::ones([2, 5, 96], &device).cast(dtype);
+                let of = |layer| linear_residual(layer, x.clone(), None, base.clone());
+                assert_close(of(&packed), of(&plain), "moved, with a residual");
+            }
+        }
+    }
+
     #[test]
     fn inputs_of_packed_layers_have_gradients() {
         for device in test_devices() {

@@ -3,12 +3,13 @@
 use burn::{
     module::{Module, ModuleMapper, Param},
     tensor::{
-        Tensor,
+        DType, Device, Tensor,
         quantization::{QuantScheme, QuantValue, ScaleDtype},
     },
 };
 
 use super::{Owner, Position};
+use crate::{Error, Result, device::without_panic};
 
 /// Inputs of a linear layer that share a scale.
 const BLOCK: u8 = 32;
@@ -17,10 +18,26 @@ const BLOCK: u8 = 32;
 /// inputs of an output, 1.125 bytes for each weight. Everything else, and layers whose number of inputs is no multiple of
 /// 32, stays as it is.
 ///
-/// For inference: a quantised weight has no gradient. burn 0.22 dequantises a weight whenever it is used on the CPU, so
+/// For inference: a quantised weight has no gradient, and not every device has them ([`require_quantization`]). burn 0.22 dequantises a weight whenever it is used on the CPU, so
 /// that there it saves memory and costs time.
 pub fn quantize<M: Module>(module: M) -> M {
     module.map(&mut Quantizer::default())
+}
+
+/// Fails unless a device has 8-bit weights.
+pub fn require_quantization(device: &Device) -> Result<()> {
+    let quantized = || {
+        let weight = Tensor::<2>::ones([BLOCK.into(), 1], (device, DType::F32));
+        weight.quantize_dynamic(&scheme()).dequantize().try_into_data().is_ok()
+    };
+    match without_panic(quantized) {
+        Some(true) => Ok(()),
+        _ => Err(Error::DtypeUnsupported { device: format!("{device:?}"), dtype: "8-bit weights".into() }),
+    }
+}
+
+fn scheme() -> QuantScheme {
+    QuantScheme::default().with_value(QuantValue::Q8S).per_block([BLOCK, 1], ScaleDtype::F32)
 }
 
 #[derive(Default)]
@@ -43,8 +60,7 @@ impl ModuleMapper for Quantizer {
         if !is_matrix || !spec.shape[0].is_multiple_of(BLOCK.into()) {
             return param;
         }
-        let scheme = QuantScheme::default().with_value(QuantValue::Q8S).per_block([BLOCK, 1], ScaleDtype::F32);
-        param.map(|weight| weight.quantize_dynamic(&scheme))
+        param.map(|weight| weight.quantize_dynamic(&scheme()))
     }
 }
 
@@ -52,11 +68,11 @@ impl ModuleMapper for Quantizer {
 mod tests {
     use burn::{
         nn::{Linear, LinearConfig},
-        tensor::{DType, Device},
+        tensor::Distribution,
     };
 
     use super::*;
-    use crate::{device::test_devices, weights::initialize};
+    use crate::{device::test_devices, ops, weights::initialize};
 
     /// Eight bits of a block's largest weight: half a step of 1/127.
     const HALF_STEP: f32 = 0.5 / 127.0;
@@ -79,6 +95,31 @@ mod tests {
             let x = Tensor::<3>::ones([2, rows, 64], &device);
             let difference = (quantized.forward(x.clone()) - exact.forward(x)).abs().max().into_scalar::<f32>();
             assert!(difference > 0.0 && difference < 0.02, "{difference}");
+        }
+    }
+
+    /// Whatever the device's own type is, in which burn dequantises.
+    #[test]
+    fn outputs_of_half_precision_are_those_of_f32_to_rounding() {
+        for device in test_devices().into_iter().filter(|device| require_quantization(device).is_ok()) {
+            let quantized = quantize(linear(64, &device));
+            let x = Tensor::<3>::random([2, 5, 64], Distribution::Uniform(-1.0, 1.0), &device);
+            for (dtype, rounding) in [(DType::BF16, 1.0 / 256.0), (DType::F16, 1.0 / 2048.0)] {
+                if !device.supports_dtype(dtype) {
+                    continue;
+                }
+                let x = x.clone().cast(dtype);
+                let want = ops::linear(&quantized, x.clone().cast(DType::F32));
+                let half = Linear {
+                    bias: quantized.bias.clone().map(|bias| bias.map(|bias| bias.cast(dtype))),
+                    ..quantized.clone()
+                };
+                let got = ops::linear(&half, x);
+                assert_eq!(got.dtype(), dtype);
+                let largest = want.clone().abs().max().into_scalar::<f32>();
+                let difference = (got.cast(DType::F32) - want).abs().max().into_scalar::<f32>();
+                assert!(difference <= 3.0 * rounding * largest, "{dtype:?} on {device:?}: {difference}");
+            }
         }
     }
 

@@ -57,6 +57,31 @@ macro_rules! with_element {
 }
 
 impl KernelOps for Flex {
+    fn kernel_matmul(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>, dtype: DType) -> FloatTensor<Self> {
+        // burn's own product of `f32` is as good; of half types it adds up rounded numbers.
+        let is_half = lhs.dtype() != DType::F32 && has_kernel(lhs.dtype());
+        if !is_half || rhs.dtype() != lhs.dtype() || !has_kernel(dtype) {
+            return fallback::matmul::<Self>(lhs, rhs, dtype);
+        }
+        let mut shape = lhs.shape();
+        let dims = shape.num_dims();
+        let (rows, inner, columns) = (shape[dims - 2], shape[dims - 1], rhs.shape()[dims - 1]);
+        shape[dims - 1] = columns;
+        let (lhs, rhs, mut out) = (contiguous(lhs), contiguous(rhs), FlexTensor::empty(shape, dtype));
+        if rows * inner * columns == 0 {
+            return Self::float_zeros(out.shape(), &Default::default(), dtype.into());
+        }
+        with_element!(lhs, E => with_element!(out, O => {
+            let products = out.storage_mut::<O>().chunks_exact_mut(rows * columns);
+            let matrices = lhs.storage::<E>().chunks_exact(rows * inner).zip(rhs.storage::<E>().chunks_exact(inner * columns));
+            for (product, (lhs, rhs)) in products.zip(matrices) {
+                let (lhs, rhs) = (Matrix::row_major(lhs, rows, inner), Matrix::row_major(rhs, inner, columns));
+                gemm(lhs, rhs, product, &Epilogue::NONE);
+            }
+        }, otherwise unreachable!("checked")), otherwise unreachable!("checked"));
+        out
+    }
+
     fn kernel_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
         with_element!(x, E => {
             let mut x = contiguous(x);
@@ -223,8 +248,7 @@ impl KernelOps for Flex {
         activation: Activation,
     ) -> FloatTensor<Self> {
         if !has_kernel(x.dtype()) || !has_kernel(weight.dtype()) {
-            let inputs = inputs_of(&x);
-            return fallback::linear::<Self>(x, Self::kernel_unpack(weight, inputs), bias, activation);
+            return fallback::linear::<Self>(x, weight, bias, activation);
         }
         let mut out = FlexTensor::empty(linear_shape(&x, &weight), x.dtype());
         let bias = bias.into_option().map(vector);
@@ -248,7 +272,7 @@ impl KernelOps for Flex {
     }
 
     fn kernel_unpack(weight: FloatTensor<Self>, inputs: usize) -> FloatTensor<Self> {
-        if !is_packed(&weight, inputs) {
+        if !fallback::is_packed::<Flex>(&weight, inputs) {
             return weight;
         }
         with_element!(weight, E => {
@@ -285,8 +309,7 @@ impl KernelOps for Flex {
         base: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         if ![x.dtype(), weight.dtype(), base.dtype()].into_iter().all(has_kernel) {
-            let inputs = inputs_of(&x);
-            return fallback::linear_residual::<Self>(x, Self::kernel_unpack(weight, inputs), bias, scale, base);
+            return fallback::linear_residual::<Self>(x, weight, bias, scale, base);
         }
         let (bias, scale) = (bias.into_option().map(vector), scale.into_option().map(vector));
         let epilogue = Epilogue {
@@ -357,31 +380,26 @@ fn inputs_of(x: &FlexTensor) -> usize {
     shape[shape.num_dims() - 1]
 }
 
-/// Whether a weight of a layer with so many inputs is packed: then it has one row.
-fn is_packed(weight: &FlexTensor, inputs: usize) -> bool {
-    inputs > 1 && weight.shape()[0] == 1
-}
-
 /// The shape of a linear layer's output.
 fn linear_shape(x: &FlexTensor, weight: &FlexTensor) -> Shape {
     let (mut shape, inputs) = (x.shape(), inputs_of(x));
     let last = shape.num_dims() - 1;
     let columns = weight.shape()[1];
-    shape[last] = if is_packed(weight, inputs) { columns / inputs } else { columns };
+    shape[last] = if fallback::is_packed::<Flex>(weight, inputs) { columns / inputs } else { columns };
     shape
 }
 
 /// `out = epilogue(x·weight)` over the last dimension of x; all have kernels.
 fn multiply(x: FlexTensor, weight: &FlexTensor, out: &mut FlexTensor, epilogue: &Epilogue) {
     let (inputs, x) = (inputs_of(&x), contiguous(x));
-    if is_packed(weight, inputs) && x.dtype() != weight.dtype() {
+    if fallback::is_packed::<Flex>(weight, inputs) && x.dtype() != weight.dtype() {
         return multiply(x, &Flex::kernel_unpack(weight.clone(), inputs), out, epilogue);
     }
     with_element!(x, X => with_element!(out, O => {
         let values = x.storage::<X>();
         let x = Matrix::row_major(values, values.len().checked_div(inputs).unwrap_or(0), inputs);
         let out = out.storage_mut::<O>();
-        if is_packed(weight, inputs) {
+        if fallback::is_packed::<Flex>(weight, inputs) {
             return gemm::gemm_packed(x, panels_of::<X>(weight, inputs), out, epilogue);
         }
         with_element!(weight, W => gemm(x, matrix_of::<W>(weight), out, epilogue), otherwise unreachable!("checked"));

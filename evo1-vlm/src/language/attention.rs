@@ -3,7 +3,7 @@
 use burn::{
     module::Module,
     nn::{Linear, LinearConfig},
-    tensor::{Bool, Device, Tensor, TensorData},
+    tensor::{Bool, DType, Device, Tensor, TensorData},
 };
 use evo1_core::{
     Trace,
@@ -50,7 +50,7 @@ impl AttentionMask {
             MaskedRows::ZeroAttention => {
                 let valid: Vec<f32> =
                     tokens.attention_mask().flatten().map(|&valid| f32::from(u8::from(valid))).collect();
-                Some(Tensor::from_data(TensorData::new(valid, [batch, length, 1]), device))
+                Some(Tensor::from_data(TensorData::new(valid, [batch, length, 1]), (device, DType::F32)))
             }
         };
         Self { hidden: causal.expand([batch, 1, length, length]).bool_or(keys), row_scale }

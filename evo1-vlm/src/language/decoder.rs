@@ -10,6 +10,7 @@ use burn::{
 use evo1_core::{
     Trace,
     config::{LanguageConfig, MaskedRows},
+    constants::Constants,
     ops::rms_norm,
 };
 
@@ -27,9 +28,12 @@ pub struct Decoder {
     tapped: Vec<usize>,
     head_dim: usize,
     rope_theta: f64,
+    #[module(skip)]
+    places: Constants<(Vec<Vec<usize>>, Vec<Vec<bool>>, MaskedRows), Places>,
 }
 
 /// Where the tokens of a batch are, and what each may attend to.
+#[derive(Debug, Clone)]
 struct Places {
     rope: RotaryTable,
     mask: AttentionMask,
@@ -46,6 +50,7 @@ impl Decoder {
             tapped: Vec::new(),
             head_dim: config.head_dim(),
             rope_theta: config.rope_theta,
+            places: Constants::default(),
         }
     }
 
@@ -82,7 +87,11 @@ impl Decoder {
 
     /// Positions and masks of a batch, which all layers share.
     fn places(&self, tokens: &TokenBatch, masked_rows: MaskedRows, device: &Device) -> Places {
-        Places { rope: self.rope(tokens, device), mask: AttentionMask::new(tokens, masked_rows, device) }
+        let key = (tokens.positions().to_vec(), tokens.attention_mask().cloned().collect(), masked_rows);
+        self.places.get(key, device, || Places {
+            rope: self.rope(tokens, device),
+            mask: AttentionMask::new(tokens, masked_rows, device),
+        })
     }
 
     /// [`Self::forward`] layer by layer, the final norm last: each piece is given what the one before it gave.

@@ -30,7 +30,10 @@ impl RotaryTable {
             let values: Vec<f32> = rows
                 .iter()
                 .flatten()
-                .flat_map(|&position| inverse.iter().chain(&inverse).map(move |inv| function(position as f32 * inv)))
+                .flat_map(|&position| {
+                    let half: Vec<f32> = inverse.iter().map(|inverse| function(position as f32 * inverse)).collect();
+                    half.repeat(2)
+                })
                 .collect();
             let shape = [rows.len(), 1, tokens, head_dim];
             Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))

@@ -10,6 +10,7 @@ use burn::{
 };
 use evo1_core::{
     config::VlmConfig,
+    constants::Constants,
     ops::{matmul, product},
 };
 
@@ -22,6 +23,9 @@ pub struct VisionEmbeddings {
     /// `[1, 1 + patches, hidden]`, the class token's first, then the patches' row by row.
     position_embeddings: Param<Tensor<3>>,
     patch_embedding: Conv2d,
+    /// Weights that interpolate the position embeddings, `[1, side, stored side]`.
+    #[module(skip)]
+    interpolations: Constants<[usize; 2], Tensor<3>>,
 }
 
 impl VisionEmbeddings {
@@ -34,6 +38,7 @@ impl VisionEmbeddings {
             cls_token: Initializer::Zeros.init([1, 1, hidden], device),
             position_embeddings: Initializer::Zeros.init([1, 1 + patches, hidden], device),
             patch_embedding: Conv2dConfig::new([3, hidden], [patch, patch]).with_stride([patch, patch]).init(device),
+            interpolations: Constants::default(),
         }
     }
 
@@ -72,8 +77,10 @@ impl VisionEmbeddings {
             return stored;
         }
         let (device, dtype) = (stored.device(), stored.dtype());
-        let weights = TensorData::new(bicubic_matrix(stored_side, side), [1, side, stored_side]);
-        let weights = Tensor::<3>::from_data(weights, (&device, DType::F32));
+        let weights = self.interpolations.get([stored_side, side], &device, || {
+            let weights = TensorData::new(bicubic_matrix(stored_side, side), [1, side, stored_side]);
+            Tensor::from_data(weights, (&device, DType::F32))
+        });
         let cls = stored.clone().narrow(1, 0, 1);
         let grid = stored.narrow(1, 1, count - 1).cast(DType::F32);
         // The filter is separable: first along the rows of the grid, then along its columns.
