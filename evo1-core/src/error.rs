@@ -74,6 +74,14 @@ pub enum Error {
         /// Why it cannot be used.
         reason: String,
     },
+    /// A device that is on this machine and cannot be used.
+    #[error("device `{name}` is on this machine, but cannot be used: {reason}")]
+    DeviceUnusable {
+        /// The name given.
+        name: String,
+        /// Why, and what to do about it.
+        reason: String,
+    },
     /// A number type that the device cannot compute with.
     #[error("device `{device}` cannot compute in {dtype}; use f32")]
     DtypeUnsupported {

@@ -102,6 +102,7 @@ impl DeviceName {
         }
         let devices = kind.enumerate();
         let absent = |reason: String| Error::DeviceAbsent { name: self.to_string(), reason };
+        let unusable = |reason: String| Error::DeviceUnusable { name: self.to_string(), reason };
         if devices.is_empty() {
             return Err(absent(format!("no driver answers; is one for `{kind}` installed?")));
         }
@@ -113,9 +114,9 @@ impl DeviceName {
         if kind == DeviceKind::Cuda
             && let Some(remedy) = Toolkit::find().remedy()
         {
-            return Err(absent(format!("it is here, but NVIDIA's toolkit for its compiler is not found: {remedy}")));
+            return Err(unusable(format!("its compiler does not find NVIDIA's toolkit: {remedy}")));
         }
-        compute_once(&device).map_err(|reason| absent(format!("it is here, but does not compute: {reason}")))?;
+        compute_once(&device).map_err(unusable)?;
         Ok(device)
     }
 }
@@ -181,7 +182,7 @@ fn auto() -> Result<Device> {
             Ok(device) if !is_software(&device) => return Ok(device),
             Ok(_) => {}
             // A device that is there is meant to be used: nobody wants to find out by the time that it takes.
-            Err(error) if !kind.enumerate().is_empty() => warn!("{error}"),
+            Err(error @ Error::DeviceUnusable { .. }) => warn!("{error}"),
             Err(_) => {}
         }
     }
@@ -418,7 +419,10 @@ mod tests {
             match DeviceName::Of(kind, 0).open() {
                 Ok(_) => assert!(kind.is_built()),
                 Err(Error::DeviceNotBuilt { feature, .. }) => assert_eq!(feature, kind.name()),
-                Err(error) => assert!(matches!(error, Error::DeviceAbsent { .. }), "{error}"),
+                Err(error) => {
+                    let is_named = matches!(error, Error::DeviceAbsent { .. } | Error::DeviceUnusable { .. });
+                    assert!(is_named, "{error}");
+                }
             }
         }
     }
