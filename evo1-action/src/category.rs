@@ -39,10 +39,10 @@ impl CategoryLinear {
     pub fn chosen(&self, embodiment: &Tensor<1, Int>) -> ChosenLinear {
         match self {
             Self::Shared(layer) => ChosenLinear::Shared(layer.clone()),
-            Self::PerCategory(CategoryWeights { weight, bias }) => ChosenLinear::PerSample {
+            Self::PerCategory(CategoryWeights { weight, bias }) => ChosenLinear::PerSample(Box::new(SampleWeights {
                 weight: weight.val().select(0, embodiment.clone()),
                 bias: bias.val().select(0, embodiment.clone()).unsqueeze_dim(1),
-            },
+            })),
         }
     }
 }
@@ -53,12 +53,14 @@ pub enum ChosenLinear {
     /// One layer for all.
     Shared(Linear),
     /// Each sample's own.
-    PerSample {
-        /// `[batch, input, output]`
-        weight: Tensor<3>,
-        /// `[batch, 1, output]`
-        bias: Tensor<3>,
-    },
+    PerSample(Box<SampleWeights>),
+}
+
+/// Weights `[batch, input, output]` and biases `[batch, 1, output]`.
+#[derive(Debug, Clone)]
+pub struct SampleWeights {
+    weight: Tensor<3>,
+    bias: Tensor<3>,
 }
 
 impl ChosenLinear {
@@ -66,7 +68,7 @@ impl ChosenLinear {
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         match self {
             Self::Shared(layer) => linear(layer, x),
-            Self::PerSample { weight, bias } => matmul(x, weight.clone()) + bias.clone(),
+            Self::PerSample(own) => matmul(x, own.weight.clone()) + own.bias.clone(),
         }
     }
 
@@ -74,7 +76,7 @@ impl ChosenLinear {
     pub fn forward_relu(&self, x: Tensor<3>) -> Tensor<3> {
         match self {
             Self::Shared(layer) => linear_relu(layer, x),
-            Self::PerSample { .. } => relu(self.forward(x)),
+            Self::PerSample(_) => relu(self.forward(x)),
         }
     }
 
@@ -82,8 +84,9 @@ impl ChosenLinear {
     pub fn repeated(self, times: usize) -> Self {
         match self {
             Self::Shared(layer) => Self::Shared(layer),
-            Self::PerSample { weight, bias } => {
-                Self::PerSample { weight: repeat_samples(weight, times), bias: repeat_samples(bias, times) }
+            Self::PerSample(own) => {
+                let repeated = |own: Tensor<3>| repeat_samples(own, times);
+                Self::PerSample(Box::new(SampleWeights { weight: repeated(own.weight), bias: repeated(own.bias) }))
             }
         }
     }

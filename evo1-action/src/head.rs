@@ -68,34 +68,25 @@ pub struct Conditioning {
 pub struct TimeConditioning {
     /// Rows of the time table, `[times, embed]`.
     rows: Tensor<2>,
-    blocks: TimeOfBlocks,
-}
-
-/// What the blocks are given of times.
-#[derive(Debug, Clone)]
-enum TimeOfBlocks {
-    /// All the same, `[times, 1, embed]`.
-    Added(Tensor<3>),
-    /// Each its modulation, `[times, 1, 6 · embed]`.
-    Modulations(Vec<Tensor<3>>),
+    /// What the blocks are given: one for all, `[times, 1, embed]`, or each its modulation, `[times, 1, 6 · embed]`.
+    of_blocks: Vec<Tensor<3>>,
 }
 
 impl TimeConditioning {
     /// That of one of the times.
     pub fn at(&self, index: usize) -> Self {
-        let row = |x: &Tensor<3>| x.clone().narrow(0, index, 1);
-        let blocks = match &self.blocks {
-            TimeOfBlocks::Added(time) => TimeOfBlocks::Added(row(time)),
-            TimeOfBlocks::Modulations(blocks) => TimeOfBlocks::Modulations(blocks.iter().map(row).collect()),
-        };
-        Self { rows: self.rows.clone().narrow(0, index, 1), blocks }
+        let of_blocks = self.of_blocks.iter().map(|time| time.clone().narrow(0, index, 1)).collect();
+        Self { rows: self.rows.clone().narrow(0, index, 1), of_blocks }
     }
 
     /// What a block is given, as [`CrossAttentionBlock::forward`] takes it.
+    ///
+    /// # Panics
+    /// When there is no such block.
     pub fn of_block(&self, block: usize) -> Tensor<3> {
-        match &self.blocks {
-            TimeOfBlocks::Added(time) => time.clone(),
-            TimeOfBlocks::Modulations(blocks) => blocks[block].clone(),
+        match &self.of_blocks[..] {
+            [of_all] => of_all.clone(),
+            of_each => of_each[block].clone(),
         }
     }
 }
@@ -182,14 +173,14 @@ impl ActionExpert {
     pub fn time_conditioning(&self, rows: &[usize], device: &Device) -> TimeConditioning {
         let rows = self.table(rows, device);
         let input = rows.clone().cast(self.dtype()).unsqueeze_dim::<3>(1);
-        let blocks = match &self.time_mlp {
-            None => TimeOfBlocks::Added(input),
+        let of_blocks = match &self.time_mlp {
+            None => vec![input],
             Some(mlp) => {
                 let time = mlp.forward(input);
-                TimeOfBlocks::Modulations(self.blocks.iter().map(|block| block.time_input(time.clone())).collect())
+                self.blocks.iter().map(|block| block.time_input(time.clone())).collect()
             }
         };
-        TimeConditioning { rows, blocks }
+        TimeConditioning { rows, of_blocks }
     }
 
     /// Rows of the sinusoidal table, `[rows, embed]`.

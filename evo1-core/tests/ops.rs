@@ -100,6 +100,29 @@ fn activations() {
 }
 
 #[test]
+fn rotary_embedding() {
+    for device in test_devices() {
+        for (batch, tables) in [(1, 1), (3, 1), (3, 3)] {
+            let [heads, tokens, width] = [4, 9, 16];
+            let half = Tensor::<4>::random([tables, 1, tokens, width / 2], Distribution::Uniform(-3.0, 3.0), &device);
+            let angles = Tensor::cat(vec![half.clone(), half], 3).into_data();
+            let table = |x: &Tensor<4>, function: fn(Tensor<4>) -> Tensor<4>| {
+                function(Tensor::from_data(angles.clone(), (&x.device(), DType::F32)))
+            };
+            // Heads where they lie in a projection.
+            let heads_of = |x: &[Tensor<4>]| x[0].clone().swap_dims(1, 2);
+            let got = |x: &[Tensor<4>]| ops::rotate(heads_of(x), table(&x[0], Tensor::cos), table(&x[0], Tensor::sin));
+            let want = |x: &[Tensor<4>]| {
+                let y = heads_of(x);
+                let (first, second) = (y.clone().narrow(3, 0, width / 2), y.clone().narrow(3, width / 2, width / 2));
+                y * table(&x[0], Tensor::cos) + Tensor::cat(vec![-second, first], 3) * table(&x[0], Tensor::sin)
+            };
+            assert_same("rotary embedding", &device, &[[batch, tokens, heads, width]], &got, &want);
+        }
+    }
+}
+
+#[test]
 fn norms() {
     for device in test_devices() {
         for shape in [[1, 1, 1, 8], [2, 3, 7, 33], [1, 4, 200, 96]] {
@@ -295,7 +318,8 @@ fn norms_and_activations_round_once_in_half_precision() {
             });
             let usual = random([1, 2, 8, 40]) * 4;
             for x in [usual.clone(), large.clone()] {
-                assert_rounded("GELU", dtype, &[x.clone()], (0.0, &[0.0]), &|x| ops::gelu(x[0].clone()));
+                let gelu = |x: &[Tensor<4>]| ops::gelu(x[0].clone());
+                assert_rounded("GELU", dtype, std::slice::from_ref(&x), (0.0, &[0.0]), &gelu);
                 assert_rounded("SwiGLU", dtype, &[x, usual.clone()], (0.0, &[0.0; 2]), &|x| {
                     ops::swiglu(x[0].clone(), x[1].clone())
                 });

@@ -57,9 +57,8 @@ fn exact(
     let out = init_matmul_output(&lhs, &rhs, DType::F32);
     let client = lhs.client.clone();
     let single = f32::elem_type_native();
-    let mut types =
-        MatmulElems::from_globals(&MatmulGlobalElems { lhs: single.into(), rhs: single.into(), out: single.into() });
-    let [lhs, rhs] = [lhs, rhs].map(|operand| InputBinding::new(operand.binding(), single.into()));
+    let mut types = MatmulElems::from_globals(&MatmulGlobalElems { lhs: single, rhs: single, out: single });
+    let [lhs, rhs] = [lhs, rhs].map(|operand| InputBinding::new(operand.binding(), single));
     let strategy = Strategy::SimpleUnit(Default::default()).into();
     launch_ref(&strategy, &client, lhs, rhs, out.clone().binding(), &mut types)?;
     Ok(out)

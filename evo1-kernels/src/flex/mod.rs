@@ -7,6 +7,7 @@ mod gemm;
 mod math;
 #[cfg(target_arch = "x86_64")]
 mod pairs;
+mod rotary;
 mod rows;
 mod scratch;
 mod simd;
@@ -169,6 +170,24 @@ impl KernelOps for Flex {
             rows::softmax_backward::<E>(y.storage(), shape[shape.num_dims() - 1], grad.storage_mut());
             grad
         }, otherwise fallback::softmax_backward::<Self>(y, grad))
+    }
+
+    fn kernel_rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
+        let [_, heads, rows, width] = x.shape().dims();
+        let is_table = |table: &FlexTensor| {
+            let shape = table.shape();
+            shape[1] == 1 && shape[2] == rows && shape[3] == width && width.is_multiple_of(2)
+        };
+        if !has_kernel(x.dtype()) || !is_table(&cos) || !is_table(&sin) || x.shape().num_elements() == 0 {
+            return fallback::rotate::<Self>(x, cos, sin);
+        }
+        let (x, cos, sin) = (with_contiguous_rows(x), vector(cos), vector(sin));
+        let batch = x.shape()[0];
+        let out = with_element!(x, E => {
+            let out = rotary::rotate::<E>(heads_of(&x), cos.storage(), sin.storage());
+            tensor_of(out, [batch, rows, heads, width])
+        }, otherwise unreachable!("checked"));
+        Self::float_swap_dims(out, 1, 2)
     }
 
     fn kernel_attention(

@@ -29,7 +29,15 @@ pub struct Decoder {
     head_dim: usize,
     rope_theta: f64,
     #[module(skip)]
-    places: Constants<(Vec<Vec<usize>>, Vec<Vec<bool>>, MaskedRows), Places>,
+    places: Constants<Layout, Places>,
+}
+
+/// What the places of a batch's tokens depend on.
+#[derive(PartialEq)]
+struct Layout {
+    positions: Vec<Vec<usize>>,
+    attention_mask: Vec<Vec<bool>>,
+    masked_rows: MaskedRows,
 }
 
 /// Where the tokens of a batch are, and what each may attend to.
@@ -87,8 +95,9 @@ impl Decoder {
 
     /// Positions and masks of a batch, which all layers share.
     fn places(&self, tokens: &TokenBatch, masked_rows: MaskedRows, device: &Device) -> Places {
-        let key = (tokens.positions().to_vec(), tokens.attention_mask().cloned().collect(), masked_rows);
-        self.places.get(key, device, || Places {
+        let attention_mask = tokens.attention_mask().cloned().collect();
+        let layout = Layout { positions: tokens.positions().to_vec(), attention_mask, masked_rows };
+        self.places.get(layout, device, || Places {
             rope: self.rope(tokens, device),
             mask: AttentionMask::new(tokens, masked_rows, device),
         })

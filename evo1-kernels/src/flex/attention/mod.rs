@@ -20,7 +20,7 @@ pub(crate) struct Heads<'a, E = f32> {
 
 impl<'a, E> Heads<'a, E> {
     /// Where a sample's head begins.
-    fn of(&self, sample: usize, head: usize) -> &'a [E] {
+    pub(crate) fn of(&self, sample: usize, head: usize) -> &'a [E] {
         let start = sample * self.strides[0] + head * self.strides[1];
         &self.data[start.min(self.data.len())..]
     }
