@@ -17,18 +17,18 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-FIXTURES = ["tiny-lerobot", "tiny-official", "tiny-multiembodiment", "tiny-horizon1", "tiny-train-lerobot", "tiny-train-official"]
+FIXTURES = ["lerobot", "official", "multiembodiment", "horizon1", "train-lerobot", "train-official"]
 
 
 def sinusoid(rows, width):
-    angle = torch.tensor([float(row) for row in rows])[:, None] * torch.exp(torch.arange(0, width, 2) * -(math.log(1e4) / width))
+    frequencies = torch.exp(torch.arange(0, width, 2) * -(math.log(1e4) / width))
+    angle = torch.tensor([float(row) for row in rows])[:, None] * frequencies
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)
 
 
-def attention(q, k, v, heads, kv_heads, visible=None):
-    """Of `[batch, tokens, channels]`; `visible` broadcasts to `[batch, heads, queries, keys]`."""
-    q, k, v = q.unflatten(-1, (heads, -1)), k.unflatten(-1, (kv_heads, -1)), v.unflatten(-1, (kv_heads, -1))
-    return q.transpose(1, 2), k.transpose(1, 2).repeat_interleave(heads // kv_heads, 1), v.transpose(1, 2).repeat_interleave(heads // kv_heads, 1), visible
+def split_heads(x, heads, queries_of_each=1):
+    """`[batch, tokens, channels]` to `[batch, heads, tokens, width]`, each head repeated for the queries that it serves."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2).repeat_interleave(queries_of_each, 1)
 
 
 def attend(q, k, v, visible=None):
@@ -65,8 +65,7 @@ class Network:
         for i in range(d["vit_layers"]):
             layer = f"{root}.encoder.layer.{i}"
             y = self.layer_norm(x, f"{layer}.layernorm_before", 1e-6)
-            q, k, v = (self.linear(y, f"{layer}.attention.{part}_proj") for part in "qkv")
-            q, k, v, _ = attention(q, k, v, d["vit_heads"], d["vit_heads"])
+            q, k, v = (split_heads(self.linear(y, f"{layer}.attention.{part}_proj"), d["vit_heads"]) for part in "qkv")
             x = x + self.w[f"{layer}.lambda_1"] * self.linear(attend(q, k, v), f"{layer}.attention.projection_layer")
             y = F.gelu(self.linear(self.layer_norm(x, f"{layer}.layernorm_after", 1e-6), f"{layer}.mlp.fc1"))
             x = self.put(f"vision.layer.{i}", x + self.w[f"{layer}.lambda_2"] * self.linear(y, f"{layer}.mlp.fc2"))
@@ -92,8 +91,8 @@ class Network:
         for i in range(d["llm_keep"]):
             layer = f"{root}.layers.{i}"
             y = self.rms_norm(x, f"{layer}.input_layernorm")
-            q, k, v = (self.linear(y, f"{layer}.self_attn.{part}_proj") for part in "qkv")
-            q, k, v, _ = attention(q, k, v, heads, kv_heads)
+            q = split_heads(self.linear(y, f"{layer}.self_attn.q_proj"), heads)
+            k, v = (split_heads(self.linear(y, f"{layer}.self_attn.{part}_proj"), kv_heads, heads // kv_heads) for part in "kv")
             x = x + self.linear(attend(rotate(q), rotate(k), v, visible), f"{layer}.self_attn.o_proj")
             y = self.rms_norm(x, f"{layer}.post_attention_layernorm")
             y = F.silu(self.linear(y, f"{layer}.mlp.gate_proj")) * self.linear(y, f"{layer}.mlp.up_proj")
@@ -125,8 +124,8 @@ class Network:
             block = f"{root}.transformer_blocks.{i}"
             y = self.layer_norm(x, f"{block}.norm1", 1e-5)
             weights, biases = self.w[f"{block}.attn.in_proj_weight"].chunk(3), self.w[f"{block}.attn.in_proj_bias"].chunk(3)
-            q, k, v = (F.linear(z, w, b) for z, w, b in zip((y, context, context), weights, biases))
-            q, k, v, _ = attention(q, k, v, d["head_heads"], d["head_heads"])
+            of = zip((y, context, context), weights, biases)
+            q, k, v = (split_heads(F.linear(z, weight, bias), d["head_heads"]) for z, weight, bias in of)
             x = x + self.linear(attend(q, k, v, visible), f"{block}.attn.out_proj")
             y = self.layer_norm(x, f"{block}.norm2", 1e-5) + time
             x = self.put(f"{prefix}block.{i}", x + self.linear(F.gelu(self.linear(y, f"{block}.ff.0")), f"{block}.ff.2"))
@@ -155,21 +154,25 @@ class Network:
 
 def errors(tensors, recorded):
     """By name; tensors that are equal have none."""
-    names = [name for name in tensors if name in recorded]
-    norms = {name: (tensors[name].float().reshape(recorded[name].shape) - recorded[name]).norm() / recorded[name].norm() for name in names}
-    return {name: float(f"{error:.4g}") for name, error in sorted(norms.items()) if error > 0}
+    out = {}
+    for name in sorted(tensors.keys() & recorded.keys()):
+        error = (tensors[name].float().reshape(recorded[name].shape) - recorded[name]).norm() / recorded[name].norm()
+        if error > 0:
+            out[name] = float(f"{error:.4g}")
+    return out
 
 
 def main():
     root = Path(sys.argv[1])
     out = {}
-    for name in FIXTURES:
+    for name in (f"tiny-{fixture}" for fixture in FIXTURES):
         folder = root / name
         meta, weights = json.loads((folder / "meta.json").read_text()), load_file(folder / "model.safetensors")
         recorded = load_file(folder / "inference.safetensors")
         added = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
         image_token = next(token["id"] for token in added if token["content"] == "<IMG_CONTEXT>")
-        run = lambda dtype: errors(Network(weights, meta["dims"], dtype).predict(recorded, image_token, meta["flavour"] == "lerobot"), recorded)
+        is_lerobot = meta["flavour"] == "lerobot"
+        run = lambda dtype: errors(Network(weights, meta["dims"], dtype).predict(recorded, image_token, is_lerobot), recorded)
         with torch.no_grad():
             worst = max(run(torch.float32).items(), key=lambda item: item[1])
             assert worst[1] < 1e-5, f"{name} in f32: {worst}"

@@ -2,14 +2,19 @@
 //!
 //! burn's CPU device multiplies matrices at the processor's speed; what stands between the products (attention, norms,
 //! activations) it computes value by value on one thread. This crate has kernels for those, for the products with what
-//! follows them, and for weights in half the size. On every other device the same functions run burn's own operations.
+//! follows them, and for weights in half the size. On every other device the same functions run burn's own operations;
+//! those of GPUs are kept from rounding `f32` to TF32 ([`set_tf32`]).
+//!
+//! Half precision is that of operands and results, on every device: what is between them is computed in `f32`.
 //!
 //! | function | computes |
 //! | --- | --- |
 //! | [`attention`] | softmax(q·kᵀ / √d)·v without the matrix of scores |
+//! | [`matmul`] | products of any leading dimensions |
 //! | [`linear`], [`linear_residual`] | products with bias, activation, scale and residual |
 //! | [`pack`] | weights in the order in which products read them |
 //! | [`layer_norm`], [`rms_norm`], [`softmax`] | row by row |
+//! | [`rotate`] | rotary position embedding |
 //! | [`gelu`], [`swiglu`] | value by value |
 //!
 //! All of them are differentiable. `pulp` chooses the instructions at run time; two intrinsics that it lacks, for pairs of

@@ -127,7 +127,7 @@ impl PromptTokenizer {
         if positions.len() != expected {
             return Err(Error::ImageTokens { expected, got: positions.len() });
         }
-        // The end of the last image: its closing token and the line break after it belong to the images.
+        // The last image's tokens have to stay; the closing token and the line break after them may be cut.
         let needed = positions.last().map_or(0, |last| last + 1);
         if needed > self.max_length {
             return Err(Error::PromptTooLong { needed, max: self.max_length });

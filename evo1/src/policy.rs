@@ -75,7 +75,7 @@ pub struct Prediction {
 /// Where the flow starts.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Noise {
-    /// Drawn from a seed: sample `i` of a batch from the seed plus `i`, so that a batch equals its samples one by one.
+    /// Drawn from a seed: sample `i` of a batch from the seed plus `i`, so that a batch starts as its samples one by one.
     Seed(u64),
     /// Drawn from one seed for each sample.
     Seeds(Vec<u64>),
@@ -140,7 +140,7 @@ impl Policy {
         Ok(chunks.remove(0))
     }
 
-    /// The action chunks for a batch of observations, the same as one by one.
+    /// The action chunks for a batch of observations, to rounding the same as one by one.
     pub fn predict_batch(&self, observations: &[Observation], options: &PredictOptions) -> Result<Vec<ActionChunk>> {
         let inputs = self.prepare(observations, options.skips_unseen)?;
         let noise = self.noise(observations.len(), &options.noise)?;

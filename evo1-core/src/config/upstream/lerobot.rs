@@ -153,7 +153,7 @@ pub fn lerobot_document(config: &PolicyConfig) -> Value {
     })
 }
 
-/// The robot's action width: `output_features.action.shape`, or `postprocess_action_dim` when that is smaller.
+/// The robot's action width: `postprocess_action_dim` if it is given, else `output_features.action.shape`.
 fn action_width(root: &Fields<'_>) -> Result<Option<usize>> {
     let cropped = root.count("postprocess_action_dim")?;
     Ok(cropped.or(feature_width(root, "output_features", "action")?))

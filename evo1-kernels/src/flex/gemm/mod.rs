@@ -5,8 +5,9 @@
 //! takes any strides, so that transposes cost nothing, and any element type, so that weights in half the size are widened
 //! on the way. Bias, activation and residual are applied while the result is still in the first-level cache.
 //!
-//! An element of the result is summed in an order that depends on the inner dimension alone: neither the number of
-//! threads nor the other rows change a bit of it.
+//! An element of the result is summed in an order that depends on the inner dimension, and on whether there are so few
+//! rows (up to eight of a weight that is not packed) that they are multiplied without packing: nothing else, and not the
+//! number of threads, changes a bit of it.
 //!
 //! What is packed of each element, and how a tile is multiplied with a panel, is the [`Arithmetic`]: [`Single`] widens
 //! every element to `f32`, `InPairs` keeps two `bf16` in the place of one `f32` for processors that multiply those.
