@@ -280,7 +280,7 @@ pub(crate) fn linear<B: KernelOps>(
 }
 
 /// `x·weight + bias` in `dtype`, `f32` at least if there is a bias.
-fn product<B: KernelOps>(
+pub(crate) fn product<B: KernelOps>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
     bias: OptionalTensor<B>,

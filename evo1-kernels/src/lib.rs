@@ -1,9 +1,10 @@
-//! Vectorised, threaded CPU kernels, as an extension of burn's backends.
+//! Vectorised, threaded CPU kernels, and some for GPUs, as an extension of burn's backends.
 //!
 //! burn's CPU device multiplies matrices at the processor's speed; what stands between the products (attention, norms,
 //! activations) it computes value by value on one thread. This crate has kernels for those, for the products with what
-//! follows them, and for weights in half the size. On every other device the same functions run burn's own operations;
-//! those of GPUs are kept from rounding `f32` to TF32 ([`set_tf32`]).
+//! follows them, and for weights in half the size. GPUs have kernels for norms, activations, rotary embedding and what
+//! follows a product, and are kept from rounding `f32` to TF32 ([`set_tf32`]). What has no kernel on a device is made of
+//! burn's own operations.
 //!
 //! Half precision is that of operands and results, on every device: what is between them is computed in `f32`.
 //!

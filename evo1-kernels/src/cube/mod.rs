@@ -1,5 +1,10 @@
 //! The operations on the devices of CubeCL: CUDA, Metal, Vulkan, WebGPU.
 
+mod elementwise;
+mod epilogue;
+mod norm;
+mod rotary;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::{
@@ -7,8 +12,15 @@ use burn::{
     tensor::{DType, Device},
 };
 use burn_cubecl::{
-    cubecl::{client::Client, prelude::*, tf32},
+    cubecl::{
+        client::Client,
+        ir::{ElemType, FloatKind},
+        prelude::*,
+        tensor_vector_size_parallel, tf32,
+    },
     kernel::matmul::{MatmulStrategy, init_matmul_output, matmul},
+    ops::numeric::empty_device_contiguous_dtype,
+    tensor::CubeTensor,
 };
 use cubek::{
     matmul::{
@@ -19,7 +31,11 @@ use cubek::{
     std::InputBinding,
 };
 
-use crate::backend::KernelOps;
+use self::epilogue::Epilogue;
+use crate::{
+    backend::{Activation, KernelOps, Norm, OptionalTensor},
+    fallback,
+};
 
 static TF32: AtomicBool = AtomicBool::new(false);
 
@@ -47,6 +63,111 @@ impl KernelOps for Cube {
         let product = if is_exact { exact(lhs, rhs) } else { matmul(lhs, rhs, None, MatmulStrategy::default(), dtype) };
         product.expect("a product of any two matrices that fit can be launched")
     }
+
+    fn kernel_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        if has_kernel(&[&x]) { elementwise::gelu(x) } else { fallback::gelu::<Self>(x) }
+    }
+
+    fn kernel_swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        if has_kernel(&[&gate, &up]) { elementwise::swiglu(gate, up) } else { fallback::swiglu::<Self>(gate, up) }
+    }
+
+    fn kernel_rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
+        let (shape, strides) = (x.meta.shape(), x.meta.strides());
+        let is_table = |table: &CubeTensor| {
+            table.dtype == DType::F32 && table.meta.shape()[1] == 1 && table.meta.shape()[2..] == shape[2..]
+        };
+        let is_in_rows = strides[3] == 1 && shape[3].is_multiple_of(2);
+        if !(has_kernel(&[&x]) && is_in_rows && is_table(&cos) && is_table(&sin)) {
+            return fallback::rotate::<Self>(x, cos, sin);
+        }
+        rotary::rotate(x, cos, sin)
+    }
+
+    fn kernel_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: OptionalTensor<Self>,
+        activation: Activation,
+    ) -> FloatTensor<Self> {
+        let bias = bias.into_option();
+        if bias.is_none() && activation == Activation::None {
+            return fallback::linear::<Self>(x, weight, OptionalTensor::Absent, activation);
+        }
+        let given: Vec<&CubeTensor> = [Some(&x), bias.as_ref()].into_iter().flatten().collect();
+        if !has_kernel(&given) {
+            return fallback::linear::<Self>(x, weight, optional(bias), activation);
+        }
+        let dtype = x.dtype;
+        let sums = fallback::product::<Self>(x, weight, OptionalTensor::Absent, DType::F32);
+        epilogue::apply(sums, Epilogue { bias, activation, ..Epilogue::default() }, dtype)
+    }
+
+    fn kernel_linear_residual(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: OptionalTensor<Self>,
+        scale: OptionalTensor<Self>,
+        base: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let (bias, scale) = (bias.into_option(), scale.into_option());
+        let given: Vec<&CubeTensor> =
+            [Some(&x), Some(&base), bias.as_ref(), scale.as_ref()].into_iter().flatten().collect();
+        if !has_kernel(&given) {
+            return fallback::linear_residual::<Self>(x, weight, optional(bias), optional(scale), base);
+        }
+        let dtype = x.dtype;
+        let sums = fallback::product::<Self>(x, weight, OptionalTensor::Absent, DType::F32);
+        epilogue::apply(sums, Epilogue { bias, scale, base: Some(base), ..Epilogue::default() }, dtype)
+    }
+
+    fn kernel_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: OptionalTensor<Self>,
+        norm: Norm,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        let is_one_type = match &beta {
+            OptionalTensor::Absent => has_kernel(&[&x, &gamma]),
+            OptionalTensor::Present(beta) => has_kernel(&[&x, &gamma, beta]),
+        };
+        if !is_one_type {
+            return fallback::norm::<Self>(x, gamma, beta, norm, epsilon);
+        }
+        norm::norm(x, gamma, beta.into_option(), norm, epsilon)
+    }
+}
+
+fn optional(tensor: Option<CubeTensor>) -> OptionalTensor<Cube> {
+    tensor.map_or(OptionalTensor::Absent, OptionalTensor::Present)
+}
+
+/// Whether the kernels take tensors: of one type that is f32 or a half, and not empty.
+fn has_kernel(tensors: &[&CubeTensor]) -> bool {
+    let dtype = tensors[0].dtype;
+    matches!(dtype, DType::F32 | DType::BF16 | DType::F16)
+        && tensors.iter().all(|tensor| tensor.dtype == dtype && tensor.meta.num_elements() > 0)
+}
+
+/// A number type that has kernels, as CubeCL names it.
+fn element_of(dtype: DType) -> ElemType {
+    ElemType::Float(match dtype {
+        DType::BF16 => FloatKind::BF16,
+        DType::F16 => FloatKind::F16,
+        _ => FloatKind::F32,
+    })
+}
+
+/// A tensor of the same shape, not written yet.
+fn empty_like(x: &CubeTensor, dtype: DType) -> CubeTensor {
+    empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), x.shape(), dtype)
+}
+
+/// How many neighbouring values a thread reads at once.
+fn vector_size(x: &CubeTensor) -> usize {
+    let sizes = x.client.io_optimized_vector_sizes(x.dtype.size());
+    tensor_vector_size_parallel(sizes, x.meta.shape(), x.meta.strides(), x.meta.num_dims() - 1)
 }
 
 /// The product of `f32` matrices by the ordinary cores.

@@ -1,0 +1,121 @@
+//! Norms: a cube of threads for each row.
+
+use burn_cubecl::{
+    cubecl::{self, ir::ElemType, prelude::*},
+    kernel::into_contiguous,
+    tensor::CubeTensor,
+};
+
+use super::{element_of, empty_like, vector_size};
+use crate::backend::Norm;
+
+/// Threads of a row.
+const THREADS: u32 = 128;
+
+/// Cubes along a dimension of a launch, of which WebGPU allows 65 535.
+const CUBES: usize = 32_768;
+
+/// The sum of a vector of each thread, given to all.
+#[cube]
+fn sum_of_cube<N: Size>(value: Vector<f32, N>, partial: &mut Shared<[f32]>) -> f32 {
+    let sum = RuntimeCell::<f32>::new(0.0f32);
+    #[unroll]
+    for at in 0..N::value() {
+        sum.store(sum.read() + value.extract(at));
+    }
+    partial[UNIT_POS as usize] = sum.consume();
+    sync_cube();
+    let mut active = CUBE_DIM / 2;
+    while active > 0 {
+        if UNIT_POS < active {
+            let other = partial[(UNIT_POS + active) as usize];
+            partial[UNIT_POS as usize] += other;
+        }
+        sync_cube();
+        active /= 2;
+    }
+    let total = partial[0];
+    // Before the next sum writes there.
+    sync_cube();
+    total
+}
+
+#[cube(launch, address_type = "dynamic")]
+#[allow(clippy::too_many_arguments, reason = "what a norm is given")]
+fn norm_kernel<F: Float, N: Size>(
+    x: &Tensor<Vector<F, N>>,
+    gamma: &Tensor<Vector<F, N>>,
+    beta: &Tensor<Vector<F, N>>,
+    output: &mut Tensor<Vector<F, N>>,
+    epsilon: f32,
+    #[comptime] vectors: u32,
+    #[comptime] threads: u32,
+    #[comptime] is_centered: bool,
+    #[comptime] has_beta: bool,
+    #[define(F)] _element: ElemType,
+) {
+    let row = CUBE_POS * vectors as usize;
+    if row >= output.len() {
+        terminate!();
+    }
+    let mut partial = Shared::new_slice(threads as usize);
+    let count = comptime!(vectors as f32) * N::value() as f32;
+    let mean = RuntimeCell::<f32>::new(0.0f32);
+    if comptime!(is_centered) {
+        let mut sum = Vector::<f32, N>::new(0.0f32);
+        let mut at = UNIT_POS;
+        while at < vectors {
+            sum += Vector::<f32, N>::cast_from(x[row + at as usize]);
+            at += CUBE_DIM;
+        }
+        mean.store(sum_of_cube::<N>(sum, &mut partial) / count);
+    }
+    let mean = Vector::<f32, N>::new(mean.consume());
+    let mut squares = Vector::<f32, N>::new(0.0f32);
+    let mut at = UNIT_POS;
+    while at < vectors {
+        let value = Vector::<f32, N>::cast_from(x[row + at as usize]) - mean;
+        squares += value * value;
+        at += CUBE_DIM;
+    }
+    let variance = sum_of_cube::<N>(squares, &mut partial) / count;
+    let scale = Vector::<f32, N>::new(1.0f32 / (variance + epsilon).sqrt());
+    let mut at = UNIT_POS;
+    while at < vectors {
+        let value = Vector::<f32, N>::cast_from(x[row + at as usize]) - mean;
+        let mut y = value * scale * Vector::<f32, N>::cast_from(gamma[at as usize]);
+        if comptime!(has_beta) {
+            y += Vector::<f32, N>::cast_from(beta[at as usize]);
+        }
+        output[row + at as usize] = Vector::cast_from(y);
+        at += CUBE_DIM;
+    }
+}
+
+/// `norm(x) ⊙ gamma + beta` over the last dimension; all of one type.
+pub(super) fn norm(x: CubeTensor, gamma: CubeTensor, beta: Option<CubeTensor>, norm: Norm, epsilon: f64) -> CubeTensor {
+    let [x, gamma] = [x, gamma].map(into_contiguous);
+    let has_beta = beta.is_some();
+    let beta = beta.map_or_else(|| gamma.clone(), into_contiguous);
+    let (out, size) = (empty_like(&x, x.dtype), vector_size(&x));
+    let width = x.meta.shape()[x.meta.num_dims() - 1];
+    let rows = x.meta.num_elements() / width;
+    norm_kernel::launch(
+        &x.client.clone(),
+        CubeCount::new_2d(rows.min(CUBES) as u32, rows.div_ceil(CUBES) as u32),
+        CubeDim::new_1d(THREADS),
+        x.required_address_type(),
+        size,
+        x.clone().into_tensor_arg(),
+        gamma.into_tensor_arg(),
+        beta.into_tensor_arg(),
+        out.clone().into_tensor_arg(),
+        epsilon as f32,
+        (width / size) as u32,
+        THREADS,
+        norm == Norm::Layer,
+        has_beta,
+        element_of(x.dtype),
+    );
+    out
+}
