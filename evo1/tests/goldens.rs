@@ -154,38 +154,33 @@ const ACTION: f64 = 1.2;
 
 /// A number type that PyTorch was measured in.
 struct HalfPrecision {
+    name: &'static str,
     precision: Precision,
     of_pytorch: fn(&str) -> Errors,
 }
 
-const HALF_PRECISIONS: [(&str, HalfPrecision); 3] = [
-    (
-        "bf16",
-        HalfPrecision {
-            precision: Precision { vlm: DType::BF16, action: DType::BF16 },
-            of_pytorch: |name| errors_of_pytorch(name, DType::BF16),
-        },
-    ),
-    (
-        "f16",
-        HalfPrecision {
-            precision: Precision { vlm: DType::F16, action: DType::F16 },
-            of_pytorch: |name| errors_of_pytorch(name, DType::F16),
-        },
-    ),
-    (
-        "mixed",
-        HalfPrecision {
-            precision: Precision { vlm: DType::BF16, action: DType::F32 },
-            of_pytorch: errors_of_mixed_pytorch,
-        },
-    ),
+const HALF_PRECISIONS: [HalfPrecision; 3] = [
+    HalfPrecision {
+        name: "bf16",
+        precision: Precision { vlm: DType::BF16, action: DType::BF16 },
+        of_pytorch: |name| errors_of_pytorch(name, DType::BF16),
+    },
+    HalfPrecision {
+        name: "f16",
+        precision: Precision { vlm: DType::F16, action: DType::F16 },
+        of_pytorch: |name| errors_of_pytorch(name, DType::F16),
+    },
+    HalfPrecision {
+        name: "mixed",
+        precision: Precision { vlm: DType::BF16, action: DType::F32 },
+        of_pytorch: errors_of_mixed_pytorch,
+    },
 ];
 
 #[test]
 fn half_precision_is_as_close_to_f32_as_pytorch_is() {
     for device in test_devices() {
-        for (type_name, HalfPrecision { precision, of_pytorch }) in HALF_PRECISIONS {
+        for HalfPrecision { name: type_name, precision, of_pytorch } in HALF_PRECISIONS {
             if precision.require(&device).is_err() {
                 continue;
             }

@@ -36,10 +36,10 @@ pub enum Toolkit {
 impl Toolkit {
     /// Looks for the toolkit.
     pub fn find() -> Self {
-        Self::find_in(env::var_os(CUDA_PATH).map(PathBuf::from), &USUAL.map(PathBuf::from), &pythons())
+        Self::find_in(env::var_os(CUDA_PATH).map(PathBuf::from), &USUAL.map(PathBuf::from), pythons)
     }
 
-    fn find_in(path: Option<PathBuf>, usual: &[PathBuf], pythons: &[PathBuf]) -> Self {
+    fn find_in(path: Option<PathBuf>, usual: &[PathBuf], pythons: impl FnOnce() -> Vec<PathBuf>) -> Self {
         let is_toolkit = |folder: &Path| folder.join(LIBDEVICE).is_file();
         match path {
             Some(path) if is_toolkit(&path) => return Self::Found(path),
@@ -49,7 +49,7 @@ impl Toolkit {
         if let Some(folder) = usual.iter().find(|folder| is_toolkit(folder)) {
             return Self::Found(folder.clone());
         }
-        let packages = pythons.iter().flat_map(|python| package_folders(python));
+        let packages = pythons().into_iter().flat_map(|python| package_folders(&python));
         let mut toolkits = packages.flat_map(|folder| PACKAGES.map(|package| folder.join(package)));
         toolkits.find(|folder| is_toolkit(folder)).map_or(Self::Absent, Self::InPython)
     }
@@ -110,7 +110,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let [named, usual, python] = ["named", "usual", "python"].map(|name| folder.path().join(name));
         let find = |path: Option<&PathBuf>| {
-            Toolkit::find_in(path.cloned(), std::slice::from_ref(&usual), std::slice::from_ref(&python))
+            Toolkit::find_in(path.cloned(), std::slice::from_ref(&usual), || vec![python.clone()])
         };
         assert_eq!(find(None), Toolkit::Absent);
         assert!(find(None).remedy().expect("a remedy").contains("nvidia-nvvm"));

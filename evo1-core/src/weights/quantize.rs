@@ -18,8 +18,8 @@ const BLOCK: u8 = 32;
 /// inputs of an output, 1.125 bytes for each weight. Everything else, and layers whose number of inputs is no multiple of
 /// 32, stays as it is.
 ///
-/// For inference: a quantised weight has no gradient, and not every device has them ([`require_quantization`]). burn 0.22 dequantises a weight whenever it is used on the CPU, so
-/// that there it saves memory and costs time.
+/// For inference: a quantised weight has no gradient, and not every device has them ([`require_quantization`]). burn 0.22
+/// dequantises a weight whenever it is used on the CPU, so that there it saves memory and costs time.
 pub fn quantize<M: Module>(module: M) -> M {
     module.map(&mut Quantizer::default())
 }

@@ -2,7 +2,7 @@
 
 use burn_cubecl::{
     cubecl::{
-        self, calculate_cube_count_elemwise,
+        self,
         ir::ElemType,
         prelude::*,
         std::tensor::layout::linear::{LinearView, LinearViewMut},
@@ -11,7 +11,14 @@ use burn_cubecl::{
     tensor::CubeTensor,
 };
 
-use super::{element_of, empty_like, vector_size};
+use super::{element_of, empty_like, threads, vector_size};
+
+/// `x · Φ(x)`.
+#[cube]
+pub(super) fn gelu_of<N: Size>(x: Vector<f32, N>) -> Vector<f32, N> {
+    let half = Vector::<f32, N>::new(0.5f32);
+    x * (Vector::erf(x * Vector::new(std::f32::consts::FRAC_1_SQRT_2)) * half + half)
+}
 
 #[cube(launch, address_type = "dynamic")]
 fn gelu_kernel<F: Float, N: Size>(
@@ -23,9 +30,7 @@ fn gelu_kernel<F: Float, N: Size>(
         terminate!();
     }
     let x = Vector::<f32, N>::cast_from(input.read(ABSOLUTE_POS));
-    let half = Vector::<f32, N>::new(0.5f32);
-    let cdf = Vector::erf(x * Vector::new(std::f32::consts::FRAC_1_SQRT_2)) * half + half;
-    output.write(ABSOLUTE_POS, Vector::cast_from(x * cdf));
+    output.write(ABSOLUTE_POS, Vector::cast_from(gelu_of::<N>(x)));
 }
 
 #[cube(launch, address_type = "dynamic")]
@@ -49,7 +54,7 @@ fn swiglu_kernel<F: Float, N: Size>(
 pub(super) fn gelu(x: CubeTensor) -> CubeTensor {
     let x = into_contiguous(x);
     let (out, size) = (empty_like(&x, x.dtype), vector_size(&x));
-    let (count, dim) = shape_of_launch(&x, size);
+    let (count, dim) = threads(&x, size);
     gelu_kernel::launch(
         &x.client.clone(),
         count,
@@ -67,7 +72,7 @@ pub(super) fn gelu(x: CubeTensor) -> CubeTensor {
 pub(super) fn swiglu(gate: CubeTensor, up: CubeTensor) -> CubeTensor {
     let (gate, up) = (into_contiguous(gate), into_contiguous(up));
     let (out, size) = (empty_like(&gate, gate.dtype), vector_size(&gate));
-    let (count, dim) = shape_of_launch(&gate, size);
+    let (count, dim) = threads(&gate, size);
     swiglu_kernel::launch(
         &gate.client.clone(),
         count,
@@ -80,10 +85,4 @@ pub(super) fn swiglu(gate: CubeTensor, up: CubeTensor) -> CubeTensor {
         element_of(gate.dtype),
     );
     out
-}
-
-fn shape_of_launch(x: &CubeTensor, vector_size: usize) -> (CubeCount, CubeDim) {
-    let units = x.meta.num_elements() / vector_size;
-    let dim = CubeDim::new(&x.client, units);
-    (calculate_cube_count_elemwise(&x.client, units, dim), dim)
 }

@@ -2,12 +2,12 @@
 
 use burn::tensor::DType;
 use burn_cubecl::{
-    cubecl::{self, calculate_cube_count_elemwise, ir::ElemType, prelude::*},
+    cubecl::{self, ir::ElemType, prelude::*},
     kernel::into_contiguous,
     tensor::CubeTensor,
 };
 
-use super::{element_of, empty_like, vector_size};
+use super::{element_of, elementwise::gelu_of, empty_like, threads, vector_size};
 use crate::backend::Activation;
 
 /// What is done with sums.
@@ -47,8 +47,7 @@ fn epilogue_kernel<F: Float, N: Size>(
         y += Vector::<f32, N>::cast_from(bias[column]);
     }
     if comptime!(is_gelu) {
-        let half = Vector::<f32, N>::new(0.5f32);
-        y = y * (Vector::erf(y * Vector::new(std::f32::consts::FRAC_1_SQRT_2)) * half + half);
+        y = gelu_of::<N>(y);
     }
     if comptime!(is_relu) {
         y = max(y, Vector::<f32, N>::new(0.0f32));
@@ -70,18 +69,17 @@ pub(super) fn apply(sums: CubeTensor, epilogue: Epilogue, dtype: DType) -> CubeT
     let out = empty_like(&sums, dtype);
     let size = vector_size(&sums).min(vector_size(&out));
     let columns = sums.meta.shape()[sums.meta.num_dims() - 1] / size;
-    let units = sums.meta.num_elements() / size;
-    let dim = CubeDim::new(&sums.client, units);
+    let (count, dim) = threads(&sums, size);
     let has = [&bias, &scale, &base].map(Option::is_some);
     // What is absent is not read: any tensor of the type stands for it.
     let [bias, scale, base] = [bias, scale, base].map(|given| given.map_or_else(|| out.clone(), into_contiguous));
     epilogue_kernel::launch(
         &sums.client.clone(),
-        calculate_cube_count_elemwise(&sums.client, units, dim),
+        count,
         dim,
         sums.required_address_type(),
         size,
-        sums.clone().into_tensor_arg(),
+        sums.into_tensor_arg(),
         bias.into_tensor_arg(),
         scale.into_tensor_arg(),
         base.into_tensor_arg(),

@@ -13,6 +13,7 @@ use burn::{
 };
 use burn_cubecl::{
     cubecl::{
+        calculate_cube_count_elemwise,
         client::Client,
         ir::{ElemType, FloatKind},
         prelude::*,
@@ -24,7 +25,7 @@ use burn_cubecl::{
 };
 use cubek::{
     matmul::{
-        definition::{MatmulElems, MatmulGlobalElems},
+        definition::{MatmulElems, MatmulGlobalElems, MatmulSetupError},
         launch::launch_ref,
         multi_level::Strategy,
     },
@@ -65,11 +66,11 @@ impl KernelOps for Cube {
     }
 
     fn kernel_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        if has_kernel(&[&x]) { elementwise::gelu(x) } else { fallback::gelu::<Self>(x) }
+        if has_kernel(&x, []) { elementwise::gelu(x) } else { fallback::gelu::<Self>(x) }
     }
 
     fn kernel_swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
-        if has_kernel(&[&gate, &up]) { elementwise::swiglu(gate, up) } else { fallback::swiglu::<Self>(gate, up) }
+        if has_kernel(&gate, [Some(&up)]) { elementwise::swiglu(gate, up) } else { fallback::swiglu::<Self>(gate, up) }
     }
 
     fn kernel_rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -78,7 +79,7 @@ impl KernelOps for Cube {
             table.dtype == DType::F32 && table.meta.shape()[1] == 1 && table.meta.shape()[2..] == shape[2..]
         };
         let is_in_rows = strides[3] == 1 && shape[3].is_multiple_of(2);
-        if !(has_kernel(&[&x]) && is_in_rows && is_table(&cos) && is_table(&sin)) {
+        if !(has_kernel(&x, []) && is_in_rows && is_table(&cos) && is_table(&sin)) {
             return fallback::rotate::<Self>(x, cos, sin);
         }
         rotary::rotate(x, cos, sin)
@@ -94,8 +95,7 @@ impl KernelOps for Cube {
         if bias.is_none() && activation == Activation::None {
             return fallback::linear::<Self>(x, weight, OptionalTensor::Absent, activation);
         }
-        let given: Vec<&CubeTensor> = [Some(&x), bias.as_ref()].into_iter().flatten().collect();
-        if !has_kernel(&given) {
+        if !has_kernel(&x, [bias.as_ref()]) {
             return fallback::linear::<Self>(x, weight, optional(bias), activation);
         }
         let dtype = x.dtype;
@@ -111,9 +111,7 @@ impl KernelOps for Cube {
         base: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         let (bias, scale) = (bias.into_option(), scale.into_option());
-        let given: Vec<&CubeTensor> =
-            [Some(&x), Some(&base), bias.as_ref(), scale.as_ref()].into_iter().flatten().collect();
-        if !has_kernel(&given) {
+        if !has_kernel(&x, [bias.as_ref(), scale.as_ref(), Some(&base)]) {
             return fallback::linear_residual::<Self>(x, weight, optional(bias), optional(scale), base);
         }
         let dtype = x.dtype;
@@ -128,14 +126,11 @@ impl KernelOps for Cube {
         norm: Norm,
         epsilon: f64,
     ) -> FloatTensor<Self> {
-        let is_one_type = match &beta {
-            OptionalTensor::Absent => has_kernel(&[&x, &gamma]),
-            OptionalTensor::Present(beta) => has_kernel(&[&x, &gamma, beta]),
-        };
-        if !is_one_type {
-            return fallback::norm::<Self>(x, gamma, beta, norm, epsilon);
+        let beta = beta.into_option();
+        if !has_kernel(&x, [Some(&gamma), beta.as_ref()]) {
+            return fallback::norm::<Self>(x, gamma, optional(beta), norm, epsilon);
         }
-        norm::norm(x, gamma, beta.into_option(), norm, epsilon)
+        norm::norm(x, gamma, beta, norm, epsilon)
     }
 }
 
@@ -144,10 +139,13 @@ fn optional(tensor: Option<CubeTensor>) -> OptionalTensor<Cube> {
 }
 
 /// Whether the kernels take tensors: of one type that is f32 or a half, and not empty.
-fn has_kernel(tensors: &[&CubeTensor]) -> bool {
-    let dtype = tensors[0].dtype;
-    matches!(dtype, DType::F32 | DType::BF16 | DType::F16)
-        && tensors.iter().all(|tensor| tensor.dtype == dtype && tensor.meta.num_elements() > 0)
+fn has_kernel<const N: usize>(x: &CubeTensor, others: [Option<&CubeTensor>; N]) -> bool {
+    matches!(x.dtype, DType::F32 | DType::BF16 | DType::F16)
+        && [Some(x)]
+            .into_iter()
+            .chain(others)
+            .flatten()
+            .all(|tensor| tensor.dtype == x.dtype && tensor.meta.num_elements() > 0)
 }
 
 /// A number type that has kernels, as CubeCL names it.
@@ -164,6 +162,13 @@ fn empty_like(x: &CubeTensor, dtype: DType) -> CubeTensor {
     empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), x.shape(), dtype)
 }
 
+/// Threads that take so many values of a tensor each.
+fn threads(x: &CubeTensor, values: usize) -> (CubeCount, CubeDim) {
+    let units = x.meta.num_elements() / values;
+    let dim = CubeDim::new(&x.client, units);
+    (calculate_cube_count_elemwise(&x.client, units, dim), dim)
+}
+
 /// How many neighbouring values a thread reads at once.
 fn vector_size(x: &CubeTensor) -> usize {
     let sizes = x.client.io_optimized_vector_sizes(x.dtype.size());
@@ -171,10 +176,7 @@ fn vector_size(x: &CubeTensor) -> usize {
 }
 
 /// The product of `f32` matrices by the ordinary cores.
-fn exact(
-    lhs: FloatTensor<Cube>,
-    rhs: FloatTensor<Cube>,
-) -> Result<FloatTensor<Cube>, cubek::matmul::definition::MatmulSetupError> {
+fn exact(lhs: CubeTensor, rhs: CubeTensor) -> Result<CubeTensor, MatmulSetupError> {
     let out = init_matmul_output(&lhs, &rhs, DType::F32);
     let client = lhs.client.clone();
     let single = f32::elem_type_native();

@@ -1,12 +1,12 @@
 //! Rotary position embedding.
 
 use burn_cubecl::{
-    cubecl::{self, calculate_cube_count_elemwise, ir::ElemType, prelude::*},
+    cubecl::{self, ir::ElemType, prelude::*},
     kernel::into_contiguous,
     tensor::CubeTensor,
 };
 
-use super::{element_of, empty_like, vector_size};
+use super::{element_of, empty_like, threads, vector_size};
 
 /// A thread turns a vector of the first half of a row and the one of the second half that belongs to it.
 #[cube(launch, address_type = "dynamic")]
@@ -51,11 +51,10 @@ pub(super) fn rotate(x: CubeTensor, cos: CubeTensor, sin: CubeTensor) -> CubeTen
     while !(width / 2).is_multiple_of(size) {
         size /= 2;
     }
-    let units = x.meta.num_elements() / 2 / size;
-    let dim = CubeDim::new(&x.client, units);
+    let (count, dim) = threads(&x, 2 * size);
     rotate_kernel::launch(
         &x.client.clone(),
-        calculate_cube_count_elemwise(&x.client, units, dim),
+        count,
         dim,
         x.required_address_type(),
         size,
