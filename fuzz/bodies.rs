@@ -11,7 +11,7 @@ use evo1_core::{
     device::DeviceName,
     hub::Repository,
     normalize::{NormalizationType, Normalizer, Statistics},
-    weights::{Audit, Component, Naming, WeightFile, check},
+    weights::{Audit, ModelPart, Naming, WeightFile, check},
 };
 
 /// A target's name and body.
@@ -82,7 +82,7 @@ pub(crate) fn names(data: &[u8]) {
     if let Ok(repository) = text.parse::<Repository>() {
         assert_eq!(repository.to_string(), text);
     }
-    let _ = (text.parse::<DeviceName>().is_ok(), text.parse::<Profile>().is_ok(), Component::of(text));
+    let _ = (text.parse::<DeviceName>().is_ok(), text.parse::<Profile>().is_ok(), ModelPart::of(text));
     for naming in Naming::ALL {
         let _ = (naming.component(text), naming.is_expected_extra(text, 2));
     }

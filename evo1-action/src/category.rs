@@ -1,11 +1,15 @@
 //! Linear layers and MLPs that have weights of their own for each embodiment.
 
 use burn::{
+    config::Config,
     module::{Module, Param},
     nn::{Initializer, Linear, LinearConfig},
     tensor::{Device, Int, Tensor, activation::relu},
 };
-use evo1_core::ops::{linear, linear_relu, matmul, repeat_samples};
+use evo1_core::{
+    ops::{linear, linear_relu, matmul, repeat_samples},
+    weights::{InitialValue, ParamSpec},
+};
 
 /// A linear layer, shared by all embodiments or chosen per sample by embodiment id.
 #[derive(Module, Debug)]
@@ -23,18 +27,43 @@ pub struct CategoryWeights {
     bias: Param<Tensor<2>>,
 }
 
-impl CategoryLinear {
-    /// An uninitialised layer; up to one category means a shared one.
-    pub fn init(input: usize, output: usize, categories: usize, device: &Device) -> Self {
+/// How the weights of embodiments start: each one Xavier-uniform, as LeRobot draws them, with zero bias.
+pub fn initial_value(spec: &ParamSpec) -> Option<InitialValue> {
+    if !spec.path.contains("PerCategory.") {
+        return None;
+    }
+    match spec.shape.as_slice() {
+        [_, inputs, outputs] => Some(InitialValue::xavier(*inputs, *outputs)),
+        _ => Some(InitialValue::Constant(0.0)),
+    }
+}
+
+/// Sizes of a [`CategoryLinear`].
+#[derive(Config, Debug, Copy)]
+pub struct CategoryLinearConfig {
+    /// Channels of its input.
+    pub input: usize,
+    /// Channels of its output.
+    pub output: usize,
+    /// Embodiments; up to one means a shared layer.
+    pub categories: usize,
+}
+
+impl CategoryLinearConfig {
+    /// An uninitialised layer.
+    pub fn init(&self, device: &Device) -> CategoryLinear {
+        let Self { input, output, categories } = *self;
         if categories <= 1 {
-            return Self::Shared(LinearConfig::new(input, output).init(device));
+            return CategoryLinear::Shared(LinearConfig::new(input, output).init(device));
         }
-        Self::PerCategory(CategoryWeights {
+        CategoryLinear::PerCategory(CategoryWeights {
             weight: Initializer::Zeros.init([categories, input, output], device),
             bias: Initializer::Zeros.init([categories, output], device),
         })
     }
+}
 
+impl CategoryLinear {
     /// The layer of a batch's samples, whose embodiments are `[batch]`, below the number of categories.
     pub fn chosen(&self, embodiment: &Tensor<1, Int>) -> ChosenLinear {
         match self {
@@ -99,15 +128,31 @@ pub struct CategoryMlp {
     fc2: CategoryLinear,
 }
 
-impl CategoryMlp {
+/// Sizes of a [`CategoryMlp`].
+#[derive(Config, Debug, Copy)]
+pub struct CategoryMlpConfig {
+    /// Channels of its input.
+    pub input: usize,
+    /// Channels inside.
+    pub hidden: usize,
+    /// Channels of its output.
+    pub output: usize,
+    /// Embodiments; up to one means shared layers.
+    pub categories: usize,
+}
+
+impl CategoryMlpConfig {
     /// An uninitialised MLP.
-    pub fn init(input: usize, hidden: usize, output: usize, categories: usize, device: &Device) -> Self {
-        Self {
-            fc1: CategoryLinear::init(input, hidden, categories, device),
-            fc2: CategoryLinear::init(hidden, output, categories, device),
+    pub fn init(&self, device: &Device) -> CategoryMlp {
+        let Self { input, hidden, output, categories } = *self;
+        CategoryMlp {
+            fc1: CategoryLinearConfig::new(input, hidden, categories).init(device),
+            fc2: CategoryLinearConfig::new(hidden, output, categories).init(device),
         }
     }
+}
 
+impl CategoryMlp {
     /// The MLP of a batch's samples, whose embodiments are `[batch]`, below the number of categories.
     pub fn chosen(&self, embodiment: &Tensor<1, Int>) -> ChosenMlp {
         ChosenMlp { fc1: self.fc1.chosen(embodiment), fc2: self.fc2.chosen(embodiment) }
@@ -143,7 +188,7 @@ mod tests {
     #[test]
     fn every_sample_uses_the_weights_of_its_embodiment() {
         for device in test_devices() {
-            let layer = initialize(CategoryLinear::init(4, 3, 5, &device), 1, |_| DType::F32);
+            let layer = initialize(CategoryLinearConfig::new(4, 3, 5).init(&device), 1, initial_value, |_| DType::F32);
             let x = Tensor::<3>::random([3, 2, 4], Distribution::Default, &device);
             let ids = [4, 0, 2];
             let batched = layer.chosen(&Tensor::from_ints(ids, &device)).forward(x.clone());

@@ -1,4 +1,4 @@
-//! Encoders of the robot's state and of noisy actions.
+//! The encoder of noisy actions.
 
 use burn::{
     module::Module,
@@ -6,13 +6,7 @@ use burn::{
 };
 use evo1_core::config::ActionConfig;
 
-use crate::category::{CategoryLinear, CategoryMlp, ChosenLinear};
-
-/// The state encoder: an MLP that makes one token of a padded state, `[batch, max_state_dim]` → `[batch, embed]`.
-pub fn init_state_encoder(config: &ActionConfig, device: &Device) -> CategoryMlp {
-    let ActionConfig { max_state_dim, state_hidden_dim, embed_dim, num_categories, .. } = *config;
-    CategoryMlp::init(max_state_dim, state_hidden_dim, embed_dim, num_categories, device)
-}
+use crate::category::{CategoryLinear, CategoryLinearConfig, ChosenLinear};
 
 /// The encoder of an action chunk: `W₃(ReLU(W₂(ReLU(W₁(a)) + sinusoid(step))))`, each step by itself.
 #[derive(Module, Debug)]
@@ -26,7 +20,7 @@ impl ActionEncoder {
     /// An uninitialised encoder of the configuration's sizes.
     pub fn init(config: &ActionConfig, device: &Device) -> Self {
         let ActionConfig { max_action_dim, embed_dim, num_categories, .. } = *config;
-        let linear = |input| CategoryLinear::init(input, embed_dim, num_categories, device);
+        let linear = |input| CategoryLinearConfig::new(input, embed_dim, num_categories).init(device);
         Self { w1: linear(max_action_dim), w2: linear(embed_dim), w3: linear(embed_dim) }
     }
 

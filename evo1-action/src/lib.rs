@@ -2,22 +2,28 @@
 //!
 //! | module | holds |
 //! | --- | --- |
+//! | [`model`] | what every action expert is: the seam for one of your own |
+//! | [`expert`] | the published one: context, state and noisy actions → velocity |
+//! | [`integration`] | where the keys and values of its blocks come from: the variants of the paper's figure 6 |
+//! | [`head`] | how it makes a velocity of action tokens |
+//! | [`block`], [`attention`] | its block, with keys and values apart |
+//! | [`encoders`] | the encoder of noisy actions |
 //! | [`category`] | linear layers and MLPs with weights per embodiment |
 //! | [`time`] | sinusoidal tables of time and step |
-//! | [`encoders`] | state encoder and action encoder |
-//! | [`block`] | the attention block, with the context's keys and values computed once |
-//! | [`integration`] | what each block attends to: the variants of the paper's figure 6 |
-//! | [`head`] | the whole network: context, state and noisy actions → velocity |
-//! | [`flow`] | training objective and sampler |
+//! | [`flow`] | training objective and sampler; noise, times, grids and solvers |
 #![forbid(unsafe_code)]
 
+pub mod attention;
 pub mod block;
 pub mod category;
 pub mod encoders;
+pub mod expert;
 pub mod flow;
 pub mod head;
 pub mod integration;
+pub mod model;
 pub mod time;
 
-pub use flow::{FlowLoss, FlowSample, Sampler, flow_matching_loss};
-pub use head::{ActionExpert, Conditioning, init_action_expert};
+pub use expert::{ActionExpert, Conditioning};
+pub use flow::{Flow, FlowLoss, FlowSample, Sampler, flow_matching_loss};
+pub use model::{FlowTime, VelocityModel};

@@ -8,12 +8,15 @@ use burn::{
     module::{Module, ModuleMapper, Param},
     tensor::{Bool, DType, Device, Gradients, Int, Tensor, TensorData},
 };
-use evo1_action::{ActionExpert, Sampler, init_action_expert};
+use evo1_action::{
+    ActionExpert, Sampler, VelocityModel,
+    flow::{Heun, Midpoint},
+};
 use evo1_core::{
     Context, Trace,
-    config::{ActionConfig, Profile, Solver},
+    config::{ActionConfig, Profile},
     device::test_devices,
-    weights::{Naming, Reader, WeightFile, checkpoint_tensors, floats, initialize},
+    weights::{Naming, TensorReader, WeightFile, checkpoint_tensors, floats, initialize},
 };
 
 /// Largest difference, relative to the tensor's largest magnitude.
@@ -65,7 +68,8 @@ struct Fixture {
 impl Fixture {
     fn open(name: &str, config: &ActionConfig, device: &Device) -> Self {
         let file = WeightFile::open(&directory().join(format!("{name}.safetensors"))).expect(name);
-        let expert = initialize(init_action_expert(config, device), 0, |_| DType::F32);
+        let expert = <ActionExpert>::init(config, device).expect(name);
+        let expert = initialize(expert, 0, |_| None, |_| DType::F32);
         let parameters = file.names().filter(|name| name.starts_with("param.")).count();
         assert_eq!(evo1_core::weights::params(&expert).len(), parameters, "{name}");
         let expert = expert.map(&mut Loader { file: &file, path: vec![] });
@@ -88,8 +92,8 @@ impl Fixture {
     }
 
     /// The layers of a context, for a variant that reads them.
-    fn layers_of(config: &ActionConfig, context: Context) -> Context {
-        match config.design.context_layers(config.num_layers, 1).is_empty() {
+    fn layers_of(&self, context: Context) -> Context {
+        match self.expert.language_layers(1).expect("layers").is_empty() {
             true => Context { layers: vec![], ..context },
             false => context,
         }
@@ -108,7 +112,7 @@ fn assert_close(what: &str, got: &TensorData, want: &TensorData) {
 /// The gradient of each parameter; zero for one that the loss does not depend on.
 struct GradientsOf<'a>(&'a Gradients);
 
-impl Reader for GradientsOf<'_> {
+impl TensorReader for GradientsOf<'_> {
     fn read<const D: usize>(&self, param: &Tensor<D>) -> Option<Tensor<D>> {
         Some(param.grad(self.0).unwrap_or_else(|| param.clone().inner().zeros_like()))
     }
@@ -123,7 +127,7 @@ fn velocities_and_gradients_equal_pytorch() {
             let layers: Tensor<4> = fixture.input("in.layers").require_grad();
             let state: Tensor<2> = fixture.input("in.state").require_grad();
             let actions: Tensor<3> = fixture.input("in.actions").require_grad();
-            let context = Fixture::layers_of(&config, fixture.context(tokens.clone(), &layers));
+            let context = fixture.layers_of(fixture.context(tokens.clone(), &layers));
             let (expert, trace) = (&fixture.expert, &mut Trace::off());
             let conditioning = expert.condition(context, state.clone(), &fixture.numbers("in.embodiment"), trace);
             let times = expert.time_conditioning(&fixture.numbers("in.time_rows"), &fixture.device);
@@ -159,16 +163,18 @@ fn every_solver_equals_pytorch() {
         for (name, config) in variants() {
             let fixture = Fixture::open(&name, &config, &device);
             let context = fixture.context(fixture.input("in.tokens"), &fixture.input("in.layers"));
-            let context = Fixture::layers_of(&config, context);
+            let context = fixture.layers_of(context);
             let (expert, trace) = (&fixture.expert, &mut Trace::off());
             let embodiment = fixture.numbers("in.embodiment");
             let conditioning = expert.condition(context, fixture.input("in.state"), &embodiment, trace);
-            for (tensor, solver) in
-                [("out.euler", Solver::Euler), ("out.heun", Solver::Heun), ("out.midpoint", Solver::Midpoint)]
-            {
-                let sampler = Sampler::new(3, &Profile::Official.semantics()).with_solver(solver);
+            let euler = Sampler::new(3, &Profile::Official.semantics());
+            for (tensor, sampler) in [
+                ("out.euler", euler.clone()),
+                ("out.heun", euler.clone().with_solver(Heun)),
+                ("out.midpoint", euler.with_solver(Midpoint)),
+            ] {
                 let (noise, mask) = (fixture.input("in.actions"), fixture.input("in.mask"));
-                let actions = sampler.sample(expert, &conditioning, noise, mask, trace).into_data();
+                let actions = sampler.sample(expert, &conditioning, noise, mask, trace).expect(tensor).into_data();
                 assert_close(&format!("{name}: {tensor}"), &actions, &fixture.file.read(tensor).expect(tensor));
             }
         }
@@ -182,10 +188,10 @@ fn draws_share_a_context_and_give_what_each_gives_alone() {
         let fixture = Fixture::open(&name, &config, &device);
         let (expert, trace) = (&fixture.expert, &mut Trace::off());
         let context = fixture.context(fixture.input("in.tokens"), &fixture.input("in.layers"));
-        let context = Fixture::layers_of(&config, context);
+        let context = fixture.layers_of(context);
         let embodiment = fixture.numbers("in.embodiment");
         let once = expert.condition(context, fixture.input("in.state"), &embodiment, trace);
-        let twice = once.clone().repeated(2);
+        let twice = <ActionExpert>::repeat(once.clone(), 2);
         let actions: Tensor<3> = fixture.input("in.actions");
         let [batch, horizon, width] = actions.dims();
         let repeated = actions.clone().unsqueeze_dim::<4>(1).expand([batch, 2, horizon, width]);

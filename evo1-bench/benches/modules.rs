@@ -9,13 +9,8 @@ use burn::{
 };
 use criterion::{Criterion, criterion_group, criterion_main};
 use evo1::{
-    Context, Trace,
-    action::{
-        block::CrossAttentionBlock,
-        init_action_expert,
-        integration::{Memory, attended},
-        time::sinusoid,
-    },
+    Context, Trace, VelocityModel,
+    action::{ActionExpert, FlowTime, block::ActionBlock, time::sinusoid},
     config::{MaskedRows, PolicyConfig},
     vlm::{
         TokenBatch,
@@ -33,7 +28,7 @@ const TOKENS: usize = 800;
 const SEED: u64 = 0;
 
 fn weights<M: Module>(path: &str, module: M) -> M {
-    initialize_part(path, module, SEED, |_| DType::F32)
+    initialize_part(path, module, SEED, |_| None, |_| DType::F32)
 }
 
 fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
@@ -90,23 +85,22 @@ fn action(criterion: &mut Criterion) {
     let (horizon, embed) = (config.horizon, config.embed_dim);
     let context = random([1, TOKENS, embed]);
 
-    let block = weights("action.blocks.0", CrossAttentionBlock::init(&config, &device));
+    let block = weights("action.blocks.0", ActionBlock::init(&config, &device));
     // The context, and the state's token after it.
-    let memory = Memory { tokens: random([1, TOKENS + 1, embed]), layers: Vec::new(), hidden: None };
-    let seen = attended(config.design.integration, std::slice::from_ref(&block), memory).remove(0);
+    let keys_values = block.attention().keys_values(random([1, TOKENS + 1, embed]), None);
     let (x, block_time) = (random([1, horizon, embed]), sinusoid(&[0], embed, &device).unsqueeze::<3>());
     time(criterion, &format!("cross-attention DiT block ({horizon} actions, {TOKENS} context tokens)"), || {
-        block.forward(x.clone(), block_time.clone(), &seen, &mut Trace::off())
+        block.forward(x.clone(), block_time.clone(), |_| keys_values.clone(), &mut Trace::off())
     });
 
-    let expert = weights("action", init_action_expert(&config, &device));
+    let expert = weights("action", <ActionExpert>::init(&config, &device).expect("the published expert"));
     let state = random([1, config.max_state_dim]);
     let conditioning = || {
         let context = Context { tokens: context.clone(), layers: Vec::new(), hidden: None };
         expert.condition(context, state.clone(), &[0], &mut Trace::off())
     };
     let (conditioning, actions) = (conditioning(), random([1, horizon, config.max_action_dim]));
-    let step = expert.time_conditioning(&[500], &device);
+    let step = expert.time(&[FlowTime::drawn(0.5, 1000.0)], &device);
     time(criterion, "action expert, velocity (1 Euler step)", || {
         expert.velocity(actions.clone(), &step, &conditioning, &mut Trace::off())
     });

@@ -7,7 +7,7 @@ use evo1::config::PolicyConfig;
 use evo1_kernels as kernels;
 use serde::{Deserialize, Serialize};
 
-use crate::Summary;
+use crate::Quantiles;
 
 /// What an operation did in a second.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -15,7 +15,7 @@ pub struct KernelTime {
     /// The operation and its sizes.
     pub name: String,
     /// Time of one call.
-    pub milliseconds: Summary,
+    pub milliseconds: Quantiles,
     /// What `rate` counts: `GFLOP/s`, or `GB/s` for operations that the memory limits.
     pub unit: Unit,
     /// At the fastest call.
@@ -168,7 +168,7 @@ fn time(case: &Case, device: &Device, repeat: usize) -> KernelTime {
         }
         drop(out);
     }
-    let milliseconds = Summary::of(samples);
+    let milliseconds = Quantiles::of(samples);
     let rate = case.work / (milliseconds.min * 1e-3);
     KernelTime { name: case.name.clone(), milliseconds, unit: case.unit, rate, ceiling: 0.0 }
 }

@@ -6,13 +6,13 @@ mod report;
 
 use burn::tensor::Device;
 pub use evo1::StageTimes;
-use evo1::{ActionChunk, Observation, Policy, PredictOptions, Result};
+use evo1::{ActionChunk, Components, Observation, Policy, PredictOptions, Result};
 pub use kernels::{KernelTime, Unit, kernel_times};
-pub use report::{Comparison, Provenance, Reference, Report, Setup, Summary, by_stage, compare};
+pub use report::{Comparison, Provenance, Quantiles, Reference, Report, Setup, by_stage, compare};
 
 /// [`Policy::predict`], with the time of each stage.
-pub fn predict_timed(
-    policy: &Policy,
+pub fn predict_timed<C: Components>(
+    policy: &Policy<C>,
     observation: &Observation,
     options: &PredictOptions,
 ) -> Result<(ActionChunk, StageTimes)> {

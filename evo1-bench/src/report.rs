@@ -10,7 +10,7 @@ use crate::KernelTime;
 
 /// Repeated measurements in short.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Summary {
+pub struct Quantiles {
     /// The smallest.
     pub min: f64,
     /// The median.
@@ -19,7 +19,7 @@ pub struct Summary {
     pub p90: f64,
 }
 
-impl Summary {
+impl Quantiles {
     /// Of at least one measurement.
     ///
     /// # Panics
@@ -40,10 +40,10 @@ pub struct Report {
     /// Where it was run.
     pub provenance: Provenance,
     /// Milliseconds by stage, and of all of them as `total`.
-    pub milliseconds: BTreeMap<String, Summary>,
+    pub milliseconds: BTreeMap<String, Quantiles>,
     /// Milliseconds of [`Reference`], taken between the predictions: what another machine, or the same one under load, is
     /// compared by.
-    pub reference: Summary,
+    pub reference: Quantiles,
     /// The model's operations by themselves.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kernels: Vec<KernelTime>,
@@ -142,7 +142,7 @@ fn processor() -> Option<String> {
 }
 
 /// Milliseconds by stage of some predictions.
-pub fn by_stage(runs: &[StageTimes]) -> BTreeMap<String, Summary> {
+pub fn by_stage(runs: &[StageTimes]) -> BTreeMap<String, Quantiles> {
     let milliseconds = |time: std::time::Duration| time.as_secs_f64() * 1e3;
     let mut samples: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     for run in runs {
@@ -151,7 +151,7 @@ pub fn by_stage(runs: &[StageTimes]) -> BTreeMap<String, Summary> {
         }
         samples.entry("total".into()).or_default().push(milliseconds(run.total()));
     }
-    samples.into_iter().map(|(name, samples)| (name, Summary::of(samples))).collect()
+    samples.into_iter().map(|(name, samples)| (name, Quantiles::of(samples))).collect()
 }
 
 /// A stage of two reports.
@@ -226,13 +226,13 @@ mod tests {
 
     #[test]
     fn a_summary_is_of_the_sorted_measurements() {
-        let summary = Summary::of((1..=11).rev().map(f64::from).collect());
-        assert_eq!(summary, Summary { min: 1.0, p50: 6.0, p90: 10.0 });
-        assert_eq!(Summary::of(vec![3.0]), Summary { min: 3.0, p50: 3.0, p90: 3.0 });
+        let summary = Quantiles::of((1..=11).rev().map(f64::from).collect());
+        assert_eq!(summary, Quantiles { min: 1.0, p50: 6.0, p90: 10.0 });
+        assert_eq!(Quantiles::of(vec![3.0]), Quantiles { min: 3.0, p50: 3.0, p90: 3.0 });
     }
 
     fn report(total: f64, reference: f64) -> Report {
-        let summary = |value| Summary { min: value, p50: value, p90: value };
+        let summary = |value| Quantiles { min: value, p50: value, p90: value };
         Report {
             setup: Setup {
                 preset: "tiny".into(),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{DType, Device};
 use clap::{Args, ValueEnum};
 use evo1::{
-    Frame, LoadOptions, Policy,
+    Choice, Components, Frame, LoadOptions, Policy,
     config::{Precision, Profile},
     device::{DeviceName, allow_tf32},
     hub::Repository,
@@ -36,6 +36,11 @@ pub(crate) struct Common {
     /// What is logged to standard error: error, warn, info, debug, or a filter such as evo1=debug
     #[arg(long, global = true, default_value = "warn,wgpu_hal=off,hf_hub=off,cubecl_server=off,cubecl_runtime=off")]
     pub(crate) log: String,
+
+    /// How the program reads states and actions of datasets.
+    #[cfg(feature = "data")]
+    #[arg(skip)]
+    pub(crate) suites: evo1_data::Suites,
 }
 
 /// Number types on the command line.
@@ -91,10 +96,10 @@ impl Common {
     }
 
     /// The policy of a directory, or the embedded one.
-    pub(crate) fn policy(&self, directory: Option<&Path>, device: &Device) -> Result<Policy> {
+    pub(crate) fn policy<C: Components>(&self, directory: Option<&Path>, device: &Device) -> Result<Policy<C>> {
         match directory {
             Some(directory) => self.load(directory, device),
-            None => Ok(Policy::embedded(&self.load_options(device))?),
+            None => Ok(Policy::embedded_as(&self.load_options(device))?),
         }
     }
 
@@ -113,8 +118,8 @@ impl Common {
     }
 
     /// Loads a policy directory, or a repository on the Hub, and logs what is worth knowing about it.
-    pub(crate) fn load(&self, policy: &Path, device: &Device) -> Result<Policy> {
-        let (policy, report) = Policy::load(&local(policy)?, &self.load_options(device))?;
+    pub(crate) fn load<C: Components>(&self, policy: &Path, device: &Device) -> Result<Policy<C>> {
+        let (policy, report) = Policy::load_as(&local(policy)?, &self.load_options(device))?;
         for key in &report.unknown_keys {
             warn!("unknown key, ignored: {key}");
         }
@@ -174,6 +179,14 @@ pub(crate) fn decode_frame(bytes: &[u8]) -> Result<Frame> {
     let image = reader.decode()?.into_rgb8();
     let (width, height) = (image.width() as usize, image.height() as usize);
     Ok(Frame::new(width, height, image.into_raw())?)
+}
+
+/// Reads a component's name, or its settings as JSON.
+#[cfg(feature = "train")]
+pub(crate) fn parse_choice(text: &str) -> Result<Choice, String> {
+    let value: serde_json::Result<serde_json::Value> =
+        if text.starts_with('{') { serde_json::from_str(text) } else { Ok(text.into()) };
+    value.map_err(|error| error.to_string())?.try_into()
 }
 
 fn parse_device(name: &str) -> Result<DeviceName, String> {

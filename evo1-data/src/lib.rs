@@ -65,7 +65,7 @@ pub use loader::{Batches, Loader, LoaderOptions, SkippedEpisode};
 pub use mixture::Mixture;
 pub use sample::{Sample, SampleId};
 pub use sampler::Position;
-pub use source::Source;
+pub use source::DatasetSource;
 pub use statistics::StatisticsPer;
 pub use suite::{Suite, SuiteSettings, Suites};
 pub use video::{VideoPool, VideoReader};

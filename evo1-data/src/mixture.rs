@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, num::NonZeroUsize, ops::Range};
 use evo1_core::normalize::Statistics;
 
 use crate::{
-    DataConfig, DatasetConfig, Error, Result, Source, Suites, Table, VideoPool,
+    DataConfig, DatasetConfig, DatasetSource, Error, Result, Suites, Table, VideoPool,
     sample::{Sample, SampleId},
-    sampler::{Position, Run, Sampler},
+    sampler::{DataSampler, Position, Run},
     statistics::{self, StatisticsPer},
 };
 
@@ -15,9 +15,9 @@ use crate::{
 pub struct Mixture {
     /// The configuration.
     pub config: DataConfig,
-    sources: Vec<Source>,
+    sources: Vec<DatasetSource>,
     horizon: usize,
-    sampler: Sampler,
+    sampler: DataSampler,
     videos: VideoPool,
 }
 
@@ -35,10 +35,10 @@ impl Mixture {
         let mut sources = Vec::new();
         for (embodiment, (group, datasets)) in config.data_groups.iter().enumerate() {
             for (name, dataset) in datasets {
-                sources.push(Source::open(group, name, dataset, embodiment, suites)?);
+                sources.push(DatasetSource::open(group, name, dataset, embodiment, suites)?);
             }
         }
-        let sampler = Sampler::new(weighted(&sources)?);
+        let sampler = DataSampler::new(weighted(&sources)?);
         if sampler.len() == 0 {
             let names = sources.iter().map(|source| &*source.name).collect::<Vec<_>>().join(", ");
             return Err(Error::NoSamples(names));
@@ -48,7 +48,7 @@ impl Mixture {
     }
 
     /// The datasets.
-    pub fn sources(&self) -> &[Source] {
+    pub fn sources(&self) -> &[DatasetSource] {
         &self.sources
     }
 
@@ -117,7 +117,7 @@ impl Mixture {
 }
 
 /// The runs of all datasets, their weights scaled to the shares of datasets and tasks.
-fn weighted(sources: &[Source]) -> Result<Vec<Run>> {
+fn weighted(sources: &[DatasetSource]) -> Result<Vec<Run>> {
     let named = sources.iter().filter(|source| source.config.weight.is_some()).count();
     if named != 0 && named != sources.len() {
         let without = sources.iter().find(|source| source.config.weight.is_none()).map_or("", |source| &source.name);
@@ -152,7 +152,7 @@ fn scale(runs: &mut [Run], share: f64, name: impl Fn() -> String) -> Result<()> 
     Ok(())
 }
 
-fn source_runs(index: usize, source: &Source) -> Result<Vec<Run>> {
+fn source_runs(index: usize, source: &DatasetSource) -> Result<Vec<Run>> {
     let config = &source.config;
     let known = source.dataset.tasks();
     if let Some(weights) = &config.task_weights {
@@ -187,7 +187,7 @@ fn source_runs(index: usize, source: &Source) -> Result<Vec<Run>> {
 }
 
 /// The runs of an episode, with their tasks when these have shares.
-fn episode_runs(index: usize, source: &Source, episode: usize) -> Result<Vec<(Option<i64>, Run)>> {
+fn episode_runs(index: usize, source: &DatasetSource, episode: usize) -> Result<Vec<(Option<i64>, Run)>> {
     let config = &source.config;
     let recorded = source.dataset.episode(episode)?;
     let (length, stride) = (recorded.length, config.frame_stride);
@@ -235,7 +235,7 @@ fn episode_runs(index: usize, source: &Source, episode: usize) -> Result<Vec<(Op
 }
 
 /// A number of a column that must be finite and not negative.
-fn scalar(source: &Source, table: &Table, column: &str, frame: usize) -> Result<f64> {
+fn scalar(source: &DatasetSource, table: &Table, column: &str, frame: usize) -> Result<f64> {
     let value = match (table.ints(column), table.floats(column, frame)) {
         (Some(values), _) => values[frame] as f64,
         (None, Some(&[value])) => f64::from(value),

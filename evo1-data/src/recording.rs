@@ -4,12 +4,12 @@ use image::{ExtendedColorType, codecs::jpeg::JpegEncoder};
 use re_sdk::{RecordingStream, RecordingStreamBuilder};
 use re_sdk_types::archetypes::{EncodedImage, Scalars, SeriesLines, TextDocument};
 
-use crate::{Error, Result, Source, VideoPool};
+use crate::{DatasetSource, Error, Result, VideoPool};
 
 /// Quality of JPEG frames: what is lost cannot be seen.
 const QUALITY: u8 = 90;
 
-impl Source {
+impl DatasetSource {
     /// The contents of an `.rrd` file with an episode: the frames of all cameras, states and actions as named series, and
     /// the instruction, over the number of the frame and over time. `progress` is told how many frames of how many are
     /// done.

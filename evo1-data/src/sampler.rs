@@ -53,7 +53,7 @@ pub(crate) struct Run {
 
 /// Frames and their weights.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Sampler {
+pub(crate) struct DataSampler {
     runs: Vec<Run>,
     /// Sum of weights before each run, and in all.
     before: Vec<f64>,
@@ -62,7 +62,7 @@ pub(crate) struct Sampler {
     samples: u64,
 }
 
-impl Sampler {
+impl DataSampler {
     /// A sampler over runs; those without weight or frames are left out.
     pub(crate) fn new(runs: impl IntoIterator<Item = Run>) -> Self {
         let mut sampler = Self { before: vec![0.0], ..Self::default() };
@@ -179,7 +179,7 @@ mod tests {
         Run { source: 0, episode, first: 0, count, stride: 1, weight }
     }
 
-    fn epoch(sampler: &Sampler, seed: u64, epoch: u64) -> Vec<(usize, usize, usize)> {
+    fn epoch(sampler: &DataSampler, seed: u64, epoch: u64) -> Vec<(usize, usize, usize)> {
         (0..sampler.len()).map(|index| sampler.draw(Position { seed, epoch, index })).collect()
     }
 
@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn without_weights_every_frame_comes_once_an_epoch_and_epochs_differ() {
-        let sampler = Sampler::new((0..50).map(|episode| run(episode, 1 + episode * 7 % 31, 0.3)));
+        let sampler = DataSampler::new((0..50).map(|episode| run(episode, 1 + episode * 7 % 31, 0.3)));
         let first = epoch(&sampler, 1, 0);
         assert_eq!(first.iter().collect::<BTreeSet<_>>().len() as u64, sampler.len());
         assert_eq!(first, epoch(&sampler, 1, 0));
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn weights_are_kept_to_within_one_draw_an_epoch() {
         let runs = [run(0, 10, 5.0), run(1, 90, 1.0), run(2, 40, 0.25), run(3, 5, 0.0)];
-        let sampler = Sampler::new(runs);
+        let sampler = DataSampler::new(runs);
         let mut counts = BTreeMap::<_, u64>::new();
         for draw in epoch(&sampler, 4, 2) {
             *counts.entry(draw).or_default() += 1;
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn strides_leave_frames_out() {
-        let sampler = Sampler::new([Run { first: 3, count: 4, stride: 5, ..run(7, 0, 1.0) }]);
+        let sampler = DataSampler::new([Run { first: 3, count: 4, stride: 5, ..run(7, 0, 1.0) }]);
         let frames: BTreeSet<usize> = epoch(&sampler, 0, 0).into_iter().map(|(_, _, frame)| frame).collect();
         assert_eq!(frames, BTreeSet::from([3, 8, 13, 18]));
     }

@@ -11,7 +11,7 @@ use crate::{
 
 /// A dataset of a configuration.
 #[derive(Debug)]
-pub struct Source {
+pub struct DatasetSource {
     /// The arm key.
     pub group: String,
     /// Arm and dataset key, `arm/dataset`.
@@ -27,7 +27,7 @@ pub struct Source {
     suite: Box<dyn Suite>,
 }
 
-impl Source {
+impl DatasetSource {
     /// Opens a dataset. `embodiment` is used when the configuration names none.
     pub(crate) fn open(
         group: &str,

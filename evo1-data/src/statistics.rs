@@ -11,7 +11,7 @@ use evo1_core::{
     normalize::{RobotStatistics, Statistics, VectorStatistics},
 };
 
-use crate::{Error, Result, Source, mixture::frames, sampler::Run, summary::Summary};
+use crate::{DatasetSource, Error, Result, mixture::frames, sampler::Run, summary::DimensionSummary};
 
 /// What has statistics of its own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub enum StatisticsPer {
 
 /// Statistics of every dataset or arm.
 pub(crate) fn of_mixture(
-    sources: &[Source],
+    sources: &[DatasetSource],
     runs: &[Run],
     horizon: usize,
     per: StatisticsPer,
@@ -72,7 +72,7 @@ pub(crate) fn of_mixture(
     Ok(statistics)
 }
 
-fn width(source: &Source, episode: usize, what: &str, (expected, got): (usize, usize)) -> Error {
+fn width(source: &DatasetSource, episode: usize, what: &str, (expected, got): (usize, usize)) -> Error {
     let what = format!("the {what}'s width in episode {episode}");
     Error::inconsistent(source.dataset.root(), what, expected, got)
 }
@@ -104,14 +104,14 @@ fn action_counts(starts: &[usize], rows: usize, horizon: usize) -> Vec<u64> {
 /// Summaries of a vector's dimensions.
 #[derive(Debug, Default)]
 struct Accumulator {
-    dimensions: Vec<Summary>,
+    dimensions: Vec<DimensionSummary>,
 }
 
 impl Accumulator {
     /// Fails with the widths when they differ.
     fn add(&mut self, vector: &[f32], count: u64) -> Result<(), (usize, usize)> {
         if self.dimensions.is_empty() {
-            self.dimensions.resize_with(vector.len(), Summary::default);
+            self.dimensions.resize_with(vector.len(), DimensionSummary::default);
         }
         if self.dimensions.len() != vector.len() {
             return Err((self.dimensions.len(), vector.len()));
@@ -121,7 +121,7 @@ impl Accumulator {
     }
 
     fn finish(mut self) -> Option<VectorStatistics> {
-        let mut list = |of: &dyn Fn(&mut Summary) -> f64| {
+        let mut list = |of: &dyn Fn(&mut DimensionSummary) -> f64| {
             Some(self.dimensions.iter_mut().map(|summary| of(summary) as f32).collect::<Vec<_>>())
         };
         let statistics = VectorStatistics {

@@ -103,7 +103,7 @@ impl Default for Suites {
                         ("action_gripper_key", "action.gripper_position"),
                     ],
                 )?;
-                let with_inverted_gripper = |mut pose: Vec<Source>, mut gripper: Vec<Source>| {
+                let with_inverted_gripper = |mut pose: Vec<ColumnSource>, mut gripper: Vec<ColumnSource>| {
                     // DROID counts a closed gripper as 1.
                     gripper.iter_mut().for_each(|source| source.is_inverted = true);
                     pose.append(&mut gripper);
@@ -127,7 +127,7 @@ impl Default for Suites {
                 let known = ["action_concat_keys", "relative_dims", "gripper_indices"];
                 let [state, mut action] = keys(settings, &known, [STATE, ACTION])?;
                 if let Some(keys) = setting::<Vec<String>>(settings, "action_concat_keys")? {
-                    action = keys.into_iter().map(Source::from).collect();
+                    action = keys.into_iter().map(ColumnSource::from).collect();
                 }
                 let dims = setting::<Vec<[usize; 2]>>(settings, "relative_dims")?.unwrap_or_else(|| vec![[0, 6]]);
                 Ok(Box::new(Columns { state, action, relative: Relative::Ranges(ranges(&dims)?) }))
@@ -147,14 +147,14 @@ const ACTION: (&str, &str) = ("action_key", "action");
 /// A suite that puts columns side by side.
 #[derive(Debug)]
 struct Columns {
-    state: Vec<Source>,
-    action: Vec<Source>,
+    state: Vec<ColumnSource>,
+    action: Vec<ColumnSource>,
     relative: Relative,
 }
 
 /// A column.
 #[derive(Debug)]
-struct Source {
+struct ColumnSource {
     column: String,
     /// Whether each value v becomes 1 − v.
     is_inverted: bool,
@@ -171,7 +171,7 @@ enum Relative {
     Arms,
 }
 
-impl From<String> for Source {
+impl From<String> for ColumnSource {
     fn from(column: String) -> Self {
         Self { column, is_inverted: false }
     }
@@ -198,9 +198,9 @@ impl Suite for Columns {
     }
 }
 
-fn joined(sources: &[Source], table: &Table, row: usize) -> Result<Vec<f32>, String> {
+fn joined(sources: &[ColumnSource], table: &Table, row: usize) -> Result<Vec<f32>, String> {
     let mut values = Vec::new();
-    for Source { column, is_inverted } in sources {
+    for ColumnSource { column, is_inverted } in sources {
         let found = table.floats(column, row).ok_or_else(|| format!("there is no column `{column}` of numbers"))?;
         values.extend(found.iter().map(|&value| if *is_inverted { 1.0 - value } else { value }));
     }
@@ -212,7 +212,7 @@ fn keys<const N: usize>(
     settings: &SuiteSettings,
     others: &[&str],
     names: [(&str, &str); N],
-) -> Result<[Vec<Source>; N], String> {
+) -> Result<[Vec<ColumnSource>; N], String> {
     let known = || names.iter().map(|(name, _)| *name).chain(others.iter().copied());
     if let Some(unknown) = settings.keys().find(|key| !known().any(|name| name == *key)) {
         return Err(format!("`suite_config` has no `{unknown}`; it has {}", known().collect::<Vec<_>>().join(", ")));
@@ -220,7 +220,7 @@ fn keys<const N: usize>(
     let mut sources = std::array::from_fn(|_| Vec::new());
     for (sources, (name, default)) in sources.iter_mut().zip(names) {
         let column = setting::<String>(settings, name)?.unwrap_or_else(|| default.to_owned());
-        sources.push(Source::from(column));
+        sources.push(ColumnSource::from(column));
     }
     Ok(sources)
 }

@@ -16,7 +16,7 @@ const SMALLEST: f64 = 1e-9;
 
 /// A summary of numbers with how often each occurs.
 #[derive(Debug)]
-pub(crate) struct Summary {
+pub(crate) struct DimensionSummary {
     pub(crate) min: f64,
     pub(crate) max: f64,
     pub(crate) mean: f64,
@@ -37,13 +37,13 @@ enum Values {
     Histogram(BTreeMap<i32, u64>),
 }
 
-impl Default for Summary {
+impl Default for DimensionSummary {
     fn default() -> Self {
         Self::with_limit(EXACT)
     }
 }
 
-impl Summary {
+impl DimensionSummary {
     fn with_limit(limit: usize) -> Self {
         let values = Values::Exact { pairs: Vec::new(), limit, is_sorted: true };
         Self { min: f64::INFINITY, max: f64::NEG_INFINITY, mean: 0.0, squares: 0.0, total: 0, values }
@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn counted_values_have_the_statistics_of_repeated_ones() {
         // numpy over [1, 1, 1, 2, 5, 5]: mean 2.5, std 1.80277564, quantiles 0.01: 1.0, 0.99: 5.0
-        let mut summary = Summary::default();
+        let mut summary = DimensionSummary::default();
         [(5.0, 2), (1.0, 3), (2.0, 1)].into_iter().for_each(|(value, count)| summary.add(value, count));
         assert_eq!((summary.min, summary.max, summary.mean), (1.0, 5.0, 2.5));
         assert!((summary.std() - 1.802_775_637_7).abs() < 1e-9);
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn quantiles_are_interpolated_as_numpy_does() {
         // numpy.quantile([0, 10, 20], [0.01, 0.99]) = [0.2, 19.8]
-        let mut summary = Summary::default();
+        let mut summary = DimensionSummary::default();
         [20.0, 0.0, 10.0].into_iter().for_each(|value| summary.add(value, 1));
         assert!((summary.quantile(0.01) - 0.2).abs() < 1e-9);
         assert!((summary.quantile(0.99) - 19.8).abs() < 1e-9);
@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn the_histogram_keeps_its_error_bound() {
         let mut rng = stream(1, "summary");
-        let (mut exact, mut sketch) = (Summary::with_limit(usize::MAX), Summary::with_limit(100));
+        let (mut exact, mut sketch) = (DimensionSummary::with_limit(usize::MAX), DimensionSummary::with_limit(100));
         for _ in 0..50_000 {
             let value = (rng.random::<f32>() - 0.4).powi(3) * 200.0;
             let count = rng.random_range(1..5);

@@ -58,7 +58,7 @@ pub(crate) enum Dialect {
 
 /// How a connection wants to be treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Terms {
+pub(crate) struct ConnectionOptions {
     pub(crate) dialect: Dialect,
     /// `queue=latest`: a new request takes the place of those that wait.
     pub(crate) latest: bool,
@@ -89,7 +89,7 @@ struct Connection<S> {
     socket: WebSocketStream<Metered<S>>,
     meter: Arc<Meter>,
     shared: Arc<Shared>,
-    terms: Terms,
+    terms: ConnectionOptions,
     number: u64,
     /// Requests so far.
     requests: u64,
@@ -100,7 +100,7 @@ struct Connection<S> {
 }
 
 /// Serves a connection until it ends.
-pub(crate) async fn serve<S>(stream: S, shared: Arc<Shared>, terms: Terms)
+pub(crate) async fn serve<S>(stream: S, shared: Arc<Shared>, terms: ConnectionOptions)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {

@@ -17,7 +17,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 
 use crate::{
-    connection::{self, Dialect, Terms},
+    connection::{self, ConnectionOptions, Dialect},
     server::{Phase, Shared},
     worker::Health,
 };
@@ -90,7 +90,7 @@ impl Query {
         query
     }
 
-    fn terms(&self, path: &str) -> Result<Terms, String> {
+    fn terms(&self, path: &str) -> Result<ConnectionOptions, String> {
         let is = |name: &str, value: &Option<String>, known: &str| match value.as_deref() {
             None => Ok(false),
             Some(value) if value == known => Ok(true),
@@ -99,7 +99,7 @@ impl Query {
         let json_errors = is("errors", &self.errors, "json")?;
         let object_replies = is("reply", &self.reply, "object")?;
         let dialect = if path == OPENPI_PATH { Dialect::OpenPi } else { Dialect::Json { json_errors, object_replies } };
-        Ok(Terms {
+        Ok(ConnectionOptions {
             dialect,
             latest: is("queue", &self.queue, "latest")?,
             is_page: self.client.as_deref() == Some("page"),

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use evo1::{FinishOptions, Frame, Noise, Observation, Policy, PredictOptions, StatisticsKey, View};
+use evo1::{
+    Components, FinishOptions, Frame, Noise, Observation, Policy, PredictOptions, Published, StatisticsKey, View,
+};
 use serde::Serialize;
 
 use crate::{Answer, ErrorKind, Request, RequestError, protocol::Shape};
@@ -72,9 +74,9 @@ pub struct Robot {
 
 /// A policy as the server runs it.
 #[derive(Debug)]
-pub struct PolicyModel {
+pub struct PolicyModel<C: Components = Published> {
     /// The policy.
-    pub policy: Policy,
+    pub policy: Policy<C>,
     /// Its name.
     pub name: String,
     /// The seed of a connection's first request, unless the request brings one. The next one's is larger by one, and so on:
@@ -86,7 +88,7 @@ pub struct PolicyModel {
     pub smoothing: Option<f32>,
 }
 
-impl PolicyModel {
+impl<C: Components> PolicyModel<C> {
     fn seed_of(&self, request: &Request) -> u64 {
         request.seed.unwrap_or_else(|| self.seed.wrapping_add(request.number))
     }
@@ -96,7 +98,7 @@ impl PolicyModel {
     }
 }
 
-impl Model for PolicyModel {
+impl<C: Components> Model for PolicyModel<C> {
     fn shape(&self) -> Shape {
         let config = &self.policy.config;
         Shape {

@@ -10,7 +10,7 @@ use crate::Result;
 /// # Shapes
 /// - actions, mask: `[batch, horizon, max_action_dim]`
 #[derive(Debug, Clone)]
-pub struct Batch {
+pub struct TrainBatch {
     /// The observations, prepared.
     pub inputs: Inputs,
     /// Normalised true actions, padded with zeros.
@@ -20,14 +20,14 @@ pub struct Batch {
     pub mask: Tensor<3>,
 }
 
-impl Batch {
+impl TrainBatch {
     /// Number of observations.
     pub fn size(&self) -> usize {
         self.actions.dims()[0]
     }
 }
 
-impl From<evo1_data::Batch> for Batch {
+impl From<evo1_data::Batch> for TrainBatch {
     fn from(batch: evo1_data::Batch) -> Self {
         Self { inputs: batch.inputs, actions: batch.actions, mask: batch.mask }
     }
@@ -36,9 +36,9 @@ impl From<evo1_data::Batch> for Batch {
 /// Where batches come from.
 ///
 /// A batch is a function of its index alone, so that a run resumes anywhere by knowing how many batches it has used.
-pub trait Batches {
+pub trait BatchSource {
     /// The batch of an index, counted from 0.
-    fn batch(&mut self, index: u64) -> Result<Batch>;
+    fn batch(&mut self, index: u64) -> Result<TrainBatch>;
 
     /// Observations of one batch.
     fn batch_size(&self) -> usize;

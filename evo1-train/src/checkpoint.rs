@@ -10,7 +10,7 @@ use std::{
 };
 
 use burn::{optim::OptimizerRecord, tensor::Bytes};
-use evo1::{CoreError, Policy, convert::Format, files::write_atomically};
+use evo1::{Components, CoreError, Policy, convert::Format, files::write_atomically};
 use serde::{Deserialize, Serialize};
 
 use crate::{CheckpointConfig, Error, Learner, LearnerConfig, Progress, Result};
@@ -62,7 +62,7 @@ impl Checkpoints {
     }
 
     /// Saves a learner with the mean loss since the checkpoint before, then removes those that need not be kept.
-    pub(crate) fn save(&self, learner: &Learner, loss: f64) -> Result<PathBuf> {
+    pub(crate) fn save<C: Components>(&self, learner: &Learner<C>, loss: f64) -> Result<PathBuf> {
         let step = learner.progress().step;
         let (path, unfinished) = (self.path(step), self.folder.join(format!("{UNFINISHED}{step}")));
         remove(&unfinished)?;
@@ -131,7 +131,7 @@ struct Best {
 }
 
 /// Writes everything of a checkpoint into a new folder.
-fn write(learner: &Learner, folder: &Path) -> Result<()> {
+fn write<C: Components>(learner: &Learner<C>, folder: &Path) -> Result<()> {
     let training = folder.join(TRAINING);
     fs::create_dir_all(&training).map_err(|reason| CoreError::io("create", &training, reason))?;
     let path = training.join(OPTIMIZER);
@@ -139,7 +139,8 @@ fn write(learner: &Learner, folder: &Path) -> Result<()> {
     write_atomically(&path, &bytes)?;
     let text = serde_json::to_string_pretty(&learner.progress()).expect("numbers under string keys are JSON");
     write_atomically(&training.join(PROGRESS), text.as_bytes())?;
-    learner.policy().save(folder, Format::LeRobot)?;
+    let policy = learner.policy();
+    policy.save(folder, Format::of(&policy.config))?;
     sync(&training)?;
     sync(folder)
 }
@@ -148,7 +149,7 @@ fn write(learner: &Learner, folder: &Path) -> Result<()> {
 ///
 /// # Errors
 /// When the folder is no checkpoint of a run, or the optimiser's state is not that of the policy.
-pub(crate) fn restore(folder: &Path, policy: Policy, config: LearnerConfig) -> Result<Learner> {
+pub(crate) fn restore<C: Components>(folder: &Path, policy: Policy<C>, config: LearnerConfig) -> Result<Learner<C>> {
     let training = folder.join(TRAINING);
     if !training.is_dir() {
         return Err(Error::checkpoint(folder, "not a checkpoint of a training run: it has no folder `training`"));

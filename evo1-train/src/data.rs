@@ -1,16 +1,16 @@
-//! Batches of a run from the datasets that its configuration names.
+//! BatchSource of a run from the datasets that its configuration names.
 
 use std::{num::NonZeroUsize, sync::Arc};
 
 use evo1::Preparer;
 use evo1_data::{Loader, LoaderOptions, Mixture, Position};
 
-use crate::{Batch, Batches, Error, Result, TrainConfig};
+use crate::{BatchSource, Error, Result, TrainBatch, TrainConfig};
 
-/// Batches that threads make ahead of their use, for each of them.
+/// BatchSource that threads make ahead of their use, for each of them.
 const PREFETCH: usize = 2;
 
-/// Batches of a mixture of datasets.
+/// BatchSource of a mixture of datasets.
 pub struct DatasetBatches {
     loader: Loader,
     start: Position,
@@ -19,7 +19,7 @@ pub struct DatasetBatches {
 }
 
 impl DatasetBatches {
-    /// Batches of a mixture for the policy of `preparer`.
+    /// BatchSource of a mixture for the policy of `preparer`.
     pub fn new(mixture: Arc<Mixture>, preparer: Preparer, config: &TrainConfig) -> Result<Self> {
         let batch_size =
             NonZeroUsize::new(config.batch_size).ok_or_else(|| Error::config("batch_size", "at least 1", 0))?;
@@ -38,8 +38,8 @@ impl DatasetBatches {
     }
 }
 
-impl Batches for DatasetBatches {
-    fn batch(&mut self, index: u64) -> Result<Batch> {
+impl BatchSource for DatasetBatches {
+    fn batch(&mut self, index: u64) -> Result<TrainBatch> {
         let mut batches = match self.running.take() {
             Some((next, batches)) if next == index => batches,
             _ => {

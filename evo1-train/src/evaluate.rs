@@ -4,21 +4,21 @@ use std::{sync::Arc, time::Instant};
 
 use burn::tensor::Tensor;
 use evo1::{
-    Inputs, Noise, Policy, Trace,
+    Components, Inputs, Noise, Policy, Trace, VelocityModel,
     action::{FlowSample, flow_matching_loss},
     device::{read, scalar},
     weights::floats,
 };
-use evo1_data::{Augmentation, DataConfig, Mixture, StateNoise};
+use evo1_data::{Augmentation, DataConfig, Mixture, StateNoise, Suites};
 
-use crate::{Batches, DataSource, Draw, Error, Result, TrainConfig, open::batches_for};
+use crate::{BatchSource, DataSource, Draw, Error, Result, TrainConfig, open::batches_for};
 
 /// How a policy is evaluated.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EvaluationConfig {
     /// The data. Its augmentation and noise on states are left out.
     pub data: DataSource,
-    /// Batches.
+    /// BatchSource.
     pub batches: usize,
     /// Observations of a batch.
     pub batch_size: usize,
@@ -60,27 +60,44 @@ const WARM_UP: usize = 2;
 ///
 /// # Errors
 /// When there is nothing to evaluate on, or the data does not fit the policy.
-pub fn evaluate(policy: &Policy, config: &EvaluationConfig, mut progress: impl FnMut(usize)) -> Result<Evaluation> {
+pub fn evaluate<C: Components>(
+    policy: &Policy<C>,
+    config: &EvaluationConfig,
+    progress: impl FnMut(usize),
+) -> Result<Evaluation> {
+    evaluate_with(policy, config, &Suites::default(), progress)
+}
+
+/// [`evaluate`] with suites of a program's own.
+///
+/// # Errors
+/// As there.
+pub fn evaluate_with<C: Components>(
+    policy: &Policy<C>,
+    config: &EvaluationConfig,
+    suites: &Suites,
+    mut progress: impl FnMut(usize),
+) -> Result<Evaluation> {
     if config.batches == 0 {
         return Err(Error::config("batches", "at least 1", 0));
     }
     let plain =
         DataConfig { augmentation: Augmentation::None, state_noise: StateNoise::All(0.0), ..config.data.read()? };
-    let mixture = Arc::new(Mixture::open(&plain, policy.config.action.horizon)?);
+    let mixture = Arc::new(Mixture::open_with(&plain, policy.config.action.horizon, suites)?);
     let batches_of = |batch_size| {
         let settings = TrainConfig { batch_size, seed: config.seed, ..TrainConfig::default() };
         batches_for(policy, Arc::clone(&mixture), &settings)
     };
-    let (expert, semantics) = (&policy.network.action, &policy.config.semantics);
+    let (expert, semantics, flow) = (&policy.network.action, &policy.config.semantics, policy.flow()?);
     let (mut loss, mut squares, mut magnitudes, mut count) = (0.0, 0.0, 0.0, 0.0);
     let mut batches = batches_of(config.batch_size)?;
     for index in 0..config.batches as u64 {
         let batch = batches.batch(index)?;
         let inputs = &batch.inputs;
-        let context = policy.fuse(policy.see(inputs), inputs)?;
+        let context = policy.fuse(policy.visual_tokens(inputs), inputs)?;
         let trace = &mut Trace::off();
         let conditioning = expert.condition(context.clone(), inputs.state.clone(), &inputs.embodiment, trace);
-        let Draw { time, noise } = Draw::of(&policy.config, config.seed, batch.size(), index, policy.device());
+        let Draw { time, noise } = Draw::of(&flow, &policy.config, config.seed, batch.size(), index, policy.device());
         let sample = FlowSample { actions: batch.actions.clone(), mask: batch.mask.clone(), noise, time };
         loss += scalar(flow_matching_loss(expert, &conditioning, sample, semantics, trace).loss)?;
 
@@ -119,7 +136,7 @@ pub fn evaluate(policy: &Policy, config: &EvaluationConfig, mut progress: impl F
 }
 
 /// Normalised actions for prepared inputs.
-fn predict(policy: &Policy, inputs: &Inputs, noise: Tensor<3>) -> Result<Tensor<3>> {
-    let context = policy.fuse(policy.see(inputs), inputs)?;
+fn predict<C: Components>(policy: &Policy<C>, inputs: &Inputs, noise: Tensor<3>) -> Result<Tensor<3>> {
+    let context = policy.fuse(policy.visual_tokens(inputs), inputs)?;
     Ok(policy.act(context, inputs, noise, None)?)
 }

@@ -24,15 +24,15 @@ use burn::{
     tensor::{DType, Device, Tensor, TensorData},
 };
 use evo1::{
-    Context, CoreError, Inputs, Policy, Trace,
+    Components, Context, CoreError, Inputs, Policy, Trace, VelocityModel, VisionLanguageModel,
     config::ContextScope,
     device::read,
-    vlm::{InternVl, TokenBatch},
+    vlm::TokenBatch,
     weights::{WeightFile, write_safetensors},
 };
 use sha2::{Digest, Sha256};
 
-use crate::{Error, Result, Trained};
+use crate::{Error, Result, TrainedParts};
 
 /// The names that a file has for its tensors: the fused tokens, the outputs of single layers, the sum of all of them.
 const TOKENS: &str = "tokens";
@@ -40,7 +40,7 @@ const LAYER: &str = "layer.";
 const SUM: &str = "sha256";
 
 /// Fails where outputs of the vision-language model are to be kept although it is trained.
-pub(crate) fn check_is_frozen(trained: &Trained) -> Result<()> {
+pub(crate) fn check_is_frozen(trained: &TrainedParts) -> Result<()> {
     let part = match (trained.vision, trained.language) {
         (false, false) => return Ok(()),
         (true, false) => "the vision tower with the projector is",
@@ -68,11 +68,13 @@ struct Output {
 
 impl FrozenOutputs {
     /// The outputs below `folder` of a policy's vision-language model, computed in `compute`.
-    pub(crate) fn open(folder: &Path, policy: &Policy, compute: DType) -> Result<Self> {
+    pub(crate) fn open<C: Components>(folder: &Path, policy: &Policy<C>, compute: DType) -> Result<Self> {
         let mut sum = Sum(Sha256::new());
         policy.network.vlm.visit(&mut sum);
         let config = &policy.config;
-        let used = (&config.vlm, &config.semantics, config.context_layers(), policy.tokenizer.image_context());
+        let layers = policy.network.action.language_layers(config.vlm.language.num_layers);
+        let layers = layers.map_err(evo1::Error::from)?;
+        let used = (&config.vlm, &config.semantics, layers, policy.tokenizer.image_context());
         sum.0.update(serde_json::to_vec(&used).expect("a configuration is JSON"));
         sum.0.update(compute.name());
         sum.0.update(env!("CARGO_PKG_VERSION"));
@@ -84,17 +86,17 @@ impl FrozenOutputs {
 
     /// The context of a batch: of each sample as it was kept, or computed by itself and kept now. `vlm` is looked at only
     /// for what is computed.
-    pub(crate) fn context(
+    pub(crate) fn context<C: Components>(
         &self,
-        vlm: &impl Deref<Target = InternVl>,
-        policy: &Policy,
+        vlm: &impl Deref<Target = C::Vlm>,
+        policy: &Policy<C>,
         inputs: &Inputs,
     ) -> Result<Context> {
         let (config, image_token) = (&policy.config, policy.tokenizer.image_context());
         let [samples, length] = inputs.tokens.dims();
         let ends = match config.semantics.context_scope {
             // What follows is padding to the longest prompt of the batch, which the action expert does not see.
-            ContextScope::ValidTokens => inputs.tokens.last_valid().into_iter().map(|last| last + 1).collect(),
+            ContextScope::ValidTokens => inputs.tokens.last_visible().into_iter().map(|last| last + 1).collect(),
             _ => vec![length; samples],
         };
         let mut first_tile = 0;
@@ -108,7 +110,7 @@ impl FrozenOutputs {
             first_tile += tiles;
             outputs.push(self.output(vlm, policy, pixels, &tokens, &inputs.state.device())?);
         }
-        let width = if config.vlm.return_cls_only { 1 } else { length };
+        let width = policy.network.vlm.context_len(length);
         let layers = outputs[0].layers.len();
         let joined = |of: &dyn Fn(&Output) -> Tensor<3>| {
             Tensor::cat(outputs.iter().map(|output| padded(of(output), width)).collect(), 0)
@@ -120,10 +122,10 @@ impl FrozenOutputs {
     }
 
     /// One sample's output.
-    fn output(
+    fn output<C: Components>(
         &self,
-        vlm: &impl Deref<Target = InternVl>,
-        policy: &Policy,
+        vlm: &impl Deref<Target = C::Vlm>,
+        policy: &Policy<C>,
         pixels: Option<Tensor<4>>,
         tokens: &TokenBatch,
         device: &Device,

@@ -8,12 +8,8 @@ use burn::{
     tensor::{DType, Device, Tensor},
 };
 use evo1::{
-    Context, Evo1, Inputs, Policy, Trace,
-    action::{
-        FlowSample,
-        flow::{draw_noise, draw_times},
-        flow_matching_loss,
-    },
+    Components, Context, Evo1, Inputs, Policy, Published, Trace, VelocityModel, VisionLanguageModel,
+    action::{Flow, FlowSample, flow_matching_loss},
     config::PolicyConfig,
     device::scalar,
     ops::repeat_samples,
@@ -22,7 +18,7 @@ use evo1::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Batch, Error, OptimizerConfig, Result, Schedule, Trained,
+    Error, OptimizerConfig, Result, Schedule, TrainBatch, TrainedParts,
     frozen::{FrozenOutputs, check_is_frozen},
     optimizer::global_norm,
     parameters::{Parameter, parameters, with_stable_ids},
@@ -32,7 +28,7 @@ use crate::{
 #[derive(Debug, Clone, PartialEq)]
 pub struct LearnerConfig {
     /// Which parts are trained.
-    pub trained: Trained,
+    pub trained: TrainedParts,
     /// The optimiser.
     pub optimizer: OptimizerConfig,
     /// The learning rate's schedule.
@@ -51,7 +47,7 @@ pub struct LearnerConfig {
 
 impl LearnerConfig {
     /// One draw for each observation, in f32.
-    pub fn new(trained: Trained, optimizer: OptimizerConfig, schedule: Schedule) -> Self {
+    pub fn new(trained: TrainedParts, optimizer: OptimizerConfig, schedule: Schedule) -> Self {
         Self {
             trained,
             optimizer,
@@ -65,11 +61,15 @@ impl LearnerConfig {
     }
 }
 
+/// The network of some components.
+type Network<C> = Evo1<<C as Components>::Vlm, <C as Components>::Action>;
+
 /// A policy in training, with its optimiser.
-pub struct Learner {
-    policy: Policy,
+pub struct Learner<C: Components = Published> {
+    policy: Policy<C>,
     optimizer: ModuleOptimizer,
     config: LearnerConfig,
+    flow: Flow,
     devices: Vec<Device>,
     frozen: Option<FrozenOutputs>,
     progress: Progress,
@@ -80,7 +80,7 @@ pub struct Learner {
 pub struct Progress {
     /// Steps done, skipped ones included.
     pub step: u64,
-    /// Batches used: the data's and the generator's position.
+    /// BatchSource used: the data's and the generator's position.
     pub batches: u64,
     /// Steps skipped because loss or gradient were not finite.
     pub skipped: u64,
@@ -116,27 +116,24 @@ pub struct Draw {
 
 impl Draw {
     /// τ and ε for `samples` samples of a policy, by a seed and the index of their batch.
-    pub fn of(config: &PolicyConfig, seed: u64, samples: usize, index: u64, device: &Device) -> Self {
-        let (action, flow) = (&config.action, config.flow);
+    pub fn of(flow: &Flow, config: &PolicyConfig, seed: u64, samples: usize, index: u64, device: &Device) -> Self {
+        let action = &config.action;
         let mut times = rng::stream(seed, &format!("time.{index}"));
         let mut noise = rng::stream(seed, &format!("noise.{index}"));
         let shape = [samples, action.horizon, action.max_action_dim];
-        Self {
-            time: draw_times(flow.time_draw, samples, &mut times),
-            noise: draw_noise(flow.noise, shape, &mut noise, device),
-        }
+        Self { time: flow.time_draw.times(samples, &mut times), noise: flow.noise.tensor(shape, &mut noise, device) }
     }
 }
 
 /// More steps in a row that are not finite end the run.
 const MOST_SKIPPED: u32 = 5;
 
-impl Learner {
+impl<C: Components> Learner<C> {
     /// A learner of `policy` from its first step, on the policy's device.
     ///
     /// # Errors
     /// When the configuration trains nothing, keeps outputs of what it trains, or asks for what the device cannot do.
-    pub fn new(policy: Policy, config: LearnerConfig) -> Result<Self> {
+    pub fn new(policy: Policy<C>, config: LearnerConfig) -> Result<Self> {
         let device = policy.device().clone().autodiff();
         if !device.supports_dtype(config.compute) {
             return Err(Error::config("compute", "a number type of the device", config.compute.name()));
@@ -144,7 +141,8 @@ impl Learner {
         if config.draws == 0 {
             return Err(Error::config("draws", "at least 1", 0));
         }
-        if config.gradient_checkpointing && !policy.config.context_layers().is_empty() {
+        let layers = policy.network.action.language_layers(policy.config.vlm.language.num_layers);
+        if config.gradient_checkpointing && !layers.map_err(evo1::Error::from)?.is_empty() {
             let expected = "false where the integration is layer-wise: only the last layer's output is kept";
             return Err(Error::config("gradient_checkpointing", expected, true));
         }
@@ -153,11 +151,12 @@ impl Learner {
             FrozenOutputs::open(folder, &policy, config.compute)
         };
         let frozen = config.frozen_outputs.as_deref().map(open).transpose()?;
+        let flow = policy.flow()?;
         let network = with_stable_ids(policy.network).train();
         let network = config.trained.apply(network)?;
         let optimizer = config.optimizer.build(&network);
         let policy = Policy::new(policy.config, network, policy.tokenizer, policy.statistics, &device);
-        Ok(Self { policy, optimizer, config, devices: vec![device], frozen, progress: Progress::default() })
+        Ok(Self { policy, optimizer, config, flow, devices: vec![device], frozen, progress: Progress::default() })
     }
 
     /// The same learner computing each batch of a step on the next of `devices`, in parallel. Weights and optimiser stay
@@ -178,7 +177,7 @@ impl Learner {
     }
 
     /// The policy as it is now, ready to predict.
-    pub fn policy(&self) -> Policy {
+    pub fn policy(&self) -> Policy<C> {
         let Policy { config, network, tokenizer, statistics, .. } = self.policy.clone();
         let device = self.devices[0].clone().without_autodiff();
         Policy::new(config, network.valid(), tokenizer, statistics, &device)
@@ -227,7 +226,7 @@ impl Learner {
     ///
     /// # Errors
     /// When that has happened more than five times in a row.
-    pub fn step(&mut self, batches: &[Batch]) -> Result<StepReport> {
+    pub fn step(&mut self, batches: &[TrainBatch]) -> Result<StepReport> {
         let first = self.progress.batches;
         let jobs: Vec<Job<'_>> =
             batches.iter().enumerate().map(|(at, batch)| Job { batch, draw: None, index: first + at as u64 }).collect();
@@ -235,7 +234,7 @@ impl Learner {
     }
 
     /// [`Self::step`] on one batch with given τ and ε.
-    pub fn step_with(&mut self, batch: &Batch, draw: Draw) -> Result<StepReport> {
+    pub fn step_with(&mut self, batch: &TrainBatch, draw: Draw) -> Result<StepReport> {
         self.step_on(&[Job { batch, draw: Some(draw), index: self.progress.batches }])
     }
 
@@ -305,9 +304,10 @@ impl Learner {
         })
     }
 
-    fn backward(&self, network: &Evo1, job: &Job<'_>, share: f64) -> Result<(f64, GradientsParams)> {
+    fn backward(&self, network: &Network<C>, job: &Job<'_>, share: f64) -> Result<(f64, GradientsParams)> {
         // Dropout draws from the device's generator, whose state cannot be kept: it starts anew for every batch.
-        let device = network.action.device();
+        let devices = network.action.devices();
+        let device = devices.first().unwrap_or(&self.devices[0]);
         device.seed(rng::stream_seed(self.config.seed, &format!("dropout.{}", job.index)));
         let computing = match self.config.compute {
             DType::F32 => network.clone(),
@@ -320,7 +320,7 @@ impl Learner {
         let trained = &self.config.trained;
         match &job.batch.inputs.pixels {
             Some(pixels) if self.config.gradient_checkpointing && (trained.vision || trained.language) => {
-                self.backward_in_pieces(network, &computing, pixels, job, share)
+                self.backward_in_segments(network, &computing, pixels, job, share)
             }
             _ => {
                 let context = self.context(&computing, job.batch)?;
@@ -337,10 +337,10 @@ impl Learner {
 
     /// Back-propagation that keeps of the vision-language model only what passes between its layers: one layer's
     /// activations are in memory at a time.
-    fn backward_in_pieces(
+    fn backward_in_segments(
         &self,
-        network: &Evo1,
-        computing: &Evo1,
+        network: &Network<C>,
+        computing: &Network<C>,
         pixels: &Tensor<4>,
         job: &Job<'_>,
         share: f64,
@@ -350,9 +350,12 @@ impl Learner {
         let failed = evo1::Error::from;
         let frozen = computing.vlm.valid();
         let mut between: Vec<Tensor<3>> = vec![Tensor::zeros([1, 1, 1], &pixels.device())];
-        for piece in frozen.pieces(pixels.clone(), tokens, image_token, semantics).map_err(failed)? {
+        let divided =
+            || Error::config("gradient_checkpointing", "false: this vision-language model is not divided", true);
+        let segments = frozen.segments(pixels.clone(), tokens, image_token, semantics).map_err(failed)?;
+        for segment in segments.ok_or_else(divided)? {
             let given = between[between.len() - 1].clone();
-            between.push(piece.forward(given).map_err(failed)?);
+            between.push(segment.forward(given).map_err(failed)?);
         }
         let leaf = |x: Tensor<3>| x.autodiff().require_grad();
         let fused = leaf(between.pop().unwrap_or_else(|| unreachable!("it begins with one tensor")));
@@ -366,14 +369,15 @@ impl Learner {
         let mut gradients = (loss * share).backward();
         let mut above = fused.grad(&gradients);
         accumulator.accumulate(network, GradientsParams::from_module(&mut gradients, network));
-        let pieces = computing.vlm.pieces(pixels.clone(), tokens, image_token, semantics).map_err(failed)?;
-        for (piece, given) in pieces.iter().zip(between).rev() {
+        let segments = computing.vlm.segments(pixels.clone(), tokens, image_token, semantics).map_err(failed)?;
+        let segments = segments.ok_or_else(divided)?;
+        for (segment, given) in segments.iter().zip(between).rev() {
             // Below the lowest trained part nobody asks for gradients.
-            let Some(gradient) = above.take().filter(|_| self.config.trained.vision || !piece.is_vision()) else {
+            let Some(gradient) = above.take().filter(|_| self.config.trained.vision || !segment.is_vision()) else {
                 break;
             };
             let given = leaf(given);
-            let got = piece.forward(given.clone()).map_err(failed)?;
+            let got = segment.forward(given.clone()).map_err(failed)?;
             let mut gradients = (got * gradient).sum().backward();
             above = given.grad(&gradients);
             accumulator.accumulate(network, GradientsParams::from_module(&mut gradients, network));
@@ -382,7 +386,7 @@ impl Learner {
     }
 
     /// The loss of a batch in a context, `[1]`.
-    fn loss(&self, network: &Evo1, context: Context, job: &Job<'_>) -> Tensor<1> {
+    fn loss(&self, network: &Network<C>, context: Context, job: &Job<'_>) -> Tensor<1> {
         let Job { batch, draw, index } = job;
         let (semantics, trace) = (&self.policy.config.semantics, &mut Trace::off());
         let Inputs { state, embodiment, .. } = &batch.inputs;
@@ -398,11 +402,11 @@ impl Learner {
             noise: draw.noise,
             time: draw.time,
         };
-        flow_matching_loss(&network.action, &conditioning.repeated(draws), sample, semantics, trace).loss
+        flow_matching_loss(&network.action, &C::Action::repeat(conditioning, draws), sample, semantics, trace).loss
     }
 
     /// What the vision-language model makes of a batch. Frozen parts run without autodiff.
-    fn context(&self, network: &Evo1, batch: &Batch) -> Result<Context> {
+    fn context(&self, network: &Network<C>, batch: &TrainBatch) -> Result<Context> {
         let (trained, trace) = (&self.config.trained, &mut Trace::off());
         let frozen = network.vlm.valid();
         if let Some(outputs) = &self.frozen {
@@ -420,13 +424,13 @@ impl Learner {
     /// τ and ε that the batch of an index of the run draws for `samples` samples.
     pub fn drawn(&self, samples: usize, index: u64) -> Draw {
         let device = self.devices[0].clone().without_autodiff();
-        Draw::of(&self.policy.config, self.config.seed, samples, index, &device)
+        Draw::of(&self.flow, &self.policy.config, self.config.seed, samples, index, &device)
     }
 }
 
 /// A batch of a step.
 struct Job<'a> {
-    batch: &'a Batch,
+    batch: &'a TrainBatch,
     draw: Option<Draw>,
     /// Index of the batch in the whole run.
     index: u64,
@@ -453,14 +457,14 @@ mod tests {
     #[test]
     fn frozen_parts_run_without_gradients() {
         let folder = tempfile::tempdir().expect("a folder");
-        let (cache, stage1) = (Some(folder.path().to_owned()), Trained::stage1());
+        let (cache, stage1) = (Some(folder.path().to_owned()), TrainedParts::stage1());
         for device in test_devices() {
             for (trained, frozen_outputs, has_gradients) in [
                 (stage1.clone(), None, false),
                 (stage1.clone(), cache.clone(), false),
                 (stage1.clone(), cache.clone(), false),
-                (Trained { language: true, ..stage1.clone() }, None, true),
-                (Trained { vision: true, ..stage1.clone() }, None, true),
+                (TrainedParts { language: true, ..stage1.clone() }, None, true),
+                (TrainedParts { vision: true, ..stage1.clone() }, None, true),
             ] {
                 let policy = Policy::tiny(0, &device).expect("a policy");
                 let observation = Observation {
@@ -472,7 +476,7 @@ mod tests {
                 let inputs = policy.prepare(&[observation], true).expect("inputs");
                 let shape = [1, policy.config.action.horizon, policy.config.action.max_action_dim];
                 let actions = Tensor::from_data(TensorData::zeros::<f32, _>(shape), (&device, DType::F32));
-                let batch = Batch { mask: inputs.action_mask.clone(), inputs, actions };
+                let batch = TrainBatch { mask: inputs.action_mask.clone(), inputs, actions };
                 let schedule = Schedule { warmup: 0, total: 1, decay: Decay::Constant };
                 let config = LearnerConfig::new(trained, OptimizerConfig::default(), schedule);
                 let learner = Learner::new(policy, LearnerConfig { frozen_outputs, ..config }).expect("a learner");

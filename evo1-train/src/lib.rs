@@ -1,6 +1,6 @@
 //! Two-stage training of Evo-1 policies with exact resume.
 //!
-//! A [`Learner`] does one step after another on [`Batch`]es that the caller brings. A [`Trainer`] adds what a run needs:
+//! A [`Learner`] does one step after another on [`TrainBatch`]es that the caller brings. A [`Trainer`] adds what a run needs:
 //! data by a configuration file, checkpoints, metrics and a report.
 //!
 //! ```no_run
@@ -38,16 +38,16 @@ pub mod record;
 mod schedule;
 mod trainer;
 
-pub use batch::{Batch, Batches};
+pub use batch::{BatchSource, TrainBatch};
 pub use config::{
     CheckpointConfig, Compute, DataSource, PolicySource, Preset, ScheduleConfig, StatisticsSource, TokenizerSource,
     TrainConfig, parse_config, read_config,
 };
 pub use data::DatasetBatches;
 pub use error::{Error, Result};
-pub use evaluate::{Evaluation, EvaluationConfig, evaluate};
+pub use evaluate::{Evaluation, EvaluationConfig, evaluate, evaluate_with};
 pub use learner::{Draw, Learner, LearnerConfig, Progress, StepReport};
 pub use optimizer::{OptimizerConfig, global_norm};
-pub use parameters::{Parameter, Trained, parameters, with_stable_ids};
+pub use parameters::{Parameter, TrainedParts, parameters, with_stable_ids};
 pub use schedule::{Decay, Schedule};
-pub use trainer::{Event, Finished, Start, Trainer};
+pub use trainer::{Event, Finished, RunStart, Trainer};

@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use burn::tensor::Device;
-use evo1::{Policy, config::PolicyConfig, device::allow_tf32, normalize::Statistics};
-use evo1_data::{Augmentation, DataConfig, Mixture};
+use evo1::{Components, Policy, Published, config::PolicyConfig, device::allow_tf32, normalize::Statistics};
+use evo1_data::{Augmentation, DataConfig, Mixture, Suites};
 
 use crate::{
     Error, Result, TrainConfig, Trainer,
@@ -19,18 +19,31 @@ impl Trainer {
     /// # Errors
     /// When anything that the configuration names is missing or does not fit together.
     pub fn open(config: TrainConfig, device: &Device, progress: impl FnMut(usize, usize)) -> Result<Self> {
+        Self::open_as::<Published>(config, device, &Suites::default(), progress)
+    }
+
+    /// [`Self::open`] of a policy that may be made of other components, with suites of a program's own.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_as<C: Components>(
+        config: TrainConfig,
+        device: &Device,
+        suites: &Suites,
+        progress: impl FnMut(usize, usize),
+    ) -> Result<Trainer<C>> {
         config.validate()?;
         allow(config.compute, device)?;
         let data = data_of(&config)?;
-        let existing = config.policy.open_existing(config.seed, device)?;
+        let existing = config.policy.open_existing::<C>(config.seed, device)?;
         let (mut policy, mixture) = match existing {
             Some(policy) => {
-                let mixture = Mixture::open(&data, policy.config.action.horizon)?;
+                let mixture = Mixture::open_with(&data, policy.config.action.horizon, suites)?;
                 (policy, mixture)
             }
             None => {
                 let described = config.policy.preset_config()?;
-                let mixture = Mixture::open(&data, described.action.horizon)?;
+                let mixture = Mixture::open_with(&data, described.action.horizon, suites)?;
                 let tasks = mixture.sources().iter().flat_map(|source| source.dataset.tasks().values());
                 let policy = config.policy.initialize(described, config.seed, tasks.map(String::as_str), device)?;
                 (policy, mixture)
@@ -43,7 +56,7 @@ impl Trainer {
         }
         policy.statistics = Some(statistics);
         let batches = batches_for(&policy, mixture, &config)?;
-        Self::new(config, policy, batches)
+        Trainer::new(config, policy, batches)
     }
 
     /// A run that goes on from the newest checkpoint in its folder.
@@ -51,10 +64,18 @@ impl Trainer {
     /// # Errors
     /// When there is none, or the data that the run's configuration names is no longer there.
     pub fn reopen(config: TrainConfig, device: &Device) -> Result<Self> {
+        Self::reopen_as::<Published>(config, device, &Suites::default())
+    }
+
+    /// [`Self::reopen`] of a policy that may be made of other components, with suites of a program's own.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn reopen_as<C: Components>(config: TrainConfig, device: &Device, suites: &Suites) -> Result<Trainer<C>> {
         allow(config.compute, device)?;
         let data = data_of(&config)?;
-        Self::resume_with(config.clone(), device, |policy| {
-            let mixture = Mixture::open(&data, policy.config.action.horizon)?;
+        Trainer::resume_with(config.clone(), device, |policy| {
+            let mixture = Mixture::open_with(&data, policy.config.action.horizon, suites)?;
             Ok(batches_for(policy, Arc::new(mixture), &config)?)
         })
     }
@@ -89,7 +110,11 @@ fn fit_to_robot(config: &mut PolicyConfig, statistics: &Statistics) {
 }
 
 /// The batches of a mixture for a policy. A policy with one set of statistics uses it for every dataset.
-pub(crate) fn batches_for(policy: &Policy, mixture: Arc<Mixture>, config: &TrainConfig) -> Result<Box<DatasetBatches>> {
+pub(crate) fn batches_for<C: Components>(
+    policy: &Policy<C>,
+    mixture: Arc<Mixture>,
+    config: &TrainConfig,
+) -> Result<Box<DatasetBatches>> {
     let mut preparer = policy.preparer();
     if let Some(robot) = preparer.statistics.as_ref().and_then(Statistics::only) {
         let mut shared = Statistics::default();

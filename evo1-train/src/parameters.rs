@@ -4,7 +4,7 @@ use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param, ParamGroup, ParamId},
     tensor::Tensor,
 };
-use evo1::rng::fnv1a;
+use evo1::{Evo1, VelocityModel, VisionLanguageModel, rng::fnv1a};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
@@ -12,10 +12,10 @@ use crate::{Error, Result};
 /// Which parts of a policy are trained.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Trained {
-    /// The vision tower and the projector.
+pub struct TrainedParts {
+    /// The vision tower and the projector: what a vision-language model calls its vision part.
     pub vision: bool,
-    /// The language model.
+    /// The rest of the vision-language model: the language model.
     pub language: bool,
     /// The action expert with its state encoder.
     pub action: bool,
@@ -24,13 +24,13 @@ pub struct Trained {
     pub frozen: Vec<String>,
 }
 
-impl Default for Trained {
+impl Default for TrainedParts {
     fn default() -> Self {
         Self::stage1()
     }
 }
 
-impl Trained {
+impl TrainedParts {
     /// Stage 1: the action expert; the vision-language model is frozen.
     pub fn stage1() -> Self {
         Self { vision: false, language: false, action: true, frozen: Vec::new() }
@@ -45,28 +45,26 @@ impl Trained {
     ///
     /// # Errors
     /// When a pattern is no regular expression or matches no parameter, or nothing is left to train.
-    pub fn apply<M: Module>(&self, module: M) -> Result<M> {
-        let mut module = module;
-        for (is_trained, pattern) in [
-            (self.vision, r"^vlm\.(vision_tower|projector)\."),
-            (self.language, r"^vlm\.language_model\."),
-            (self.action, r"^action\."),
-        ] {
-            if !is_trained {
-                module = module.freeze_group(group(pattern)?);
-            }
-        }
+    pub fn apply<V: VisionLanguageModel, A: VelocityModel>(&self, network: Evo1<V, A>) -> Result<Evo1<V, A>> {
+        let is_frozen = |parameter: &Parameter| match parameter.path.strip_prefix("vlm.") {
+            Some(path) if network.vlm.is_vision(path) => !self.vision,
+            Some(_) => !self.language,
+            None => !self.action,
+        };
+        let frozen = parameters(&network).into_iter().filter(is_frozen);
+        let ids = frozen.map(|parameter| parameter.id).collect();
+        let mut network = network.freeze_group(ParamGroup::from_ids(ids));
         for pattern in &self.frozen {
             let group = group(pattern)?;
-            if !parameters(&module).iter().any(|parameter| group.matches(&parameter.id, Some(&parameter.path))) {
+            if !parameters(&network).iter().any(|parameter| group.matches(&parameter.id, Some(&parameter.path))) {
                 return Err(Error::config("trained.frozen", "patterns that match a parameter", pattern));
             }
-            module = module.freeze_group(group);
+            network = network.freeze_group(group);
         }
-        if !parameters(&module).iter().any(|parameter| parameter.is_trained) {
+        if !parameters(&network).iter().any(|parameter| parameter.is_trained) {
             return Err(Error::config("trained", "at least one part that is trained", "none"));
         }
-        Ok(module)
+        Ok(network)
     }
 }
 

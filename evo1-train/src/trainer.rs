@@ -8,20 +8,22 @@ use std::{
 };
 
 use burn::tensor::Device;
-use evo1::{CoreError, LoadOptions, Policy, device::DeviceName, files::write_atomically};
+use evo1::{
+    Components, CoreError, LoadOptions, Policy, Published, VelocityModel, device::DeviceName, files::write_atomically,
+};
 
 use crate::{
-    Batch, Batches, Error, Learner, Result, StepReport, TrainConfig,
+    BatchSource, Error, Learner, Result, StepReport, TrainBatch, TrainConfig,
     checkpoint::{Checkpoints, restore},
     config::CONFIG_FILE,
     record::{EventFile, Fact, Metrics, MetricsFile, write_curves, write_report},
 };
 
 /// A run that is ready to begin, or to go on.
-pub struct Trainer {
+pub struct Trainer<C: Components = Published> {
     config: TrainConfig,
-    learner: Learner,
-    batches: Box<dyn Batches>,
+    learner: Learner<C>,
+    batches: Box<dyn BatchSource>,
     checkpoints: Checkpoints,
 }
 
@@ -29,7 +31,7 @@ pub struct Trainer {
 #[derive(Debug, Clone)]
 pub enum Event {
     /// It begins or goes on.
-    Started(Start),
+    Started(RunStart),
     /// A step was done.
     Step(StepReport),
     /// A line of `metrics.jsonl` was written.
@@ -42,7 +44,7 @@ pub enum Event {
 
 /// What a run begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Start {
+pub struct RunStart {
     /// Steps done before.
     pub step: u64,
     /// Steps of the run.
@@ -59,9 +61,9 @@ pub struct Start {
 
 /// What a run has come to.
 #[derive(Debug, Clone)]
-pub struct Finished {
+pub struct Finished<C: Components = Published> {
     /// The policy at its last step.
-    pub policy: Policy,
+    pub policy: Policy<C>,
     /// The newest checkpoint.
     pub checkpoint: PathBuf,
     /// Steps done.
@@ -81,11 +83,21 @@ const SMALL_BATCH: f64 = 0.5;
 const RETRY_STEPS: u64 = 100;
 
 impl Trainer {
+    /// The run in the configuration's folder, going on from its newest checkpoint with batches of one's own.
+    ///
+    /// # Errors
+    /// When there is no checkpoint, or it does not fit the configuration.
+    pub fn resume(config: TrainConfig, batches: Box<dyn BatchSource>, device: &Device) -> Result<Self> {
+        Self::resume_with(config, device, |_| Ok(batches))
+    }
+}
+
+impl<C: Components> Trainer<C> {
     /// A new run of a policy on batches, in a folder that holds no run yet.
     ///
     /// # Errors
     /// When a value of the configuration cannot be used, a batch is larger than the data, or the folder holds a run.
-    pub fn new(config: TrainConfig, policy: Policy, batches: Box<dyn Batches>) -> Result<Self> {
+    pub fn new(config: TrainConfig, policy: Policy<C>, batches: Box<dyn BatchSource>) -> Result<Self> {
         config.validate()?;
         let checkpoints = config.output.join("checkpoints");
         if checkpoints.exists() && fs::read_dir(&checkpoints).is_ok_and(|mut entries| entries.next().is_some()) {
@@ -96,30 +108,22 @@ impl Trainer {
         Self::with_learner(config, learner, batches)
     }
 
-    /// The run in the configuration's folder, going on from its newest checkpoint with batches of one's own.
-    ///
-    /// # Errors
-    /// When there is no checkpoint, or it does not fit the configuration.
-    pub fn resume(config: TrainConfig, batches: Box<dyn Batches>, device: &Device) -> Result<Self> {
-        Self::resume_with(config, device, |_| Ok(batches))
-    }
-
-    /// [`Self::resume`] with batches that are made for the checkpoint's policy.
+    /// [`Trainer::resume`] with batches that are made for the checkpoint's policy.
     pub(crate) fn resume_with(
         config: TrainConfig,
         device: &Device,
-        batches: impl FnOnce(&Policy) -> Result<Box<dyn Batches>>,
+        batches: impl FnOnce(&Policy<C>) -> Result<Box<dyn BatchSource>>,
     ) -> Result<Self> {
         config.validate()?;
         let newest = Checkpoints::open(&config.output, config.checkpoints)?.newest()?;
         let newest = newest.ok_or_else(|| Error::checkpoint(&config.output, "there is no checkpoint to go on from"))?;
-        let (policy, _) = Policy::load(&newest, &LoadOptions::new(device))?;
+        let (policy, _) = Policy::load_as::<C>(&newest, &LoadOptions::new(device))?;
         let batches = batches(&policy)?;
         let learner = restore(&newest, policy, config.learner()?)?;
         Self::with_learner(config, learner, batches)
     }
 
-    fn with_learner(config: TrainConfig, learner: Learner, batches: Box<dyn Batches>) -> Result<Self> {
+    fn with_learner(config: TrainConfig, learner: Learner<C>, batches: Box<dyn BatchSource>) -> Result<Self> {
         let (batch, samples) = (batches.batch_size(), batches.samples());
         if batch > samples {
             let expected = format!("at most the {samples} samples of the data");
@@ -136,56 +140,45 @@ impl Trainer {
     ///
     /// # Errors
     /// When the data cannot be read, the network diverges, or the last checkpoint cannot be saved.
-    pub fn run(mut self, mut on_event: impl FnMut(&Event) -> ControlFlow<()>) -> Result<Finished> {
+    pub fn run(mut self, on_event: impl FnMut(&Event) -> ControlFlow<()>) -> Result<Finished<C>> {
         let document = serde_json::to_value(&self.config).expect("a configuration is JSON");
         let text = serde_saphyr::to_string(&document).map_err(|error| Error::config("config", "YAML", error))?;
         write_atomically(&self.config.output.join(CONFIG_FILE), text.as_bytes())?;
-        let mut record = Record::open(&self.config.output, &self.learner)?;
+        let mut record = RunLog::open(&self.config.output, &self.learner)?;
         let start = self.start();
-        let mut flow = on_event(&Event::Started(start));
+        let mut listener = Listener { on_event, flow: ControlFlow::Continue(()) };
+        listener.tell(Event::Started(start));
         for warning in self.warnings() {
             record.warnings.push(warning.clone());
-            flow = flow_of(flow, on_event(&Event::Warning(warning)));
+            listener.tell(Event::Warning(warning));
         }
-        let mut next_save = None;
-        let mut is_saved = self.checkpoints.has(start.step);
-        while self.learner.progress().step < self.config.steps && flow.is_continue() {
-            is_saved = false;
+        let mut saving = Saving { retry: None, is_saved: self.checkpoints.has(start.step) };
+        while self.learner.progress().step < self.config.steps && listener.flow.is_continue() {
+            saving.is_saved = false;
             let report = self.step(&mut record)?;
-            flow = on_event(&Event::Step(report));
+            listener.tell(Event::Step(report));
             if report.is_skipped {
                 let text = format!("step {}: loss or gradient not finite, skipped", report.step);
-                flow = flow_of(flow, on_event(&Event::Warning(text)));
+                listener.tell(Event::Warning(text));
             }
             let step = self.learner.progress().step;
             if step.is_multiple_of(self.config.log_every) || step == self.config.steps {
-                let metrics = record.log(&self.learner)?;
-                flow = flow_of(flow, on_event(&Event::Logged(metrics)));
+                listener.tell(Event::Logged(record.log(&self.learner)?));
             }
-            let is_due = step.is_multiple_of(self.config.checkpoints.every) || next_save == Some(step);
+            let is_due = step.is_multiple_of(self.config.checkpoints.every) || saving.retry == Some(step);
             if is_due && step < self.config.steps {
-                match self.save(&mut record, start, &text) {
-                    Ok(path) => {
-                        (next_save, is_saved) = (None, true);
-                        flow = flow_of(flow, on_event(&Event::Saved(path)));
-                    }
-                    // What was saved before is whole, and the run may find room later.
-                    Err(error) => {
-                        next_save = Some(step + RETRY_STEPS);
-                        let text = format!("no checkpoint at step {step}, will be tried again: {error}");
-                        flow = flow_of(flow, on_event(&Event::Warning(text)));
-                    }
-                }
+                let saved = self.save(&mut record, start, &text);
+                listener.tell(saving.event(step, saved));
             }
         }
-        if !is_saved {
+        if !saving.is_saved {
             let path = self.save(&mut record, start, &text)?;
-            let _ = on_event(&Event::Saved(path));
+            listener.tell(Event::Saved(path));
         }
         self.finish(record)
     }
 
-    fn finish(self, record: Record) -> Result<Finished> {
+    fn finish(self, record: RunLog) -> Result<Finished<C>> {
         let checkpoint = self.checkpoints.newest()?;
         let checkpoint = checkpoint.ok_or_else(|| Error::checkpoint(&self.config.output, "the checkpoint is gone"))?;
         let metrics = record.metrics.lines().to_vec();
@@ -200,11 +193,11 @@ impl Trainer {
         })
     }
 
-    fn step(&mut self, record: &mut Record) -> Result<StepReport> {
+    fn step(&mut self, record: &mut RunLog) -> Result<StepReport> {
         let first = self.learner.progress().batches;
         let count = (self.config.accumulate * self.config.devices.len().max(1)) as u64;
         let waiting = Instant::now();
-        let batches: Vec<Batch> =
+        let batches: Vec<TrainBatch> =
             (first..first + count).map(|index| self.batches.batch(index)).collect::<Result<_>>()?;
         record.waited += waiting.elapsed();
         let report = self.learner.step(&batches)?;
@@ -212,14 +205,14 @@ impl Trainer {
         Ok(report)
     }
 
-    fn save(&self, record: &mut Record, start: Start, configuration: &str) -> Result<PathBuf> {
+    fn save(&self, record: &mut RunLog, start: RunStart, configuration: &str) -> Result<PathBuf> {
         let path = self.checkpoints.save(&self.learner, record.loss_since_save())?;
         record.losses_since_save = Mean::default();
         self.report(record, start, configuration)?;
         Ok(path)
     }
 
-    fn report(&self, record: &Record, start: Start, configuration: &str) -> Result<()> {
+    fn report(&self, record: &RunLog, start: RunStart, configuration: &str) -> Result<()> {
         let (output, progress) = (&self.config.output, self.learner.progress());
         let metrics = record.metrics.lines();
         let speed = metrics.last().map_or(0.0, |line| line.samples_per_second);
@@ -240,9 +233,9 @@ impl Trainer {
         write_report(&output.join("report.html"), &facts, &record.warnings, metrics, configuration)
     }
 
-    fn start(&self) -> Start {
+    fn start(&self) -> RunStart {
         let (trained_parameters, parameters) = self.learner.parameter_counts();
-        Start {
+        RunStart {
             step: self.learner.progress().step,
             steps: self.config.steps,
             trained_parameters,
@@ -268,7 +261,7 @@ impl Trainer {
 }
 
 /// The policy with another dropout, which its configuration then says.
-fn with_dropout(policy: Policy, dropout: Option<f64>) -> Policy {
+fn with_dropout<C: Components>(policy: Policy<C>, dropout: Option<f64>) -> Policy<C> {
     let Some(dropout) = dropout else { return policy };
     let device = policy.device().clone();
     let Policy { mut config, mut network, tokenizer, statistics, .. } = policy;
@@ -277,13 +270,46 @@ fn with_dropout(policy: Policy, dropout: Option<f64>) -> Policy {
     Policy::new(config, network, tokenizer, statistics, &device)
 }
 
-/// Breaks if either does.
-fn flow_of(first: ControlFlow<()>, second: ControlFlow<()>) -> ControlFlow<()> {
-    if first.is_break() { first } else { second }
+/// Who hears of a run, and may end it.
+struct Listener<F> {
+    on_event: F,
+    /// Broken from the first event on that was answered so.
+    flow: ControlFlow<()>,
+}
+
+impl<F: FnMut(&Event) -> ControlFlow<()>> Listener<F> {
+    fn tell(&mut self, event: Event) {
+        if (self.on_event)(&event).is_break() {
+            self.flow = ControlFlow::Break(());
+        }
+    }
+}
+
+/// Whether a run's present step is saved, and when what failed is tried again.
+struct Saving {
+    retry: Option<u64>,
+    is_saved: bool,
+}
+
+impl Saving {
+    /// What came of saving a checkpoint in the middle of a run: what was saved before is whole, so that the run goes on
+    /// even where this one has no room.
+    fn event(&mut self, step: u64, saved: Result<PathBuf>) -> Event {
+        match saved {
+            Ok(path) => {
+                (self.retry, self.is_saved) = (None, true);
+                Event::Saved(path)
+            }
+            Err(error) => {
+                self.retry = Some(step + RETRY_STEPS);
+                Event::Warning(format!("no checkpoint at step {step}, will be tried again: {error}"))
+            }
+        }
+    }
 }
 
 /// What a run writes besides checkpoints, and what it counts for it.
-struct Record {
+struct RunLog {
     metrics: MetricsFile,
     events: EventFile,
     warnings: Vec<String>,
@@ -322,8 +348,8 @@ impl Mean {
     }
 }
 
-impl Record {
-    fn open(output: &Path, learner: &Learner) -> Result<Self> {
+impl RunLog {
+    fn open<C: Components>(output: &Path, learner: &Learner<C>) -> Result<Self> {
         let step = learner.progress().step;
         let path = output.join(format!("events.out.tfevents.{step:08}"));
         let events = EventFile::create(&path).map_err(|reason| CoreError::io("write", &path, reason))?;
@@ -360,7 +386,7 @@ impl Record {
         self.losses_since_save.value()
     }
 
-    fn log(&mut self, learner: &Learner) -> Result<Metrics> {
+    fn log<C: Components>(&mut self, learner: &Learner<C>) -> Result<Metrics> {
         let seconds = self.logged.elapsed().as_secs_f64().max(f64::MIN_POSITIVE);
         let progress = learner.progress();
         let metrics = Metrics {

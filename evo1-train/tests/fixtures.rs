@@ -4,12 +4,14 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use evo1::{
-    Inputs, LoadOptions, Policy,
+    Inputs, LoadOptions, Policy, VelocityModel,
     device::test_devices,
     vlm::TokenBatch,
-    weights::{Naming, Reader, WeightFile, checkpoint_tensors, floats},
+    weights::{Naming, TensorReader, WeightFile, checkpoint_tensors, floats},
 };
-use evo1_train::{Batch, Decay, Draw, Learner, LearnerConfig, OptimizerConfig, Schedule, Trained, parameters};
+use evo1_train::{
+    Decay, Draw, Learner, LearnerConfig, OptimizerConfig, Schedule, TrainBatch, TrainedParts, parameters,
+};
 
 /// Largest difference, relative to the tensor's largest magnitude.
 const TOLERANCE: f64 = 1e-4;
@@ -35,7 +37,7 @@ impl Fixture {
         self.file.read(name).expect(name).iter().collect()
     }
 
-    fn batch(&self) -> Batch {
+    fn batch(&self) -> TrainBatch {
         let rows = |name: &str| {
             let length = self.file.shape(name).expect(name)[1];
             let values = self.numbers(name);
@@ -43,7 +45,7 @@ impl Fixture {
         };
         let ids = rows("in.input_ids").into_iter().map(|row| row.into_iter().map(|id| id as u32).collect()).collect();
         let mask = rows("in.attention_mask").into_iter().map(|row| row.into_iter().map(|id| id != 0.0).collect());
-        Batch {
+        TrainBatch {
             inputs: Inputs {
                 pixels: Some(self.tensor("in.pixel_values")),
                 black_tiles: Vec::new(),
@@ -64,7 +66,7 @@ impl Fixture {
         }
     }
 
-    fn config(&self, trained: Trained) -> LearnerConfig {
+    fn config(&self, trained: TrainedParts) -> LearnerConfig {
         let hyper = self.numbers("hyper.lr_wd_clip_beta1_beta2_eps");
         let optimizer = OptimizerConfig {
             learning_rate: hyper[0],
@@ -102,7 +104,7 @@ impl Fixture {
 
 struct Values;
 
-impl Reader for Values {
+impl TensorReader for Values {
     fn read<const D: usize>(&self, param: &Tensor<D>) -> Option<Tensor<D>> {
         Some(param.clone())
     }
@@ -117,7 +119,7 @@ fn optimizer_steps_equal_pytorch() {
     for device in test_devices() {
         for (name, loss) in [("tiny-train-lerobot", "loss_lerobot"), ("tiny-train-official", "loss_official")] {
             for (stage, trained, parameters_after) in
-                [("stage1", Trained::stage1(), [42, 42]), ("stage2", Trained::all(), [114, 0])]
+                [("stage1", TrainedParts::stage1(), [42, 42]), ("stage2", TrainedParts::all(), [114, 0])]
             {
                 let (policy, _) = Policy::load(&fixture(name), &LoadOptions::new(&device)).expect(name);
                 let file = WeightFile::open(&fixture(name).join(format!("train_{stage}.safetensors"))).expect(stage);
@@ -185,7 +187,7 @@ fn batches_of_a_step_count_like_one_batch_of_all_their_samples() {
             let policy = Policy::tiny(3, &device).expect("policy");
             let schedule = Schedule { warmup: 0, total: 4, decay: Decay::Constant };
             let optimizer = OptimizerConfig { learning_rate: 1e-3, ..OptimizerConfig::default() };
-            let config = LearnerConfig { seed, ..LearnerConfig::new(Trained::all(), optimizer, schedule) };
+            let config = LearnerConfig { seed, ..LearnerConfig::new(TrainedParts::all(), optimizer, schedule) };
             Learner::new(policy, config).expect("learner")
         };
         let policy = Policy::tiny(3, &device).expect("policy");
@@ -210,11 +212,11 @@ fn batches_of_a_step_count_like_one_batch_of_all_their_samples() {
 }
 
 /// A learner of the training fixture's policy, its batch and its first draw.
-fn learner(device: &Device, change: impl FnOnce(&mut LearnerConfig)) -> (Learner, Batch, Draw) {
+fn learner(device: &Device, change: impl FnOnce(&mut LearnerConfig)) -> (Learner, TrainBatch, Draw) {
     let (policy, _) = Policy::load(&fixture("tiny-train-lerobot"), &LoadOptions::new(device)).expect("policy");
     let file = WeightFile::open(&fixture("tiny-train-lerobot").join("train_stage2.safetensors")).expect("stage 2");
     let fixture = Fixture { file, device: device.clone() };
-    let mut config = fixture.config(Trained::all());
+    let mut config = fixture.config(TrainedParts::all());
     change(&mut config);
     (Learner::new(policy, config).expect("learner"), fixture.batch(), fixture.draw(0))
 }
@@ -227,7 +229,7 @@ fn parameters_of(learner: &Learner) -> Vec<f64> {
 #[test]
 fn running_layers_again_changes_no_gradient() {
     for device in test_devices() {
-        for trained in [Trained::all(), Trained { vision: false, ..Trained::all() }] {
+        for trained in [TrainedParts::all(), TrainedParts { vision: false, ..TrainedParts::all() }] {
             let run = |gradient_checkpointing| {
                 let (mut learner, batch, draw) = learner(&device, |config| {
                     config.trained = trained.clone();
@@ -278,7 +280,7 @@ fn draws_share_one_context() {
 }
 
 /// Observations whose state and actions are one number each.
-fn synthetic(policy: &Policy, samples: &[f32], device: &Device) -> Batch {
+fn synthetic(policy: &Policy, samples: &[f32], device: &Device) -> TrainBatch {
     let observations: Vec<evo1::Observation> = samples
         .iter()
         .map(|&value| evo1::Observation {
@@ -291,7 +293,7 @@ fn synthetic(policy: &Policy, samples: &[f32], device: &Device) -> Batch {
     let inputs = policy.prepare(&observations, true).expect("inputs");
     let [horizon, width] = [policy.config.action.horizon, policy.config.action.max_action_dim];
     let actions = samples.iter().flat_map(|&value| vec![value; horizon * width]).collect();
-    Batch {
+    TrainBatch {
         mask: inputs.action_mask.clone(),
         inputs,
         actions: Tensor::from_data(TensorData::new(actions, [samples.len(), horizon, width]), device),

@@ -10,15 +10,15 @@ use std::{
 
 use burn::tensor::{Device, Tensor, TensorData};
 use evo1::{
-    Frame, Observation, Policy, View,
-    config::{Integration, PolicyConfig, Profile},
+    Choice, Frame, Observation, Policy, View,
+    config::{PolicyConfig, Profile},
     device::{DeviceName, test_devices},
     rng::{self, RngExt},
     weights::{WeightFile, write_safetensors},
 };
 use evo1_train::{
-    Batch, Batches, CheckpointConfig, Compute, DataSource, Error, Event, Finished, Learner, LearnerConfig,
-    OptimizerConfig, Result, ScheduleConfig, TrainConfig, Trained, Trainer,
+    BatchSource, CheckpointConfig, Compute, DataSource, Error, Event, Finished, Learner, LearnerConfig,
+    OptimizerConfig, Result, ScheduleConfig, TrainBatch, TrainConfig, TrainedParts, Trainer,
 };
 use sha2::{Digest, Sha256};
 
@@ -34,8 +34,8 @@ struct Cycle {
     darkest: u8,
 }
 
-impl Batches for Cycle {
-    fn batch(&mut self, index: u64) -> Result<Batch> {
+impl BatchSource for Cycle {
+    fn batch(&mut self, index: u64) -> Result<TrainBatch> {
         let samples = (0..BATCH as u64).map(|at| (index * BATCH as u64 + at) % SAMPLES);
         let observation = |sample: u64| {
             let grey = self.darkest + 40 * sample as u8;
@@ -54,7 +54,7 @@ impl Batches for Cycle {
         let mut rng = rng::stream(index, "batch");
         let actions: Vec<f32> = (0..shape.iter().product()).map(|_| rng.random()).collect();
         let actions = Tensor::from_data(TensorData::new(actions, shape), &self.device);
-        Ok(Batch { mask: inputs.action_mask.clone(), inputs, actions })
+        Ok(TrainBatch { mask: inputs.action_mask.clone(), inputs, actions })
     }
 
     fn batch_size(&self) -> usize {
@@ -152,8 +152,10 @@ fn kept_outputs_change_no_bit_of_the_weights() {
     };
     let mut policies: Vec<(String, Policy)> =
         Profile::ALL.iter().map(|&profile| (format!("{profile:?}"), policy(0, profile))).collect();
-    policies
-        .push(("layer by layer".into(), variant(|config| config.action.design.integration = Integration::LayerWise)));
+    policies.push((
+        "layer by layer".into(),
+        variant(|config| config.action.design.integration = Choice::new("layer-wise")),
+    ));
     policies.push(("pooled".into(), variant(|config| config.vlm.return_cls_only = true)));
     for (variant, policy) in policies {
         let folder = tempfile::tempdir().expect("a folder");
@@ -314,7 +316,7 @@ fn nothing_is_kept_of_what_is_trained() {
         (false, true, "the language model is"),
         (true, true, "vision tower, projector and language model are"),
     ] {
-        let trained = Trained { vision, language, ..Trained::stage1() };
+        let trained = TrainedParts { vision, language, ..TrainedParts::stage1() };
         let config = TrainConfig { stage: None, trained: Some(trained), ..config(output, Some(output)) };
         let refused = |result: Result<()>| {
             let Err(Error::Config { field, got, .. }) = result else { panic!("it is accepted") };

@@ -16,21 +16,22 @@ use evo1::{
     rng::{self, RngExt},
 };
 use evo1_train::{
-    Batch, Batches, CheckpointConfig, Event, OptimizerConfig, Result, ScheduleConfig, TrainConfig, Trained, Trainer,
+    BatchSource, CheckpointConfig, Event, OptimizerConfig, Result, ScheduleConfig, TrainBatch, TrainConfig,
+    TrainedParts, Trainer,
 };
 
-/// Batches of random states and actions, each a function of its index.
+/// BatchSource of random states and actions, each a function of its index.
 struct Synthetic {
     policy: Policy,
     device: Device,
-    /// Batches whose actions are not a number.
+    /// BatchSource whose actions are not a number.
     broken: fn(u64) -> bool,
 }
 
 const BATCH: usize = 2;
 
-impl Batches for Synthetic {
-    fn batch(&mut self, index: u64) -> Result<Batch> {
+impl BatchSource for Synthetic {
+    fn batch(&mut self, index: u64) -> Result<TrainBatch> {
         let mut rng = rng::stream(index, "batch");
         let observations: Vec<Observation> = (0..BATCH)
             .map(|_| Observation {
@@ -44,7 +45,7 @@ impl Batches for Synthetic {
         let shape = [BATCH, self.policy.config.action.horizon, self.policy.config.action.max_action_dim];
         let value = |number: f32| if (self.broken)(index) { f32::NAN } else { number };
         let actions: Vec<f32> = (0..shape.iter().product()).map(|_| value(rng.random::<f32>())).collect();
-        Ok(Batch {
+        Ok(TrainBatch {
             mask: inputs.action_mask.clone(),
             inputs,
             actions: Tensor::from_data(TensorData::new(actions, shape), &self.device),
@@ -65,7 +66,7 @@ fn config(output: &Path, steps: u64) -> TrainConfig {
         output: output.to_owned(),
         policy: evo1_train::PolicySource { preset: Some(evo1_train::Preset::Tiny), ..Default::default() },
         stage: None,
-        trained: Some(Trained::all()),
+        trained: Some(TrainedParts::all()),
         steps,
         batch_size: BATCH,
         dropout: Some(0.2),
@@ -212,7 +213,7 @@ fn wrong_configurations_are_refused_before_anything_is_done() {
     let no_weights = TrainConfig { stage: Some(2), trained: None, ..valid() };
     assert!(refused(no_weights).contains("`policy.from` must be the directory of a policy that stage 1 trained"));
     assert!(refused(TrainConfig { draws: 0, ..valid() }).contains("`draws` must be at least 1, got 0"));
-    let trained = Trained { frozen: vec!["no_such_part".into()], ..Trained::all() };
+    let trained = TrainedParts { frozen: vec!["no_such_part".into()], ..TrainedParts::all() };
     assert!(refused(TrainConfig { trained: Some(trained), ..valid() }).contains("match a parameter, got no_such_part"));
     start(&folder.path().join("run"), 2, |_| false).run(go_on).expect("a run");
     assert!(refused(valid()).contains("`output` must be a folder without a run in it"));

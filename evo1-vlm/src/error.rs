@@ -8,6 +8,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// What can be wrong with a tokenizer, a prompt or the tokens of a batch.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// A configuration or a file.
+    #[error(transparent)]
+    Core(#[from] evo1_core::Error),
     /// A tokenizer file cannot be used.
     #[error("{}: not a usable tokenizer: {message}", path.display())]
     Tokenizer {

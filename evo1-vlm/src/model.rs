@@ -1,111 +1,89 @@
-//! The whole vision-language model: pixels and token ids in, context out.
+//! What every vision-language model is: what the action expert is given of frames and instruction.
+
+use std::fmt::Debug;
 
 use burn::{
-    module::Module,
-    tensor::{Bool, DType, Device, Int, Tensor, TensorData},
+    module::{Module, ModuleDisplay},
+    tensor::{Bool, DType, Device, Tensor},
 };
 use evo1_core::{
-    Context, Trace,
-    config::{ContextScope, PooledToken, Semantics, VlmConfig},
+    Component, Context, OneOf, Trace,
+    config::{ContextScope, Semantics, VlmConfig},
+    cost::Cost,
+    one_of,
+    weights::{InitialScales, InitialValue, ParamSpec, number_type},
 };
 
-use crate::{
-    Error, Result, TokenBatch, language::Decoder, pieces::Piece, projector::Projector, splice::splice,
-    unshuffle::pixel_unshuffle, vision::VisionTower,
-};
+use crate::{Result, TokenBatch, segments::Segment};
 
-/// InternVL3: vision tower, projector and language model.
-#[derive(Module, Debug)]
-pub struct InternVl {
-    vision_tower: VisionTower,
-    projector: Projector,
-    language_model: Decoder,
-    unshuffle_factor: usize,
-    is_pooled: bool,
-}
+/// Pixels and token ids → [`Context`].
+///
+/// Preparation of frames and prompts, action expert, trainer and server work with any. What an implementor owes:
+///
+/// - Tiles of `config.image_size` pixels become [`VlmConfig::tokens_per_tile`] visual tokens each, in the order of the
+///   tiles: prompts hold as many image tokens.
+/// - A context is `config.language.hidden_size` wide, which is the action expert's `embed_dim`, and
+///   [`Self::context_len`] long.
+/// - Hidden tokens of a prompt (padding, views that are not present) change nothing of those that stay visible where the
+///   semantics say so, and are hidden in the context ([`Self::hidden_tokens`]).
+/// - Samples do not see each other; results are differentiable with respect to parameters.
+/// - It computes in the number type of its weights, and takes pixels of any.
+/// - Its parameters are found by their paths in files of burn's format, and start as [`Self::initial_value`] says.
+///
+/// Its settings are those of its name in [`VlmConfig::model`].
+pub trait VisionLanguageModel: Component + Module + ModuleDisplay + Debug + Send + Sync + 'static {
+    /// An uninitialised model, whose contexts hold the outputs of some language layers ([`Context::layers`]): entry `l`
+    /// stands for the first `l` layers.
+    ///
+    /// # Errors
+    /// When the settings are not the model's, or it has no such layers.
+    fn init(config: &VlmConfig, language_layers: &[usize], device: &Device) -> evo1_core::Result<Self>;
 
-/// An uninitialised model of the configuration's sizes.
-pub fn init_internvl(config: &VlmConfig, device: &Device) -> InternVl {
-    InternVl {
-        vision_tower: VisionTower::init(config, device),
-        projector: Projector::init(config, device),
-        language_model: Decoder::init(&config.language, device),
-        unshuffle_factor: config.unshuffle_factor(),
-        is_pooled: config.return_cls_only,
-    }
-}
+    /// What the vision part makes of normalised tiles: `[tiles, 3, size, size]` → `[tiles, patches, channels]`.
+    fn patches(&self, pixels: Tensor<4>, trace: &mut Trace) -> Tensor<3>;
 
-impl InternVl {
-    /// The same model handing on the outputs of single language layers as [`Context::layers`]: entry `l` stands for the
-    /// first `l` layers.
-    pub fn with_tapped_layers(self, tapped: Vec<usize>) -> Self {
-        Self { language_model: self.language_model.with_tapped_layers(tapped), ..self }
-    }
-
-    /// The vision tower.
-    pub fn vision_tower(&self) -> &VisionTower {
-        &self.vision_tower
+    /// From patches to visual tokens: `[tiles, patches, channels]` → `[tiles, tokens_per_tile, hidden_size]`. Nothing where
+    /// the vision part gives visual tokens already.
+    fn project(&self, patches: Tensor<3>, trace: &mut Trace) -> Tensor<3> {
+        let _ = trace;
+        patches
     }
 
-    /// The projector from vision to language channels.
-    pub fn projector(&self) -> &Projector {
-        &self.projector
-    }
-
-    /// The language model.
-    pub fn language_model(&self) -> &Decoder {
-        &self.language_model
-    }
-
-    /// Visual tokens of normalised tiles: `[tiles, 3, size, size]` → `[tiles, tokens_per_tile, embed]`.
-    pub fn visual_tokens(&self, pixels: Tensor<4>, trace: &mut Trace) -> Tensor<3> {
+    /// Visual tokens of normalised tiles: `[tiles, 3, size, size]` → `[tiles, tokens_per_tile, hidden_size]`.
+    fn visual_tokens(&self, pixels: Tensor<4>, trace: &mut Trace) -> Tensor<3> {
         let patches = self.patches(pixels, trace);
         self.project(patches, trace)
-    }
-
-    /// The vision tower's part of [`Self::visual_tokens`]: normalised tiles `[tiles, 3, size, size]` → patches
-    /// `[tiles, side · side, hidden]`.
-    pub fn patches(&self, pixels: Tensor<4>, trace: &mut Trace) -> Tensor<3> {
-        let pixels = pixels.cast(self.dtype());
-        trace.scope("vision", |trace| self.vision_tower.forward(pixels, trace))
-    }
-
-    /// The rest of [`Self::visual_tokens`], pixel-unshuffle and projector: patches `[tiles, side · side, hidden]` →
-    /// `[tiles, tokens_per_tile, embed]`.
-    pub fn project(&self, patches: Tensor<3>, trace: &mut Trace) -> Tensor<3> {
-        let unshuffled = pixel_unshuffle(patches, self.unshuffle_factor);
-        trace.scope("vision", |trace| trace.record("pixel_shuffle", &unshuffled));
-        trace.scope("projector", |trace| self.projector.forward(unshuffled, trace))
     }
 
     /// The context of a batch of prompts whose image tokens are `visual`, in the order of their appearance.
     ///
     /// # Shapes
-    /// - visual: `[tiles, tokens_per_tile, embed]`, `None` for prompts without images
-    /// - output: tokens `[batch, tokens, embed]`, or `[batch, 1, embed]` for a model that pools
-    pub fn forward(
+    /// - visual: `[tiles, tokens_per_tile, hidden_size]`, `None` for prompts without images
+    /// - output: tokens `[batch, context_len, hidden_size]`
+    ///
+    /// # Errors
+    /// When prompts and visual tokens do not fit together.
+    fn forward(
         &self,
         visual: Option<Tensor<3>>,
         tokens: &TokenBatch,
         image_token: u32,
         semantics: &Semantics,
         trace: &mut Trace,
-    ) -> Result<Context> {
-        self.check_ids(tokens)?;
-        let device = self.language_model.device();
-        let visual = visual.map(|visual| visual.flatten::<2>(0, 1));
-        let (fused, layers) = trace.scope("llm", |trace| {
-            let embeds = self.language_model.embed(tokens.ids_tensor(&device));
-            trace.record("token_embeds", &embeds);
-            let embeds = splice(embeds, visual, tokens, image_token)?;
-            trace.record("inputs_embeds", &embeds);
-            Ok::<_, Error>(self.language_model.forward(embeds, tokens, semantics.masked_rows, trace))
-        })?;
-        Ok(self.context(fused, layers, tokens, semantics, &device))
+    ) -> Result<Context>;
+
+    /// Tokens of the context of a prompt of some tokens: as many, unless the model pools them.
+    fn context_len(&self, tokens: usize) -> usize {
+        tokens
     }
 
-    /// What the action expert is given of the fused tokens, and of the outputs of single layers.
-    pub fn context(
+    /// Which tokens of a context the action expert may not see, `[batch, context_len]`; `None` when it may see all.
+    fn hidden_tokens(&self, tokens: &TokenBatch, semantics: &Semantics, device: &Device) -> Option<Tensor<2, Bool>> {
+        hidden_by_scope(tokens, semantics, device)
+    }
+
+    /// The context of fused tokens and of the outputs of single layers.
+    fn context(
         &self,
         fused: Tensor<3>,
         layers: Vec<Tensor<3>>,
@@ -113,71 +91,154 @@ impl InternVl {
         semantics: &Semantics,
         device: &Device,
     ) -> Context {
-        if self.is_pooled {
-            let pooled = |fused| pooled(fused, tokens, semantics.pooled_token);
-            let layers = layers.into_iter().map(pooled).collect();
-            return Context { tokens: pooled(fused), layers, hidden: None };
-        }
         Context { tokens: fused, layers, hidden: self.hidden_tokens(tokens, semantics, device) }
     }
 
-    /// Which tokens of a context the action expert may not see, `[batch, tokens]`; `None` when it may see all.
-    pub fn hidden_tokens(
-        &self,
-        tokens: &TokenBatch,
-        semantics: &Semantics,
-        device: &Device,
-    ) -> Option<Tensor<2, Bool>> {
-        let hides = !self.is_pooled && semantics.context_scope == ContextScope::ValidTokens && !tokens.is_all_valid();
-        hides.then(|| tokens.masked(device))
-    }
-
-    /// [`Self::visual_tokens`] and [`Self::forward`] in pieces, from pixels to fused tokens: the first piece makes
-    /// nothing of what it is given, each other is given what the one before it gave.
-    pub fn pieces<'a>(
+    /// [`Self::visual_tokens`] and [`Self::forward`] in segments, from pixels to fused tokens, for gradient checkpointing: the
+    /// first segment makes nothing of what it is given, each other is given what the one before it gave. `None` when the
+    /// model is not divided.
+    ///
+    /// # Errors
+    /// When prompts and pixels do not fit together.
+    fn segments<'a>(
         &'a self,
         pixels: Tensor<4>,
         tokens: &'a TokenBatch,
         image_token: u32,
         semantics: &Semantics,
-    ) -> Result<Vec<Piece<'a>>> {
-        self.check_ids(tokens)?;
-        let device = pixels.device();
-        let mut pieces = self.vision_tower.pieces(pixels.cast(self.dtype()));
-        pieces.push(Piece::vision(|patches| self.project(patches, &mut Trace::off())));
-        let ids = tokens.ids_tensor(&device);
-        pieces.push(Piece::language(move |visual| {
-            let embeds = self.language_model.embed(ids.clone());
-            splice(embeds, Some(visual.flatten::<2>(0, 1)), tokens, image_token)
-        }));
-        pieces.extend(self.language_model.pieces(tokens, semantics.masked_rows, &device));
-        Ok(pieces)
+    ) -> Result<Option<Vec<Segment<'a>>>> {
+        let _ = (pixels, tokens, image_token, semantics);
+        Ok(None)
     }
 
-    fn check_ids(&self, tokens: &TokenBatch) -> Result<()> {
-        let rows = self.language_model.vocab_size();
-        match tokens.ids().iter().flatten().find(|id| **id as usize >= rows) {
-            Some(&id) => Err(Error::TokenId { id, rows }),
-            None => Ok(()),
-        }
+    /// What a prediction of some tiles and tokens of a prompt costs. The parts' parameters are all of the model's.
+    fn costs(&self, config: &VlmConfig, tiles: usize, tokens: usize) -> Vec<Cost>;
+
+    /// Whether a parameter belongs to the vision part, which is trained or frozen by itself. `path` is that within the
+    /// model.
+    fn is_vision(&self, path: &str) -> bool;
+
+    /// Layers that record the weights of their attention under `llm.layer.{layer}.attention_weights`, of all tokens of a
+    /// prompt to all.
+    fn attention_layers(&self) -> usize {
+        0
+    }
+
+    /// The same model with weights that only predict in the order in which products read them ([`pack`]), where all of
+    /// its linear layers go through [`ops`](evo1_core::ops): burn's own cannot read those. As it is by default.
+    ///
+    /// [`pack`]: evo1_core::weights::pack
+    fn packed(self) -> Self {
+        self
     }
 
     /// The number type of the weights.
-    pub fn dtype(&self) -> DType {
-        self.vision_tower.dtype()
+    fn dtype(&self) -> DType {
+        number_type(self)
+    }
+
+    /// How a parameter starts; as PyTorch would draw it when `None`.
+    fn initial_value(&self, spec: &ParamSpec, scales: &InitialScales) -> Option<InitialValue> {
+        let _ = (spec, scales);
+        None
     }
 }
 
-/// One token of each sample: `[batch, tokens, embed]` → `[batch, 1, embed]`.
-fn pooled(fused: Tensor<3>, tokens: &TokenBatch, which: PooledToken) -> Tensor<3> {
-    let [batch, length, embed] = fused.dims();
-    match which {
-        PooledToken::First => fused.narrow(1, 0, 1),
-        PooledToken::LastValid => {
-            let rows: Vec<i32> =
-                tokens.last_valid().into_iter().enumerate().map(|(row, at)| (row * length + at) as i32).collect();
-            let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [batch]), &fused.device());
-            fused.reshape([batch * length, embed]).select(0, rows).reshape([batch, 1, embed])
+/// The hidden tokens of a prompt, where the semantics keep them from the action expert.
+pub(crate) fn hidden_by_scope(tokens: &TokenBatch, semantics: &Semantics, device: &Device) -> Option<Tensor<2, Bool>> {
+    let hides = semantics.context_scope == ContextScope::ValidTokens && !tokens.is_all_visible();
+    hides.then(|| tokens.hidden(device))
+}
+
+/// The field of the configuration that chooses the vision-language model.
+pub const FIELD: &str = "vlm.model";
+
+impl<First: VisionLanguageModel, Rest: VisionLanguageModel> VisionLanguageModel for OneOf<First, Rest> {
+    fn init(config: &VlmConfig, language_layers: &[usize], device: &Device) -> evo1_core::Result<Self> {
+        Self::choose(
+            &config.model,
+            FIELD,
+            || First::init(config, language_layers, device),
+            || Rest::init(config, language_layers, device),
+        )
+    }
+
+    fn patches(&self, pixels: Tensor<4>, trace: &mut Trace) -> Tensor<3> {
+        one_of!(self, model => model.patches(pixels, trace))
+    }
+
+    fn project(&self, patches: Tensor<3>, trace: &mut Trace) -> Tensor<3> {
+        one_of!(self, model => model.project(patches, trace))
+    }
+
+    fn visual_tokens(&self, pixels: Tensor<4>, trace: &mut Trace) -> Tensor<3> {
+        one_of!(self, model => model.visual_tokens(pixels, trace))
+    }
+
+    fn forward(
+        &self,
+        visual: Option<Tensor<3>>,
+        tokens: &TokenBatch,
+        image_token: u32,
+        semantics: &Semantics,
+        trace: &mut Trace,
+    ) -> Result<Context> {
+        one_of!(self, model => model.forward(visual, tokens, image_token, semantics, trace))
+    }
+
+    fn context_len(&self, tokens: usize) -> usize {
+        one_of!(self, model => model.context_len(tokens))
+    }
+
+    fn hidden_tokens(&self, tokens: &TokenBatch, semantics: &Semantics, device: &Device) -> Option<Tensor<2, Bool>> {
+        one_of!(self, model => model.hidden_tokens(tokens, semantics, device))
+    }
+
+    fn context(
+        &self,
+        fused: Tensor<3>,
+        layers: Vec<Tensor<3>>,
+        tokens: &TokenBatch,
+        semantics: &Semantics,
+        device: &Device,
+    ) -> Context {
+        one_of!(self, model => model.context(fused, layers, tokens, semantics, device))
+    }
+
+    fn segments<'a>(
+        &'a self,
+        pixels: Tensor<4>,
+        tokens: &'a TokenBatch,
+        image_token: u32,
+        semantics: &Semantics,
+    ) -> Result<Option<Vec<Segment<'a>>>> {
+        one_of!(self, model => model.segments(pixels, tokens, image_token, semantics))
+    }
+
+    fn costs(&self, config: &VlmConfig, tiles: usize, tokens: usize) -> Vec<Cost> {
+        one_of!(self, model => model.costs(config, tiles, tokens))
+    }
+
+    fn is_vision(&self, path: &str) -> bool {
+        one_of!(self, model => model.is_vision(path))
+    }
+
+    fn attention_layers(&self) -> usize {
+        one_of!(self, model => model.attention_layers())
+    }
+
+    fn packed(self) -> Self {
+        match self {
+            Self::First(model) => Self::First(model.packed()),
+            Self::Rest(model) => Self::Rest(model.packed()),
         }
+    }
+
+    fn dtype(&self) -> DType {
+        one_of!(self, model => model.dtype())
+    }
+
+    fn initial_value(&self, spec: &ParamSpec, scales: &InitialScales) -> Option<InitialValue> {
+        one_of!(self, model => model.initial_value(spec, scales))
     }
 }

@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn padding_and_views_that_are_not_present_are_masked() {
+    fn padding_and_views_that_are_not_present_are_hidden() {
         let tokenizer = tokenizer(64);
         let prompts = [tokenizer.encode(&[2, 3], "go").expect("a"), tokenizer.encode(&[2, 3], "go on").expect("b")];
         let present = [vec![true, false], vec![true, true]];

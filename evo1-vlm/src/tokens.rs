@@ -1,11 +1,11 @@
-//! A batch of token ids, their positions and which of them are masked.
+//! A batch of token ids, their positions and which of them are hidden.
 
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
 /// Prompts of equal length, padded on the right.
 ///
-/// A token is *masked* when it is padding or belongs to a view that is not present: no token may attend to it. Positions
-/// are those in the full prompt, so that masked tokens can be left out ([`Self::without_masked`]) without moving others.
+/// A token is *hidden* when it is padding or belongs to a view that is not present: no token may attend to it. Positions
+/// are those in the full prompt, so that hidden tokens can be left out ([`Self::without_hidden`]) without moving others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenBatch {
     ids: Vec<Vec<u32>>,
@@ -29,20 +29,24 @@ impl TokenBatch {
         Self { ids, attention_mask, positions }
     }
 
-    /// The batch without its masked tokens, padded on the right with `padding_id` to the longest that remains.
+    /// The batch without its hidden tokens, padded on the right with `padding_id` to the longest that remains.
     ///
     /// What is computed for the remaining tokens is the same, because no token could attend to those left out.
-    pub fn without_masked(&self, padding_id: u32) -> Self {
-        let kept = |row: &usize| self.attention_mask[*row].iter().filter(|valid| **valid).count();
+    pub fn without_hidden(&self, padding_id: u32) -> Self {
+        let kept = |row: &usize| self.attention_mask[*row].iter().filter(|visible| **visible).count();
         let rows = 0..self.ids.len();
         let length = rows.clone().map(|row| kept(&row)).max().unwrap_or(0);
         let mut batch = Self { ids: vec![], attention_mask: vec![], positions: vec![] };
         for row in rows {
-            let valid: Vec<usize> =
-                self.attention_mask[row].iter().enumerate().filter(|(_, valid)| **valid).map(|(at, _)| at).collect();
-            let mut ids: Vec<u32> = valid.iter().map(|&at| self.ids[row][at]).collect();
-            let mut positions: Vec<usize> = valid.iter().map(|&at| self.positions[row][at]).collect();
-            let mut mask = vec![true; valid.len()];
+            let visible: Vec<usize> = self.attention_mask[row]
+                .iter()
+                .enumerate()
+                .filter(|(_, visible)| **visible)
+                .map(|(at, _)| at)
+                .collect();
+            let mut ids: Vec<u32> = visible.iter().map(|&at| self.ids[row][at]).collect();
+            let mut positions: Vec<usize> = visible.iter().map(|&at| self.positions[row][at]).collect();
+            let mut mask = vec![true; visible.len()];
             ids.resize(length, padding_id);
             positions.resize(length, positions.last().copied().unwrap_or(0));
             mask.resize(length, false);
@@ -85,9 +89,9 @@ impl TokenBatch {
         self.attention_mask.iter()
     }
 
-    /// Whether no token is masked.
-    pub fn is_all_valid(&self) -> bool {
-        self.attention_mask.iter().flatten().all(|valid| *valid)
+    /// Whether no token is hidden.
+    pub fn is_all_visible(&self) -> bool {
+        self.attention_mask.iter().flatten().all(|visible| *visible)
     }
 
     /// Token ids as a tensor, `[batch, tokens]`.
@@ -96,15 +100,15 @@ impl TokenBatch {
         Tensor::from_data(TensorData::new(ids, self.dims()), device)
     }
 
-    /// Which tokens are masked, `[batch, tokens]`.
-    pub fn masked(&self, device: &Device) -> Tensor<2, Bool> {
-        let masked: Vec<bool> = self.attention_mask.iter().flatten().map(|valid| !valid).collect();
-        Tensor::from_data(TensorData::new(masked, self.dims()), device)
+    /// Which tokens are hidden, `[batch, tokens]`.
+    pub fn hidden(&self, device: &Device) -> Tensor<2, Bool> {
+        let hidden: Vec<bool> = self.attention_mask.iter().flatten().map(|visible| !visible).collect();
+        Tensor::from_data(TensorData::new(hidden, self.dims()), device)
     }
 
-    /// The last token of each sample that is not masked; 0 when all are.
-    pub fn last_valid(&self) -> Vec<usize> {
-        self.attention_mask.iter().map(|row| row.iter().rposition(|valid| *valid).unwrap_or(0)).collect()
+    /// The last token of each sample that is visible; 0 when none is.
+    pub fn last_visible(&self) -> Vec<usize> {
+        self.attention_mask.iter().map(|row| row.iter().rposition(|visible| *visible).unwrap_or(0)).collect()
     }
 }
 
@@ -118,11 +122,11 @@ mod tests {
             vec![vec![1, 2, 3, 4], vec![5, 6, 0, 0]],
             vec![vec![true, false, true, true], vec![true, true, false, false]],
         );
-        let compact = batch.without_masked(9);
+        let compact = batch.without_hidden(9);
         assert_eq!(compact.ids(), [vec![1, 3, 4], vec![5, 6, 9]]);
         assert_eq!(compact.positions()[0], [0, 2, 3]);
         assert_eq!(compact.positions()[1][..2], [0, 1]);
-        assert_eq!(compact.last_valid(), [2, 1]);
-        assert_eq!(compact.without_masked(9), compact);
+        assert_eq!(compact.last_visible(), [2, 1]);
+        assert_eq!(compact.without_hidden(9), compact);
     }
 }

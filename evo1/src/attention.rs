@@ -4,15 +4,11 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::TensorData;
-use evo1_action::Sampler;
-use evo1_core::{
-    Observation, Trace,
-    config::{Integration, PolicyConfig},
-    weights::floats,
-};
-use evo1_vlm::Word;
+use evo1_action::{Sampler, VelocityModel};
+use evo1_core::{Observation, Trace, weights::floats};
+use evo1_vlm::{VisionLanguageModel, Word};
 
-use crate::{Error, Noise, Policy, Result};
+use crate::{Components, Error, Noise, Policy, Result};
 
 /// Which attention is looked at.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -150,9 +146,13 @@ impl Weights {
 ///
 /// # Errors
 /// When a layer, block or step does not exist, a frame becomes more than one tile, or the model pools its tokens.
-pub fn attention(policy: &Policy, observation: &Observation, query: &AttentionQuery) -> Result<AttentionMaps> {
+pub fn attention<C: Components>(
+    policy: &Policy<C>,
+    observation: &Observation,
+    query: &AttentionQuery,
+) -> Result<AttentionMaps> {
     let config = &policy.config;
-    let AttentionQuery { layers, blocks, .. } = query.resolved(config)?;
+    let AttentionQuery { layers, blocks, .. } = query.resolved(policy)?;
     let steps = config.num_inference_steps;
     let flow_step = query.flow_step.unwrap_or(steps - 1);
     check("flow step", &[flow_step], steps)?;
@@ -185,13 +185,13 @@ pub fn attention(policy: &Policy, observation: &Observation, query: &AttentionQu
         layers.iter().map(|&layer| layer_name(layer)).chain(blocks.iter().map(|&block| block_name(block))).collect();
     let mut trace = Trace::of(move |name| wanted.iter().any(|wanted| wanted == name));
     let (image_token, semantics) = (policy.tokenizer.image_context(), &config.semantics);
-    let visual = policy.see(&inputs);
+    let visual = policy.visual_tokens(&inputs);
     let context = policy.network.vlm.forward(visual, &inputs.tokens, image_token, semantics, &mut trace)?;
     let expert = &policy.network.action;
     let conditioning = expert.condition(context, inputs.state.clone(), &inputs.embodiment, &mut trace);
-    let sampler = Sampler::new(steps, semantics).with_solver(config.flow.solver);
+    let sampler = Sampler::new(steps, semantics).with_flow(&policy.flow()?);
     let noise = policy.noise(1, &Noise::Seed(query.seed))?;
-    sampler.sample(expert, &conditioning, noise, inputs.action_mask.clone(), &mut trace);
+    sampler.sample(expert, &conditioning, noise, inputs.action_mask.clone(), &mut trace)?;
 
     let recorded = trace.into_tensors();
     let weights = |names: Vec<(usize, String)>| {
@@ -207,19 +207,20 @@ pub fn attention(policy: &Policy, observation: &Observation, query: &AttentionQu
 
 impl AttentionQuery {
     /// The same with layers and blocks chosen.
-    fn resolved(&self, config: &PolicyConfig) -> Result<Self> {
-        let sees_context =
-            |block: &usize| config.action.design.integration != Integration::Interleaved || block.is_multiple_of(2);
-        let (layers, blocks) = (config.vlm.language.num_layers, config.action.num_layers);
+    fn resolved<C: Components>(&self, policy: &Policy<C>) -> Result<Self> {
+        let (layers, blocks) = (policy.network.vlm.attention_layers(), policy.network.action.attention_blocks());
+        if layers == 0 || blocks.is_empty() {
+            return Err(Error::NoAttention);
+        }
         check("language layer", &self.layers, layers)?;
-        check("block", &self.blocks, blocks)?;
-        if let Some(&block) = self.blocks.iter().find(|block| !sees_context(block)) {
+        check("block", &self.blocks, policy.config.action.num_layers)?;
+        if let Some(&block) = self.blocks.iter().find(|block| !blocks.contains(block)) {
             return Err(Error::BlindBlock { block });
         }
         let chosen = |given: &[usize], all: Vec<usize>| if given.is_empty() { spread(&all) } else { given.to_vec() };
         Ok(Self {
             layers: chosen(&self.layers, (0..layers).collect()),
-            blocks: chosen(&self.blocks, (0..blocks).filter(sees_context).collect()),
+            blocks: chosen(&self.blocks, blocks),
             ..self.clone()
         })
     }

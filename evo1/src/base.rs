@@ -8,13 +8,13 @@ use evo1_core::{
         LanguageConfig, PolicyConfig, VlmConfig,
         upstream::{KEPT_LANGUAGE_LAYERS, read_base},
     },
-    weights::{Naming, WeightFile, initialize_part},
+    weights::{Naming, WeightFile},
 };
 use evo1_vlm::PromptTokenizer;
 use serde_json::Value;
 
 use crate::{
-    Error, Evo1, LoadOptions, LoadReport, Policy, Result,
+    Components, Error, Evo1, LoadOptions, LoadReport, Policy, Published, Result,
     load::{WEIGHT_FILES, find_weights, load_network},
 };
 
@@ -35,7 +35,20 @@ impl Policy {
         seed: u64,
         options: &LoadOptions,
     ) -> Result<(Self, LoadReport)> {
-        config.validate("configuration")?;
+        Self::from_base_as::<Published>(base, config, seed, options)
+    }
+
+    /// [`Policy::from_base`] for a policy that may be made of other components; the vision-language model is InternVL3.
+    ///
+    /// # Errors
+    /// As there, or when `config` names components that are not among them.
+    pub fn from_base_as<C: Components>(
+        base: &Path,
+        config: PolicyConfig,
+        seed: u64,
+        options: &LoadOptions,
+    ) -> Result<(Policy<C>, LoadReport)> {
+        C::check(&config, "configuration")?;
         options.precision.require(&options.device)?;
         let (config, profile_source) = match options.profile {
             Some(profile) => (config.with_profile(profile), "chosen"),
@@ -48,10 +61,10 @@ impl Policy {
         if Naming::detect(&file)?.has_action_expert() {
             return Err(not_a_base(base, "it has an action expert already: load it as a policy"));
         }
-        let network = Evo1::init(&config, &options.device);
-        let (Evo1 { vlm, action }, weights) = load_network(network, &file, &config, options)?;
-        let action = initialize_part("action", action, seed, |path| options.precision.of(path));
-        let policy = Self::new(config, Evo1 { vlm, action }, tokenizer, None, &options.device);
+        let network = Evo1::<C::Vlm, C::Action>::init(&config, &options.device)?;
+        let (network, weights) = load_network(network, &file, &config, options)?;
+        let network = network.with_initialized_action(seed, |path| options.precision.of(path));
+        let policy = Policy::new(config, network, tokenizer, None, &options.device);
         Ok((policy, LoadReport { unknown_keys: Vec::new(), weights, profile_source }))
     }
 

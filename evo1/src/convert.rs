@@ -21,6 +21,7 @@ use tracing::warn;
 pub use crate::save::Format;
 use crate::{
     Error, Evo1, Result,
+    components::own_components,
     load::{FoundConfig, read_config, read_statistics, weight_file},
     save::{ConfigFiles, create, keeps_keys, write_statistics, write_weights},
 };
@@ -63,7 +64,11 @@ pub fn convert(
     let statistics = read_statistics(from, &config)?;
     let config = of_robot(config, origin, format, statistics.as_ref());
     let file = WeightFile::open(&weights)?;
-    let specs = params(&Evo1::init(&config, &Default::default()));
+    let own = own_components(&config);
+    if !own.is_empty() {
+        return Err(Error::OwnComponents { components: own.join(", ") });
+    }
+    let specs = params(&<Evo1>::init(&config, &Default::default())?);
     let layers = config.vlm.language.num_layers;
     let tensors = converted(&specs, file, layers, format.naming(), options.is_strict, |path| {
         options.precision.map(|precision| precision.of(path))

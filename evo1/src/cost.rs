@@ -4,12 +4,15 @@
 //! attention is counted in full, its masked half included, as it is computed.
 
 use burn::tensor::Device;
+use evo1_action::VelocityModel;
+pub use evo1_core::cost::{ActionWorkload, Cost, attention_flops, linear_flops};
 use evo1_core::{
-    config::{ActionConfig, Integration, PolicyConfig, PromptLength, StateInput, TimeInput, VelocityHead},
-    weights::params,
+    config::{PolicyConfig, PromptLength},
+    weights::{ParamSpec, params},
 };
+use evo1_vlm::VisionLanguageModel;
 
-use crate::Evo1;
+use crate::{Components, Evo1, Published, Result};
 
 /// What is predicted from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,10 +27,10 @@ pub struct Workload {
     pub keys_values_once: bool,
 }
 
-/// The cost of one component.
+/// The cost of a part of a policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Component {
-    /// The part of the policy that it belongs to: `vision`, `language` or `action`.
+pub struct PartCost {
+    /// What of the policy it belongs to: `vision`, `language` or `action`.
     pub part: &'static str,
     /// Its name.
     pub name: &'static str,
@@ -56,165 +59,65 @@ impl Workload {
     }
 }
 
-/// The components of a policy in the order of the data. Nothing is allocated: sizes alone are looked at.
-pub fn components(config: &PolicyConfig, workload: &Workload, device: &Device) -> Vec<Component> {
-    let specs = params(&Evo1::init(config, device));
-    let parameters = |prefixes: &[&str]| -> u64 {
-        let is_part = |path: &str| prefixes.iter().any(|prefix| path.starts_with(prefix));
-        let counts = specs.iter().filter(|spec| is_part(&spec.path));
-        counts.map(|spec| spec.shape.iter().product::<usize>() as u64).sum()
-    };
-    let flops = flops(config, workload);
-    let component = |part, name, prefixes: &[&str], flops| {
-        let parameters = parameters(prefixes);
-        Component { part, name, parameters, flops }
-    };
-    vec![
-        component("vision", "tower", &["vlm.vision_tower."], flops.tower),
-        component("vision", "projector", &["vlm.projector."], flops.projector),
-        component("language", "token embeddings", &["vlm.language_model.embed_tokens."], 0),
-        component(
-            "language",
-            "layers and final norm",
-            &["vlm.language_model.layers.", "vlm.language_model.norm."],
-            flops.layers,
-        ),
-        component("action", "state encoder", &["action.state_encoder."], flops.state_encoder),
-        component(
-            "action",
-            "action encoder",
-            &["action.action_encoder.", "action.single_action_proj."],
-            flops.action_encoder,
-        ),
-        component("action", "blocks", &["action.blocks.", "action.time_mlp."], flops.blocks),
-        component("action", "pooling", &["action.seq_pool_proj."], flops.pooling),
-        component("action", "output", &["action.norm_out.", "action.mlp_head."], flops.output),
-    ]
+/// The parts of a policy in the order of the data. Nothing is allocated: sizes alone are looked at.
+///
+/// # Errors
+/// When the configuration names components that there are not.
+pub fn costs(config: &PolicyConfig, workload: &Workload) -> Result<Vec<PartCost>> {
+    costs_as::<Published>(config, workload)
 }
 
-struct Flops {
-    tower: u64,
-    projector: u64,
-    layers: u64,
-    state_encoder: u64,
-    action_encoder: u64,
-    blocks: u64,
-    pooling: u64,
-    output: u64,
-}
-
-/// Operations of a linear layer on `tokens` tokens.
-fn linear(tokens: usize, input: usize, output: usize) -> u64 {
-    2 * (tokens * input) as u64 * output as u64
-}
-
-/// Operations of scores and weighted values.
-fn attention(queries: usize, keys: usize, channels: usize) -> u64 {
-    4 * (queries * keys) as u64 * channels as u64
-}
-
-fn flops(config: &PolicyConfig, workload: &Workload) -> Flops {
+/// [`costs`] of a policy that may be made of other components.
+///
+/// # Errors
+/// As there.
+pub fn costs_as<C: Components>(config: &PolicyConfig, workload: &Workload) -> Result<Vec<PartCost>> {
+    let Evo1 { vlm, action } = Evo1::<C::Vlm, C::Action>::init(config, &Device::default())?;
     let Workload { tiles, tokens, steps, keys_values_once } = *workload;
-    let (vision, language) = (&config.vlm.vision, &config.vlm.language);
-    let patches = config.vlm.patches_per_side().pow(2);
-    let (seen, hidden) = (patches + 1, vision.hidden_size);
-    let vision_layer = linear(seen, hidden, 4 * hidden)
-        + 2 * linear(seen, hidden, vision.intermediate_size)
-        + attention(seen, seen, hidden);
-    let embedding = linear(patches, 3 * vision.patch_size.pow(2), hidden);
+    let stages = C::flow(&config.flow)?.solver.stages().len();
+    let of_action = ActionWorkload {
+        context_len: vlm.context_len(tokens),
+        evaluations: (steps * stages) as u64,
+        conditions_once: keys_values_once,
+    };
+    let mut parts = counted(vlm.costs(&config.vlm, tiles, tokens), &params(&vlm));
+    parts.extend(counted(action.costs(&config.action, &of_action), &params(&action)));
+    Ok(parts)
+}
 
-    let (visual, channels) = (config.vlm.tokens_per_tile(), language.hidden_size);
-    let unshuffled = hidden * config.vlm.unshuffle_factor().pow(2);
-    let projector = linear(visual, unshuffled, channels) + linear(visual, channels, channels);
-
-    let kv_width = language.num_kv_heads * language.head_dim();
-    let language_layer = linear(tokens, channels, 2 * channels + 2 * kv_width)
-        + 3 * linear(tokens, channels, language.intermediate_size)
-        + attention(tokens, tokens, channels);
-
-    let action = &config.action;
-    let ActionConfig { embed_dim, hidden_dim, state_hidden_dim, horizon, max_action_dim, max_state_dim, .. } = *action;
-    let evaluations = (steps * config.flow.solver.evaluations()) as u64;
-    let context = match (config.vlm.return_cls_only, action.design.state) {
-        (true, StateInput::Token) => 2,
-        (true, _) => 1,
-        (false, StateInput::Token) => tokens + 1,
-        (false, _) => tokens,
+/// Costs with the parameters whose paths they name.
+fn counted(costs: Vec<Cost>, specs: &[ParamSpec]) -> Vec<PartCost> {
+    let count = |starts: &[&str]| -> u64 {
+        let is_meant = |spec: &&ParamSpec| starts.iter().any(|start| spec.path.starts_with(start));
+        specs.iter().filter(is_meant).map(|spec| spec.shape.iter().product::<usize>() as u64).sum()
     };
-    let state_encoder = match action.design.state {
-        StateInput::Absent => 0,
-        _ => linear(1, max_state_dim, state_hidden_dim) + linear(1, state_hidden_dim, embed_dim),
+    let part = |cost: Cost| PartCost {
+        part: cost.part,
+        name: cost.name,
+        parameters: count(&cost.parameters),
+        flops: cost.flops,
     };
-    let action_encoder = match horizon {
-        1 => linear(1, max_action_dim, embed_dim),
-        _ => linear(horizon, max_action_dim + 2 * embed_dim, embed_dim),
-    };
-    let times_of_keys_values = if keys_values_once { 1 } else { evaluations };
-    let blocks = (0..action.num_layers).map(|index| {
-        let (of_context, of_actions) = match action.design.integration {
-            Integration::MidLayerCross | Integration::LayerWise => (context, 0),
-            Integration::Interleaved if index % 2 == 0 => (context, 0),
-            Integration::Interleaved => (0, horizon),
-            Integration::JointKv => (context, horizon),
-        };
-        let step = linear(horizon, embed_dim, 2 * embed_dim)
-            + linear(of_actions, embed_dim, 2 * embed_dim)
-            + attention(horizon, of_context + of_actions, embed_dim)
-            + linear(horizon, embed_dim, 8 * embed_dim);
-        let modulation = match action.design.time {
-            TimeInput::Added => 0,
-            TimeInput::AdaLn => linear(1, embed_dim, 6 * embed_dim),
-        };
-        times_of_keys_values * linear(of_context, embed_dim, 2 * embed_dim) + evaluations * (step + modulation)
-    });
-    let time = match action.design.time {
-        TimeInput::Added => 0,
-        TimeInput::AdaLn => linear(1, embed_dim, 2 * embed_dim),
-    };
-    let (pooling, output) = match action.design.head {
-        VelocityHead::SeqPool => (
-            if horizon > 1 { linear(horizon, embed_dim, embed_dim) } else { 0 },
-            linear(1, embed_dim, hidden_dim) + linear(1, hidden_dim, horizon * max_action_dim),
-        ),
-        VelocityHead::PerStep => {
-            (0, linear(horizon, embed_dim, hidden_dim) + linear(horizon, hidden_dim, max_action_dim))
-        }
-    };
-    Flops {
-        tower: tiles as u64 * (embedding + vision.num_layers as u64 * vision_layer),
-        projector: tiles as u64 * projector,
-        layers: language.num_layers as u64 * language_layer,
-        state_encoder,
-        action_encoder: evaluations * action_encoder,
-        blocks: blocks.sum::<u64>() + evaluations * time,
-        pooling: evaluations * pooling,
-        output: evaluations * output,
-    }
+    costs.into_iter().map(part).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use evo1_core::{config::Profile, device::test_devices};
+    use evo1_core::{Choice, config::Profile};
 
     use super::*;
 
     /// Parameters and operations of the components whose part is `part`, or of all.
     fn total(config: &PolicyConfig, workload: &Workload, part: &str) -> (u64, u64) {
-        let device = test_devices().remove(0);
-        let components = components(config, workload, &device);
-        let of_part = components.iter().filter(|component| part.is_empty() || component.part == part);
-        of_part
-            .fold((0, 0), |(parameters, flops), component| (parameters + component.parameters, flops + component.flops))
+        let costs = costs(config, workload).expect("built in");
+        let of_part = costs.iter().filter(|cost| part.is_empty() || cost.part == part);
+        of_part.fold((0, 0), |(parameters, flops), cost| (parameters + cost.parameters, flops + cost.flops))
     }
 
     #[test]
     fn full_size_has_the_published_parameters() {
-        let device = test_devices().remove(0);
         let config = PolicyConfig::evo1();
-        let counts: Vec<u64> = components(&config, &Workload::of(&config), &device)
-            .into_iter()
-            .map(|component| component.parameters)
-            .collect();
+        let costs = costs(&config, &Workload::of(&config)).expect("built in");
+        let counts: Vec<u64> = costs.into_iter().map(|cost| cost.parameters).collect();
         assert_eq!(
             counts,
             [
@@ -269,8 +172,8 @@ mod tests {
     fn variants_of_the_integration_have_the_same_parameters() {
         let mut config = PolicyConfig::evo1();
         let workload = Workload::of(&config);
-        let costs = Integration::ALL.map(|integration| {
-            config.action.design.integration = integration;
+        let costs = ["mid-layer-cross", "interleaved", "layer-wise", "joint-kv"].map(|integration| {
+            config.action.design.integration = Choice::new(integration);
             total(&config, &workload, "action")
         });
         assert!(costs.iter().all(|cost| cost.0 == costs[0].0));

@@ -20,6 +20,17 @@ pub enum Error {
         /// What is missing.
         message: String,
     },
+    /// A reference's format is asked for a policy that the reference cannot have.
+    #[error(
+        "a policy with components of its own ({components}) can be written in burn's format only: no other program knows their parameters"
+    )]
+    OwnComponents {
+        /// The components, as `field: name`.
+        components: String,
+    },
+    /// There are no attention weights to look at.
+    #[error("the policy's components record no attention to frames: there is nothing to look at")]
+    NoAttention,
     /// A base model is none.
     #[error("{}: not a base model: {message}", path.display())]
     NotABase {

@@ -14,13 +14,13 @@ use evo1_core::{
         upstream::{Origin, is_base, read_base},
     },
     files::sha256,
-    weights::{Audit, Component, Finding, Naming, WeightFile, check, params},
+    weights::{Audit, Finding, ModelPart, Naming, ParamSpec, WeightFile, check, params},
 };
 use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::{
-    Error, Evo1, Result,
+    Components, Error, Evo1, Published, Result,
     load::{WEIGHT_FILES, find_weights, read_config},
 };
 
@@ -104,7 +104,7 @@ pub struct TensorFacts {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ComponentFacts {
     /// Which.
-    pub component: Component,
+    pub component: ModelPart,
     /// What the file has of it.
     #[serde(flatten)]
     pub found: TensorFacts,
@@ -118,6 +118,14 @@ pub struct ComponentFacts {
 /// # Errors
 /// When there is nothing that can be read. What keeps a readable file from being loaded is reported instead.
 pub fn inspect(path: &Path, progress: impl Fn(u64, u64) + Sync) -> Result<Inspection> {
+    inspect_as::<Published>(path, progress)
+}
+
+/// [`inspect`] for policies that may be made of other components.
+///
+/// # Errors
+/// As there.
+pub fn inspect_as<C: Components>(path: &Path, progress: impl Fn(u64, u64) + Sync) -> Result<Inspection> {
     let (weights, config) = if path.is_dir() {
         let nothing = || Error::NotAPolicy {
             path: path.to_owned(),
@@ -152,7 +160,7 @@ pub fn inspect(path: &Path, progress: impl Fn(u64, u64) + Sync) -> Result<Inspec
         findings: findings?,
         config,
     };
-    inspection.count(&file, naming);
+    inspection.count::<C>(&file, naming);
     Ok(inspection)
 }
 
@@ -163,50 +171,66 @@ impl Inspection {
         self.misfit.is_none() && knows_all && self.findings.is_empty()
     }
 
-    /// Counts the tensors by component, beside what the configuration asks for.
-    fn count(&mut self, file: &WeightFile, naming: Option<Naming>) {
-        let network = self.config.as_ref().map(|config| {
-            let policy = config
-                .policy
-                .clone()
-                .unwrap_or_else(|| PolicyConfig { vlm: config.vlm.clone(), ..PolicyConfig::evo1() });
-            (params(&Evo1::init(&policy, &Device::default())), policy.vlm.language.num_layers)
-        });
-        let layers = network.as_ref().map_or(usize::MAX, |(_, layers)| *layers);
-        let mut found: BTreeMap<Component, TensorFacts> = BTreeMap::new();
+    /// Counts the tensors by part of the model, beside what the configuration asks for.
+    fn count<C: Components>(&mut self, file: &WeightFile, naming: Option<Naming>) {
+        let described = self.config.as_ref().map(Described::of::<C>).transpose();
+        let layers = described.as_ref().ok().and_then(Option::as_ref).map_or(usize::MAX, |described| described.layers);
+        let found = self.sort(file, naming, layers);
+        let expected = |part| Some(described.as_ref().ok()?.as_ref()?.parameters_of(part));
+        let is_asked = |part: &ModelPart| found.contains_key(part) || self.asks_for(*part);
+        let facts = |part| {
+            let of_part = found.get(&part).cloned().unwrap_or_default();
+            ComponentFacts { component: part, found: of_part, expected: expected(part) }
+        };
+        let components = ModelPart::ALL.into_iter().filter(is_asked).map(facts).collect();
+        self.components = components;
+        self.misfit = match described {
+            Ok(described) => described.and_then(|Described { specs, layers }| check(&specs, file, layers).err()),
+            Err(error) => Some(error),
+        }
+        .map(|error| error.to_string());
+    }
+
+    /// The tensors of each part; those that loading skips, and those of no part, are counted apart.
+    fn sort(&mut self, file: &WeightFile, naming: Option<Naming>, layers: usize) -> BTreeMap<ModelPart, TensorFacts> {
+        let mut found: BTreeMap<ModelPart, TensorFacts> = BTreeMap::new();
         for name in file.names() {
-            let component = naming.and_then(|naming| naming.component(name));
+            let part = naming.and_then(|naming| naming.component(name));
             let is_skipped = naming.is_some_and(|naming| naming.is_expected_extra(name, layers));
-            match component {
+            match part {
                 _ if is_skipped => self.skipped.add(file, name),
-                Some(component) => found.entry(component).or_default().add(file, name),
+                Some(part) => found.entry(part).or_default().add(file, name),
                 None => self.other.add(file, name),
             }
         }
-        let expected = |component| {
-            let (specs, _) = network.as_ref()?;
-            let sizes = specs.iter().filter(|spec| Component::of(&spec.path) == Some(component));
-            Some(sizes.map(|spec| product(&spec.shape)).fold(0, u64::saturating_add))
-        };
-        // A base model is asked for no action expert, and one that is alone says for itself what it has.
-        let is_asked = |component: &Component| {
-            found.contains_key(component)
-                || self.config.as_ref().is_some_and(|config| match config.kind {
-                    Kind::Base => *component != Component::ActionExpert,
-                    _ => true,
-                })
-        };
-        self.components = Component::ALL
-            .into_iter()
-            .filter(is_asked)
-            .map(|component| ComponentFacts {
-                component,
-                found: found.get(&component).cloned().unwrap_or_default(),
-                expected: expected(component),
-            })
-            .collect();
-        self.misfit =
-            network.and_then(|(specs, layers)| check(&specs, file, layers).err().map(|error| error.to_string()));
+        found
+    }
+
+    /// Whether the configuration has a part: a base model has no action expert, and a weight file alone says for itself
+    /// what it has.
+    fn asks_for(&self, part: ModelPart) -> bool {
+        self.config.as_ref().is_some_and(|config| config.kind != Kind::Base || part != ModelPart::ActionExpert)
+    }
+}
+
+/// What a configuration describes.
+struct Described {
+    specs: Vec<ParamSpec>,
+    /// Language layers that are kept.
+    layers: usize,
+}
+
+impl Described {
+    fn of<C: Components>(config: &ConfigFacts) -> Result<Self, CoreError> {
+        let of_base = || PolicyConfig { vlm: config.vlm.clone(), ..PolicyConfig::evo1() };
+        let policy = config.policy.clone().unwrap_or_else(of_base);
+        let network = Evo1::<C::Vlm, C::Action>::init(&policy, &Device::default())?;
+        Ok(Self { specs: params(&network), layers: policy.vlm.language.num_layers })
+    }
+
+    fn parameters_of(&self, part: ModelPart) -> u64 {
+        let of_part = self.specs.iter().filter(|spec| ModelPart::of(&spec.path) == Some(part));
+        of_part.map(|spec| product(&spec.shape)).fold(0, u64::saturating_add)
     }
 }
 

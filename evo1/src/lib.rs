@@ -9,6 +9,7 @@
 pub mod attention;
 mod base;
 pub mod chunk;
+mod components;
 pub mod convert;
 pub mod cost;
 mod error;
@@ -22,13 +23,14 @@ mod save;
 mod timing;
 pub mod trace;
 
+pub use components::{Components, Published};
 pub use error::{Error, Result};
-pub use evo1_action as action;
+pub use evo1_action::{self as action, VelocityModel};
 pub use evo1_core::{
-    ActionChunk, Context, Error as CoreError, Frame, Observation, StatisticsKey, Trace, View, config, device, files,
-    hub, normalize, ops, rng, weights,
+    ActionChunk, Choice, Component, Context, Error as CoreError, Frame, Observation, OneOf, StatisticsKey, Trace, View,
+    config, device, files, hub, normalize, ops, rng, test_support, weights,
 };
-pub use evo1_vlm as vlm;
+pub use evo1_vlm::{self as vlm, VisionLanguageModel};
 pub use load::{LoadOptions, LoadReport};
 pub use network::Evo1;
 pub use policy::{ActionWidth, FinishOptions, Noise, Policy, PredictOptions, Prediction};

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::Device;
+use burn::{module::Module, tensor::Device};
 use evo1_core::{
     config::{
         CONFIG_FILE, PolicyConfig, Precision, Profile,
@@ -14,7 +14,7 @@ use evo1_core::{
 };
 use evo1_vlm::PromptTokenizer;
 
-use crate::{Error, Evo1, Policy, Result};
+use crate::{Components, Error, Evo1, Policy, Published, Result};
 
 /// How a policy directory is loaded.
 #[derive(Debug, Clone)]
@@ -56,21 +56,30 @@ impl Policy {
     /// of `model.safetensors`, `model.safetensors.index.json`, `model.bpk`, `mp_rank_00_model_states.pt`,
     /// `checkpoint.pt` and `pytorch_model.bin`.
     pub fn load(directory: &Path, options: &LoadOptions) -> Result<(Self, LoadReport)> {
+        Self::load_as::<Published>(directory, options)
+    }
+
+    /// [`Policy::load`] for a policy that may be made of other components.
+    ///
+    /// # Errors
+    /// When the directory is no policy, or one of components that are not among them.
+    pub fn load_as<C: Components>(directory: &Path, options: &LoadOptions) -> Result<(Policy<C>, LoadReport)> {
         let weights = weight_file(directory)?;
         options.precision.require(&options.device)?;
         let FoundConfig { config, unknown_keys, profile_source, .. } = read_config(directory, options.profile)?;
         if options.is_strict && !unknown_keys.is_empty() {
             return Err(Error::UnknownKeys { keys: unknown_keys });
         }
+        C::check(&config, &directory.join(CONFIG_FILE).display().to_string())?;
         let tokenizer = read_tokenizer(directory, &config)?;
         let statistics = read_statistics(directory, &config)?;
         let file = WeightFile::open(&weights)?;
-        let (network, weights) = load_network(Evo1::init(&config, &options.device), &file, &config, options)?;
+        let (network, weights) = load_network(Evo1::init(&config, &options.device)?, &file, &config, options)?;
         if !weights.naming.has_action_expert() {
             let message = "its weights are a base model without an action expert".into();
             return Err(Error::NotAPolicy { path: directory.to_owned(), message });
         }
-        let policy = Self::new(config, network, tokenizer, statistics, &options.device);
+        let policy = Policy::new(config, network, tokenizer, statistics, &options.device);
         Ok((policy, LoadReport { unknown_keys, weights, profile_source }))
     }
 }
@@ -83,12 +92,12 @@ impl Policy {
 }
 
 /// A network with the weights of a file.
-pub(crate) fn load_network(
-    network: Evo1,
+pub(crate) fn load_network<M: Module>(
+    network: M,
     file: &WeightFile,
     config: &PolicyConfig,
     options: &LoadOptions,
-) -> Result<(Evo1, weights::Loaded)> {
+) -> Result<(M, weights::Loaded)> {
     let options = weights::LoadOptions {
         language_layers: config.vlm.language.num_layers,
         dtype: |path: &str| options.precision.of(path),

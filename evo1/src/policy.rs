@@ -7,28 +7,27 @@
 use std::sync::{Arc, OnceLock};
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use evo1_action::{
-    Sampler,
-    flow::{Guidance, draw_noise},
-};
+use evo1_action::{Flow, Sampler, VelocityModel, flow::Guidance};
 use evo1_core::{
     ActionChunk, Context, Observation, Trace, config::PolicyConfig, device::read, normalize::Statistics, rng,
 };
-use evo1_vlm::{PromptTokenizer, frame::Arithmetic};
+use evo1_vlm::{PromptTokenizer, VisionLanguageModel, frame::Arithmetic};
 
 use crate::{
-    Error, Evo1, Inputs, Preparer, Result,
+    Components, Error, Evo1, Inputs, Preparer, Published, Result,
     chunk::{ChunkGuidance, smoothed},
     timing::{StageTimes, timed},
 };
 
 /// A network with everything that turns observations into its inputs and its outputs into actions.
+///
+/// `C` are the components that it may be made of.
 #[derive(Debug, Clone)]
-pub struct Policy {
+pub struct Policy<C: Components = Published> {
     /// What the policy computes.
     pub config: PolicyConfig,
     /// The weights. Others make another policy ([`Self::new`]): this one keeps what it sees where there is no view.
-    pub network: Evo1,
+    pub network: Evo1<C::Vlm, C::Action>,
     /// Makes token ids of prompts.
     pub tokenizer: PromptTokenizer,
     /// Statistics of states and actions; without them both are taken and given in normalised units.
@@ -101,11 +100,11 @@ pub enum ActionWidth {
     Padded,
 }
 
-impl Policy {
+impl<C: Components> Policy<C> {
     /// A policy of its parts.
     pub fn new(
         config: PolicyConfig,
-        network: Evo1,
+        network: Evo1<C::Vlm, C::Action>,
         tokenizer: PromptTokenizer,
         statistics: Option<Statistics>,
         device: &Device,
@@ -128,10 +127,11 @@ impl Policy {
         Ok(Self { network: evo1_core::weights::quantize(self.network), black: Arc::default(), ..self })
     }
 
-    /// The same policy with the weights of its linear layers in the order in which products read them, for inference only:
-    /// see [`weights::pack`](evo1_core::weights::pack).
+    /// The same policy with the weights of its linear layers in the order in which products read them, for inference only,
+    /// where its components can use those: see [`weights::pack`](evo1_core::weights::pack).
     pub fn packed(self) -> Self {
-        Self { network: evo1_core::weights::pack(self.network), ..self }
+        let Evo1 { vlm, action } = self.network;
+        Self { network: Evo1 { vlm: vlm.packed(), action: action.packed() }, ..self }
     }
 
     /// The action chunk for one observation.
@@ -144,7 +144,7 @@ impl Policy {
     pub fn predict_batch(&self, observations: &[Observation], options: &PredictOptions) -> Result<Vec<ActionChunk>> {
         let inputs = self.prepare(observations, options.skips_unseen)?;
         let noise = self.noise(observations.len(), &options.noise)?;
-        let context = self.fuse(self.see(&inputs), &inputs)?;
+        let context = self.fuse(self.visual_tokens(&inputs), &inputs)?;
         let actions = self.act_guided(context, &inputs, noise, options)?;
         self.chunks(&self.normalized(actions)?, observations, options.finish)
     }
@@ -196,7 +196,7 @@ impl Policy {
     /// Stages 2 and 3: visual tokens of all tiles, `[tiles, tokens_per_tile, embed]`.
     ///
     /// Views that are not there all look the same, and the policy remembers how.
-    pub fn see(&self, inputs: &Inputs) -> Option<Tensor<3>> {
+    pub fn visual_tokens(&self, inputs: &Inputs) -> Option<Tensor<3>> {
         self.project(self.patches(inputs), inputs)
     }
 
@@ -266,10 +266,18 @@ impl Policy {
         }
         let (expert, mut trace) = (&self.network.action, Trace::off());
         let conditioning = expert.condition(context, inputs.state.clone(), &inputs.embodiment, &mut trace);
-        let sampler = Sampler::new(steps, &self.config.semantics).with_solver(self.config.flow.solver);
+        let sampler = Sampler::new(steps, &self.config.semantics).with_flow(&self.flow()?);
         let mask = inputs.action_mask.clone();
         let guidance = options.guidance.as_ref().map(|guidance| self.guidance(guidance, &mask)).transpose()?;
-        Ok(sampler.sample_guided(expert, &conditioning, noise, mask, guidance.as_ref(), &mut trace))
+        Ok(sampler.sample_guided(expert, &conditioning, noise, mask, guidance.as_ref(), &mut trace)?)
+    }
+
+    /// The flow that the configuration names.
+    ///
+    /// # Errors
+    /// When it names something that there is not.
+    pub fn flow(&self) -> Result<Flow> {
+        Ok(C::flow(&self.config.flow)?)
     }
 
     fn guidance(&self, guidance: &ChunkGuidance, mask: &Tensor<3>) -> Result<Guidance> {
@@ -294,9 +302,7 @@ impl Policy {
         let [_, horizon, padded] = actions.dims();
         let data = read(actions)?;
         let values: Vec<f32> = data.iter().collect();
-        if values.iter().any(|value| !value.is_finite()) {
-            return Err(Error::NonFinitePrediction { dtype: self.network.action.dtype().name().to_owned() });
-        }
+        self.require_finite(&values)?;
         Ok(values.chunks_exact(horizon * padded).map(|chunk| ActionChunk::new(padded, chunk.to_vec())).collect())
     }
 
@@ -308,40 +314,51 @@ impl Policy {
         options: FinishOptions,
     ) -> Result<Vec<ActionChunk>> {
         let preparer = self.preparer();
-        let normalizer = preparer.normalizer();
-        let chunk = |(chunk, observation): (&ActionChunk, &Observation)| {
-            let (statistics, padded) = (preparer.statistics_of(observation)?, chunk.width());
-            let width = match options.width {
-                ActionWidth::Robot => {
-                    statistics.map_or(self.config.action_dim, |robot| robot.action.width().min(padded))
-                }
-                ActionWidth::Padded => padded,
-            };
-            let mut out = Vec::with_capacity(chunk.horizon() * width);
-            for action in chunk.steps() {
-                let action = &action[..width];
-                match statistics {
-                    Some(robot) => out.extend(normalizer.denormalize_action(action, robot)?),
-                    None => out.extend_from_slice(action),
-                }
-            }
-            if let Some(sigma) = options.smoothing {
-                if !(sigma > 0.0 && sigma.is_finite()) {
-                    return Err(Error::Smoothing { got: sigma });
-                }
-                out = smoothed(&ActionChunk::new(width, out), sigma).values().to_vec();
-            }
-            if let Some(gripper) = self.config.gripper {
-                for value in out.iter_mut().skip(gripper.index).step_by(width) {
-                    *value = if *value > gripper.threshold { gripper.above } else { gripper.below };
-                }
-            }
-            if out.iter().any(|value| !value.is_finite()) {
-                return Err(Error::NonFinitePrediction { dtype: self.network.action.dtype().name().to_owned() });
-            }
-            Ok(ActionChunk::new(width, out))
+        let pairs = normalized.iter().zip(observations);
+        pairs.map(|(chunk, observation)| self.chunk(chunk, observation, options, &preparer)).collect()
+    }
+
+    /// One chunk: denormalised, smoothed, its gripper made two-valued; fails unless all is finite.
+    fn chunk(
+        &self,
+        normalized: &ActionChunk,
+        observation: &Observation,
+        options: FinishOptions,
+        preparer: &Preparer,
+    ) -> Result<ActionChunk> {
+        let (statistics, padded) = (preparer.statistics_of(observation)?, normalized.width());
+        let width = match options.width {
+            ActionWidth::Robot => statistics.map_or(self.config.action_dim, |robot| robot.action.width().min(padded)),
+            ActionWidth::Padded => padded,
         };
-        normalized.iter().zip(observations).map(chunk).collect()
+        let normalizer = preparer.normalizer();
+        let mut values = Vec::with_capacity(normalized.horizon() * width);
+        for action in normalized.steps() {
+            match statistics {
+                Some(robot) => values.extend(normalizer.denormalize_action(&action[..width], robot)?),
+                None => values.extend_from_slice(&action[..width]),
+            }
+        }
+        if let Some(sigma) = options.smoothing {
+            if !(sigma > 0.0 && sigma.is_finite()) {
+                return Err(Error::Smoothing { got: sigma });
+            }
+            values = smoothed(&ActionChunk::new(width, values), sigma).values().to_vec();
+        }
+        if let Some(gripper) = self.config.gripper {
+            for value in values.iter_mut().skip(gripper.index).step_by(width) {
+                *value = if *value > gripper.threshold { gripper.above } else { gripper.below };
+            }
+        }
+        self.require_finite(&values)?;
+        Ok(ActionChunk::new(width, values))
+    }
+
+    fn require_finite(&self, values: &[f32]) -> Result<()> {
+        match values.iter().all(|value| value.is_finite()) {
+            true => Ok(()),
+            false => Err(Error::NonFinitePrediction { dtype: self.network.action.dtype().name().to_owned() }),
+        }
     }
 
     /// The noise that a prediction starts from, `[batch, horizon, max_action_dim]`.
@@ -353,8 +370,8 @@ impl Policy {
                 self.noise(batch, &Noise::Seeds(seeds))
             }
             Noise::Seeds(seeds) if seeds.len() == batch => {
-                let (kind, shape) = (self.config.flow.noise, [1, horizon, width]);
-                let sample = |&seed: &u64| draw_noise(kind, shape, &mut rng::stream(seed, "noise"), &self.device);
+                let (draw, shape) = (self.flow()?.noise, [1, horizon, width]);
+                let sample = |&seed: &u64| draw.tensor(shape, &mut rng::stream(seed, "noise"), &self.device);
                 Ok(Tensor::cat(seeds.iter().map(sample).collect(), 0))
             }
             Noise::Seeds(seeds) => Err(Error::NoiseSize { batch, horizon, width, got: seeds.len() * horizon * width }),

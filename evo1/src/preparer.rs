@@ -67,7 +67,7 @@ impl Preparer {
         }
         let Samples { pixels, black_tiles, prompts, present, state, embodiment, action_mask } = samples;
         let tokens = self.tokenizer.batch(&prompts, &present, self.config.semantics.prompt_length);
-        let tokens = if skips { tokens.without_masked(self.tokenizer.padding()) } else { tokens };
+        let tokens = if skips { tokens.without_hidden(self.tokenizer.padding()) } else { tokens };
         let (batch, size, action) = (observations.len(), self.config.vlm.image_size, &self.config.action);
         let tiles = pixels.len() / (3 * size * size);
         let on_device = (&self.device, DType::F32);

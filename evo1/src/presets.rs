@@ -6,11 +6,11 @@ use burn::tensor::Device;
 use evo1_core::{
     config::{PolicyConfig, Precision},
     normalize::Statistics,
-    weights::{WeightFile, initialize},
+    weights::{InitialScales, WeightFile},
 };
 use evo1_vlm::PromptTokenizer;
 
-use crate::{Evo1, LoadOptions, Policy, Result, load::load_network};
+use crate::{Components, Evo1, LoadOptions, Policy, Published, Result, load::load_network};
 
 /// A byte-level tokenizer with InternVL's image tokens: 260 ids, no merges.
 const BYTE_TOKENIZER: &[u8] = include_bytes!("../assets/byte_tokenizer.json");
@@ -37,11 +37,25 @@ impl Policy {
 
     /// [`Self::random`] in other number types.
     pub fn random_in(config: PolicyConfig, seed: u64, device: &Device, precision: Precision) -> Result<Self> {
-        config.validate("configuration")?;
+        Self::random_as::<Published>(config, seed, device, precision)
+    }
+
+    /// [`Self::random_in`] for a policy that may be made of other components.
+    ///
+    /// # Errors
+    /// When the configuration cannot be used, or names components that are not among them.
+    pub fn random_as<C: Components>(
+        config: PolicyConfig,
+        seed: u64,
+        device: &Device,
+        precision: Precision,
+    ) -> Result<Policy<C>> {
+        C::check(&config, "configuration")?;
         precision.require(device)?;
-        let network = initialize(Evo1::init(&config, device), seed, |path| precision.of(path));
+        let network = Evo1::init(&config, device)?;
+        let network = network.initialized(seed, InitialScales::default(), |path| precision.of(path));
         let tokenizer = byte_tokenizer(config.max_text_length)?;
-        Ok(Self::new(config, network, tokenizer, None, device))
+        Ok(Policy::new(config, network, tokenizer, None, device))
     }
 
     /// The tiny preset with weights from a seed and Meta-World's statistics, in f32, for tests.
@@ -53,6 +67,14 @@ impl Policy {
     /// The policy that is part of the library: 1.1 M parameters, trained by `recipes/metaworld-tiny.yaml` to reach, push,
     /// open a drawer and press a button in Meta-World. Two views, the 8 numbers of the state, 8 steps of 4 actions.
     pub fn embedded(options: &LoadOptions) -> Result<Self> {
+        Self::embedded_as::<Published>(options)
+    }
+
+    /// [`Policy::embedded`] as a policy of a program's components, the built-in ones among them.
+    ///
+    /// # Errors
+    /// When the device cannot hold it, or the components lack the built-in ones.
+    pub fn embedded_as<C: Components>(options: &LoadOptions) -> Result<Policy<C>> {
         let file = |name: &str| PathBuf::from(format!("embedded/{name}"));
         let (mut config, _) = PolicyConfig::parse(&file("evo1.json"), EMBEDDED_CONFIG)?;
         if let Some(profile) = options.profile {
@@ -62,7 +84,7 @@ impl Policy {
         let tokenizer =
             PromptTokenizer::from_bytes(&file("tokenizer.json"), EMBEDDED_TOKENIZER, config.max_text_length)?;
         let weights = WeightFile::from_bytes(&file("model.safetensors"), EMBEDDED_WEIGHTS)?;
-        let (network, _) = load_network(Evo1::init(&config, &options.device), &weights, &config, options)?;
-        Ok(Self::new(config, network, tokenizer, Some(embedded_statistics()?), &options.device))
+        let (network, _) = load_network(Evo1::init(&config, &options.device)?, &weights, &config, options)?;
+        Ok(Policy::new(config, network, tokenizer, Some(embedded_statistics()?), &options.device))
     }
 }

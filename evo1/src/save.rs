@@ -2,11 +2,14 @@
 
 use std::{fs, path::Path};
 
-use evo1_action::time::{TIME_ROWS, sinusoid};
+use evo1_action::{
+    VelocityModel,
+    time::{TIME_ROWS, sinusoid},
+};
 use evo1_core::{
     Error as CoreError,
     config::{
-        CONFIG_FILE, PolicyConfig,
+        ActionConfig, CONFIG_FILE, PolicyConfig,
         upstream::{self, Origin, authors_document, lerobot_document, vlm_document},
     },
     files::write_atomically,
@@ -15,7 +18,7 @@ use evo1_core::{
 };
 use tracing::warn;
 
-use crate::{Error, Evo1, Policy, Result};
+use crate::{Components, Error, Evo1, Policy, Result, components::own_components};
 
 /// What a policy directory is written as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +32,11 @@ pub enum Format {
 }
 
 impl Format {
+    /// LeRobot's, or burn's for a policy with components that LeRobot does not know.
+    pub fn of(config: &PolicyConfig) -> Self {
+        if own_components(config).is_empty() { Self::LeRobot } else { Self::Burnpack }
+    }
+
     pub(crate) fn naming(self) -> Naming {
         match self {
             Self::LeRobot => Naming::LEROBOT,
@@ -45,13 +53,21 @@ impl Format {
     }
 }
 
-impl Policy {
+impl<C: Components> Policy<C> {
     /// Writes the policy as a directory that [`Policy::load`] reads: weights in their number types, configuration,
     /// tokenizer and statistics. As [`Format::LeRobot`] LeRobot itself loads it, strictly.
     ///
     /// Every file is written under a temporary name and renamed, `config.json` last: a new directory that was left
     /// incomplete is no policy. To replace a policy as a whole, save to a new directory and rename that.
+    ///
+    /// # Errors
+    /// When the configuration describes another network, a file cannot be written, or a format of the references is asked
+    /// for a policy with components that they do not know.
     pub fn save(&self, directory: &Path, format: Format) -> Result<()> {
+        let own = own_components(&self.config);
+        if format != Format::Burnpack && !own.is_empty() {
+            return Err(Error::OwnComponents { components: own.join(", ") });
+        }
         self.check_shapes()?;
         create(directory)?;
         let naming = format.naming();
@@ -67,7 +83,7 @@ impl Policy {
 
     /// The network's tensors must be those of the configuration.
     fn check_shapes(&self) -> Result<()> {
-        let described = params(&Evo1::init(&self.config, &self.device));
+        let described = params(&Evo1::<C::Vlm, C::Action>::init(&self.config, &self.device)?);
         for (param, want) in params(&self.network).into_iter().zip(described) {
             if param.shape != want.shape {
                 return Err(Error::OtherNetwork { tensor: param.path, want: want.shape, got: param.shape });
@@ -79,6 +95,9 @@ impl Policy {
     /// The constant tables that checkpoints carry.
     fn tables(&self, naming: Naming) -> Vec<LazyTensor> {
         let config = &self.config.action;
+        if config.expert != ActionConfig::published_expert() {
+            return Vec::new();
+        }
         TABLES
             .into_iter()
             .zip([TIME_ROWS, config.horizon])

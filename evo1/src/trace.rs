@@ -4,22 +4,26 @@
 //! (`in.*`) and its own intermediates, [`inference`] and [`training`] compute ours from the inputs alone, and
 //! [`compare`] says how far apart they are.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod compare;
+
+use std::collections::BTreeMap;
 
 use burn::{
     module::Module,
-    tensor::{DType, Device, Gradients, Tensor, TensorData},
+    tensor::{DType, Device, Tensor, TensorData},
 };
-use evo1_action::{FlowSample, Sampler, flow::masked_loss, flow_matching_loss, time::time_index};
+use evo1_action::{FlowSample, FlowTime, Sampler, VelocityModel, flow::masked_loss, flow_matching_loss};
 use evo1_core::{
     Trace,
     config::{ContextScope, LossKind, Profile, Semantics},
     device::{read, scalar},
-    weights::{Naming, Reader, WeightFile, checkpoint_tensors, floats},
+    weights::{GradientsOf, Naming, WeightFile, checkpoint_tensors, floats},
 };
-use evo1_vlm::TokenBatch;
+use evo1_vlm::{TokenBatch, VisionLanguageModel};
 
-use crate::{Error, Policy, Result};
+use crate::{Components, Error, Policy, Result};
+
+pub use compare::{Difference, TraceComparison, compare};
 
 /// Tensors by name.
 pub type Tensors = BTreeMap<String, TensorData>;
@@ -38,7 +42,7 @@ pub enum Stage {
 /// Names: `vision.*`, `projector.*`, `llm.*`, `head.*` and `out.action`, by the policy's profile. A policy of the
 /// `official` profile also writes what its siblings make of the same inputs (`flash.*`, `paper.*`, `masked_context.*`),
 /// as the fixtures do; one of a sibling's profile writes its own under both names.
-pub fn inference(policy: &Policy, file: &WeightFile, steps: Option<usize>) -> Result<Tensors> {
+pub fn inference<C: Components>(policy: &Policy<C>, file: &WeightFile, steps: Option<usize>) -> Result<Tensors> {
     let inputs = TraceInputs::read(policy, file)?;
     let steps = steps.unwrap_or(policy.config.num_inference_steps);
     if steps == 0 {
@@ -46,6 +50,7 @@ pub fn inference(policy: &Policy, file: &WeightFile, steps: Option<usize>) -> Re
     }
     let noise = inputs.actions_like("in.noise")?;
     let mask = inputs.actions_like("in.action_mask")?;
+    let flow = policy.flow()?;
 
     let mut trace = Trace::of(move |name| is_wanted(name, steps));
     let visual = policy.network.vlm.visual_tokens(inputs.pixels.clone(), &mut trace);
@@ -58,9 +63,9 @@ pub fn inference(policy: &Policy, file: &WeightFile, steps: Option<usize>) -> Re
         let expert = &policy.network.action;
         let action = trace.scope("head", |trace| {
             let conditioning = expert.condition(context, inputs.state.clone(), &inputs.embodiment, trace);
-            let sampler = Sampler::new(steps, semantics).with_solver(policy.config.flow.solver);
+            let sampler = Sampler::new(steps, semantics).with_flow(&flow);
             sampler.sample(expert, &conditioning, noise.clone(), mask.clone(), trace)
-        });
+        })?;
         trace.record("out.action", &action);
         Ok::<_, Error>(trace.into_tensors())
     };
@@ -90,7 +95,7 @@ pub fn inference(policy: &Policy, file: &WeightFile, steps: Option<usize>) -> Re
 
 /// The tensors of one evaluation of the training objective, and the gradient of every trained parameter (`grad.*`),
 /// from the `in.*`, `step0.t` and `step0.noise_raw` tensors of a file. The policy must be on an autodiff device.
-pub fn training(policy: &Policy, file: &WeightFile, stage: Stage) -> Result<Tensors> {
+pub fn training<C: Components>(policy: &Policy<C>, file: &WeightFile, stage: Stage) -> Result<Tensors> {
     let inputs = TraceInputs::read(policy, file)?;
     let mut network = policy.network.clone();
     if stage == Stage::Stage1 {
@@ -117,7 +122,8 @@ pub fn training(policy: &Policy, file: &WeightFile, stage: Stage) -> Result<Tens
     let loss = |kind| masked_loss(out.velocity.clone(), out.target.clone(), sample.mask.clone(), kind);
     let entries = sample.mask.clone().sum() + 1e-8;
     let numel = sample.mask.shape().num_elements() as f64;
-    let time_index: Vec<i64> = sample.time.iter().map(|&time| time_index(time, semantics.time_scale) as i64).collect();
+    let time_index: Vec<i64> =
+        sample.time.iter().map(|&tau| FlowTime::drawn(tau, semantics.time_scale).row as i64).collect();
     let mut tensors = Tensors::from([
         ("step0.fused_tokens".into(), read(fused)?),
         ("step0.time_index".into(), TensorData::new(time_index, [batch])),
@@ -129,108 +135,11 @@ pub fn training(policy: &Policy, file: &WeightFile, stage: Stage) -> Result<Tens
         ("step0.loss_lerobot".into(), scalar(loss(LossKind::SumOverMask))?),
         ("step0.mse_unscaled".into(), scalar(loss(LossKind::MeanOfMaskedPair) * entries / numel)?),
     ]);
-    let gradients = GradientsOf(out.loss.backward());
-    let gradients = checkpoint_tensors(&network, Naming::LEROBOT, &gradients);
+    let gradients = checkpoint_tensors(&network, Naming::LEROBOT, GradientsOf(&out.loss.backward()));
     let squares: f64 = gradients.values().flat_map(floats).map(|value| f64::from(value).powi(2)).sum();
     tensors.insert("step0.grad_norm".into(), TensorData::new(vec![squares.sqrt() as f32], Vec::<usize>::new()));
     tensors.extend(gradients.into_iter().map(|(name, gradient)| (format!("grad.{name}"), gradient)));
     Ok(tensors)
-}
-
-/// How far a tensor is from its reference.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Difference {
-    /// The tensor's name in the reference.
-    pub name: String,
-    /// The largest absolute difference.
-    pub absolute: f64,
-    /// The largest absolute difference over the reference's largest magnitude. A gradient that is zero in exact
-    /// arithmetic, such as that of the key biases of an attention without mask, holds rounding noise only: it is
-    /// measured against the norm of all gradients.
-    pub relative: f64,
-}
-
-/// What a comparison found.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Comparison {
-    /// Every tensor that both have, in the reference's order.
-    pub differences: Vec<Difference>,
-    /// Tensors of the reference that were not computed, or have another shape.
-    pub missing: Vec<String>,
-}
-
-impl Comparison {
-    /// Whether every tensor is there and within `tolerance` of its reference, relative to the reference's largest
-    /// magnitude.
-    pub fn is_within(&self, tolerance: f64) -> bool {
-        self.missing.is_empty() && self.differences.iter().all(|difference| difference.relative <= tolerance)
-    }
-}
-
-/// Prefixes of tensors that belong to other semantics than the file's own.
-const OTHER_SEMANTICS: [&str; 4] = ["flash.", "paper.", "masked_context.", "vlm_bf16."];
-
-/// Gradients smaller than this part of their norm are rounding noise in single precision.
-const ROUNDING_NOISE: f64 = 1e-6;
-
-/// Compares a trace with the tensors of a reference.
-///
-/// Inputs, tensors of semantics that the trace did not compute, and optimiser steps are left out. A trace of another
-/// profile than the reference's own (`flash.*` in an `official` file) is compared where the profile does not matter, and
-/// with the tensors that the reference holds for it.
-pub fn compare(ours: &Tensors, reference: &WeightFile, profile: Profile) -> Result<Comparison> {
-    let sibling = match profile {
-        Profile::OfficialFlash => Some("flash."),
-        Profile::Paper => Some("paper."),
-        Profile::Official | Profile::LeRobot => None,
-    };
-    let sibling = sibling.filter(|prefix| reference.names().any(|name| name.starts_with(prefix)));
-    let traced: BTreeSet<&str> =
-        OTHER_SEMANTICS.into_iter().filter(|prefix| ours.keys().any(|name| name.starts_with(prefix))).collect();
-    let is_compared = |name: &str| {
-        if name.starts_with("in.") || name.starts_with("hyper.") || name == "step0.t" || name == "step0.noise_raw" {
-            return false;
-        }
-        // What the optimiser makes of the gradients is the trainer's.
-        if ["param_after_step", "decay_group.", "lr_schedule.", "step1."].iter().any(|prefix| name.starts_with(prefix))
-        {
-            return false;
-        }
-        if name == "vlm_bf16.in.pixel_values" {
-            return false;
-        }
-        match (OTHER_SEMANTICS.into_iter().find(|prefix| name.starts_with(prefix)), sibling) {
-            (Some(prefix), _) => traced.contains(prefix),
-            (None, Some(_)) => name.starts_with("vision.") || name.starts_with("projector."),
-            (None, None) => true,
-        }
-    };
-    let gradient_norm = match reference.contains("step0.grad_norm") {
-        true => floats(&reference.read("step0.grad_norm")?).first().copied().map_or(0.0, f64::from),
-        false => 0.0,
-    };
-    let mut comparison = Comparison::default();
-    for name in reference.names().filter(|name| is_compared(name)) {
-        match ours.get(name) {
-            Some(data) if data.shape().as_slice() == reference.shape(name)? => {
-                let (got, want) = (data, reference.read(name)?);
-                let pairs = || got.iter::<f64>().zip(want.iter::<f64>());
-                let absolute = pairs().map(|(got, want)| (got - want).abs()).fold(0.0, nan_max);
-                let largest = want.iter::<f64>().map(f64::abs).fold(0.0, nan_max);
-                let is_noise = name.starts_with("grad.") && largest < ROUNDING_NOISE * gradient_norm;
-                let scale = if is_noise { gradient_norm } else { largest };
-                let relative = if absolute == 0.0 { 0.0 } else { absolute / scale };
-                comparison.differences.push(Difference { name: name.to_owned(), absolute, relative });
-            }
-            _ => comparison.missing.push(name.to_owned()),
-        }
-    }
-    Ok(comparison)
-}
-
-/// The larger number, and NaN if one of them is: a difference that is not a number must not look small.
-fn nan_max(a: f64, b: f64) -> f64 {
-    if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
 }
 
 /// The tensors that fixtures hold for other semantics, under their names there.
@@ -273,16 +182,6 @@ fn portable(name: &str, data: TensorData) -> TensorData {
     data.convert_dtype(dtype)
 }
 
-/// Reads the gradient of each parameter; zero for a trained one that the loss does not depend on.
-struct GradientsOf(Gradients);
-
-impl Reader for &GradientsOf {
-    fn read<const D: usize>(&self, param: &Tensor<D>) -> Option<Tensor<D>> {
-        let inner = || param.clone().inner();
-        param.is_require_grad().then(|| param.grad(&self.0).unwrap_or_else(|| inner().zeros_like()))
-    }
-}
-
 /// The `in.*` tensors of a fixture.
 struct TraceInputs<'a> {
     file: &'a WeightFile,
@@ -296,7 +195,7 @@ struct TraceInputs<'a> {
 }
 
 impl<'a> TraceInputs<'a> {
-    fn read(policy: &Policy, file: &'a WeightFile) -> Result<Self> {
+    fn read<C: Components>(policy: &Policy<C>, file: &'a WeightFile) -> Result<Self> {
         let device = policy.device().clone();
         let config = &policy.config;
         let [batch, length] = match *file.shape("in.input_ids")? {

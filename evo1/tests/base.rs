@@ -11,7 +11,7 @@ use evo1::{
     config::PolicyConfig,
     convert::Format,
     device::test_devices,
-    weights::{Naming, Reader, WeightFile, checkpoint_tensors, floats, write_safetensors},
+    weights::{Naming, TensorReader, WeightFile, checkpoint_tensors, floats, write_safetensors},
 };
 use tempfile::TempDir;
 
@@ -116,7 +116,7 @@ fn config(base: &Path) -> PolicyConfig {
 
 struct Values;
 
-impl Reader for &Values {
+impl TensorReader for &Values {
     fn read<const D: usize>(&self, param: &Tensor<D>) -> Option<Tensor<D>> {
         Some(param.clone())
     }

@@ -10,7 +10,7 @@ use evo1::{
     LoadOptions, Policy,
     config::{Precision, Profile},
     device::test_devices,
-    trace::{self, Comparison, Stage, Tensors},
+    trace::{self, Stage, Tensors, TraceComparison},
     weights::WeightFile,
 };
 
@@ -35,7 +35,7 @@ fn load(name: &str, device: &Device, profile: Option<Profile>, precision: Precis
     Policy::load(&fixture(name), &options).unwrap_or_else(|error| panic!("{name}: {error}")).0
 }
 
-fn assert_equal(what: &str, comparison: &Comparison, tolerance: f64) {
+fn assert_equal(what: &str, comparison: &TraceComparison, tolerance: f64) {
     assert!(comparison.missing.is_empty(), "{what}: not computed: {:?}", comparison.missing);
     assert!(!comparison.differences.is_empty(), "{what}: nothing was compared");
     for difference in &comparison.differences {
@@ -47,7 +47,7 @@ fn inputs(name: &str, file: &str) -> WeightFile {
     WeightFile::open(&fixture(name).join(file)).expect("fixture")
 }
 
-fn compared(tensors: &Tensors, file: &WeightFile, profile: Profile) -> Comparison {
+fn compared(tensors: &Tensors, file: &WeightFile, profile: Profile) -> TraceComparison {
     trace::compare(tensors, file, profile).expect("comparable")
 }
 

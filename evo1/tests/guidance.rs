@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use evo1::{
-    Context, LoadOptions, Policy, Trace,
+    Context, LoadOptions, Policy, Trace, VelocityModel,
     action::{
         Sampler,
         flow::{Guidance, GuidanceConfig, GuidanceMethod, PrefixSchedule},
@@ -65,7 +65,7 @@ fn guided_chunks_equal_pytorch() {
                 let actions = sampler.sample_guided(expert, &conditioning, noise, mask, Some(&guidance), &mut trace);
                 let name = format!("{method_name}.{schedule_name}");
                 let want = floats(&guided.read(&name).expect("fixture"));
-                let got: Vec<f32> = actions.into_data().iter().collect();
+                let got: Vec<f32> = actions.expect("actions").into_data().iter().collect();
                 let largest = want.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
                 let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
                 assert!(worst <= TOLERANCE * largest, "{name} on {device:?}: {worst} of {largest}");

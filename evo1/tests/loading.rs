@@ -11,7 +11,7 @@ use evo1::{
     config::{Precision, Profile},
     device::test_devices,
     trace,
-    weights::{Naming, Reader, WeightFile, checkpoint_tensors, floats, write_safetensors},
+    weights::{Naming, TensorReader, WeightFile, checkpoint_tensors, floats, write_safetensors},
 };
 use tempfile::TempDir;
 
@@ -177,7 +177,7 @@ fn both_namings_hold_the_same_weights() {
 /// Reads the parameters themselves.
 struct Values;
 
-impl Reader for &Values {
+impl TensorReader for &Values {
     fn read<const D: usize>(&self, param: &Tensor<D>) -> Option<Tensor<D>> {
         Some(param.clone())
     }

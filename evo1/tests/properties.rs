@@ -2,7 +2,8 @@
 
 use burn::tensor::{DType, Device, Tensor};
 use evo1::{
-    ActionChunk, Error, Frame, Noise, Observation, Policy, PredictOptions, Trace, View,
+    ActionChunk, Error, Frame, Noise, Observation, Policy, PredictOptions, Trace, VelocityModel, View,
+    VisionLanguageModel,
     config::{PolicyConfig, Precision, Profile, TilingConfig},
     convert::Format,
     device::test_devices,
@@ -118,7 +119,7 @@ fn what_is_remembered_of_absent_views_is_what_is_seen_in_them() {
             let pixels = inputs.pixels.clone().expect("three views");
             let want = policy.network.vlm.visual_tokens(pixels, &mut Trace::off());
             for _ in 0..2 {
-                let got = policy.see(&inputs).expect("three views");
+                let got = policy.visual_tokens(&inputs).expect("three views");
                 let difference = (got - want.clone()).abs().max().into_scalar::<f32>();
                 assert!(difference <= 1e-4, "{difference}");
             }
@@ -194,7 +195,7 @@ fn keys_and_values_computed_once_equal_those_computed_at_every_step() {
         let inputs = policy.prepare(&[two_views(1)], true).expect("inputs");
         let noise = policy.noise(1, &Noise::Seed(1)).expect("noise");
         let steps = 5;
-        let context = || policy.fuse(policy.see(&inputs), &inputs).expect("context");
+        let context = || policy.fuse(policy.visual_tokens(&inputs), &inputs).expect("context");
         let once = policy.act(context(), &inputs, noise.clone(), Some(steps)).expect("actions");
         let mut x = noise;
         for step in 0..steps {

@@ -2,8 +2,9 @@
 
 use burn::tensor::Device;
 use evo1::{
-    ActionChunk, Frame, Noise, Observation, Policy, PredictOptions, Trace, View,
-    config::{Design, FlowConfig, Integration, NoiseKind, PolicyConfig, Solver, StateInput, TimeInput, VelocityHead},
+    ActionChunk, Choice, Frame, Noise, Observation, Policy, PredictOptions, Trace, VelocityModel, View,
+    VisionLanguageModel,
+    config::{Design, FlowConfig, PolicyConfig, StateInput, TimeInput},
     device::test_devices,
     rng::{RngExt, stream},
 };
@@ -44,11 +45,11 @@ fn largest_difference(a: &ActionChunk, b: &ActionChunk) -> f32 {
 #[test]
 fn the_published_model_is_the_default_design() {
     let paper = Design {
-        integration: Integration::MidLayerCross,
+        integration: Choice::new("mid-layer-cross"),
         layer_pairing: vec![],
         state: StateInput::Token,
         time: TimeInput::Added,
-        head: VelocityHead::SeqPool,
+        head: Choice::new("seq-pool"),
     };
     assert_eq!(PolicyConfig::evo1().action.design, paper);
     assert_eq!(PolicyConfig::evo1().flow, FlowConfig::default());
@@ -63,20 +64,23 @@ fn the_published_model_is_the_default_design() {
 fn layer_wise_integration_of_the_last_layer_is_mid_layer_cross_attention() {
     for device in test_devices() {
         for is_pooled in [false, true] {
-            let with = |integration, layer_pairing: &[usize]| {
+            let with = |integration: &str, layer_pairing: &[usize]| {
                 policy(
                     |config| {
                         config.vlm.return_cls_only = is_pooled;
-                        config.action.design =
-                            Design { integration, layer_pairing: layer_pairing.to_vec(), ..Design::default() };
+                        config.action.design = Design {
+                            integration: Choice::new(integration),
+                            layer_pairing: layer_pairing.to_vec(),
+                            ..Design::default()
+                        };
                     },
                     &device,
                 )
             };
-            let published = predict(&with(Integration::MidLayerCross, &[]));
-            let last = predict(&with(Integration::LayerWise, &[2, 2]));
+            let published = predict(&with("mid-layer-cross", &[]));
+            let last = predict(&with("layer-wise", &[2, 2]));
             assert_eq!(published, last);
-            let spread = predict(&with(Integration::LayerWise, &[]));
+            let spread = predict(&with("layer-wise", &[]));
             assert!(largest_difference(&published, &spread) > 1e-4);
         }
     }
@@ -87,10 +91,10 @@ fn a_tapped_layer_is_the_output_of_a_model_that_ends_there() {
     for device in test_devices() {
         let context = |policy: &Policy| {
             let inputs = policy.prepare(&[observation()], true).expect("inputs");
-            policy.fuse(policy.see(&inputs), &inputs).expect("context")
+            policy.fuse(policy.visual_tokens(&inputs), &inputs).expect("context")
         };
         let short = context(&policy(|config| config.vlm.language.num_layers = 1, &device));
-        let layer_wise = |config: &mut PolicyConfig| config.action.design.integration = Integration::LayerWise;
+        let layer_wise = |config: &mut PolicyConfig| config.action.design.integration = Choice::new("layer-wise");
         let tapped = context(&policy(layer_wise, &device));
         assert_eq!(tapped.layers.len(), 2);
         assert_eq!(tapped.layers[0].to_data(), short.tokens.to_data());
@@ -101,18 +105,19 @@ fn a_tapped_layer_is_the_output_of_a_model_that_ends_there() {
 
 #[test]
 fn every_choice_changes_the_prediction_and_repeats() {
-    let choices: [(&str, Edit); 11] = [
+    let choices: [(&str, Edit); 12] = [
         ("published", |_| {}),
-        ("interleaved", |config| config.action.design.integration = Integration::Interleaved),
-        ("layer-wise", |config| config.action.design.integration = Integration::LayerWise),
-        ("joint-kv", |config| config.action.design.integration = Integration::JointKv),
+        ("interleaved", |config| config.action.design.integration = Choice::new("interleaved")),
+        ("layer-wise", |config| config.action.design.integration = Choice::new("layer-wise")),
+        ("joint-kv", |config| config.action.design.integration = Choice::new("joint-kv")),
         ("state per step", |config| config.action.design.state = StateInput::PerStep),
         ("no state", |config| config.action.design.state = StateInput::Absent),
         ("adaLN", |config| config.action.design.time = TimeInput::AdaLn),
-        ("per-step head", |config| config.action.design.head = VelocityHead::PerStep),
-        ("normal noise", |config| config.flow.noise = NoiseKind::Normal),
-        ("Heun", |config| config.flow.solver = Solver::Heun),
-        ("midpoint", |config| config.flow.solver = Solver::Midpoint),
+        ("per-step head", |config| config.action.design.head = Choice::new("per-step")),
+        ("normal noise", |config| config.flow.noise = Choice::new("normal")),
+        ("shifted grid", |config| config.flow.grid = Choice::with_numbers("shifted", &[3.0])),
+        ("Heun", |config| config.flow.solver = Choice::new("heun")),
+        ("midpoint", |config| config.flow.solver = Choice::new("midpoint")),
     ];
     for device in test_devices() {
         let chunks = choices.map(|(name, edit)| (name, predict(&policy(edit, &device))));
@@ -137,13 +142,13 @@ fn a_state_that_is_absent_cannot_change_the_action() {
 #[test]
 fn attention_weights_are_recorded_on_demand_and_sum_to_one() {
     for device in test_devices() {
-        for integration in Integration::ALL {
-            let policy = policy(|config| config.action.design.integration = integration, &device);
+        for integration in ["mid-layer-cross", "interleaved", "layer-wise", "joint-kv"] {
+            let policy = policy(|config| config.action.design.integration = Choice::new(integration), &device);
             let inputs = policy.prepare(&[observation()], true).expect("inputs");
             let mut trace = Trace::of(|name| name.ends_with("attention_weights"));
             let (image_token, semantics) = (policy.tokenizer.image_context(), &policy.config.semantics);
             let vlm = &policy.network.vlm;
-            let visual = policy.see(&inputs);
+            let visual = policy.visual_tokens(&inputs);
             let context = vlm.forward(visual, &inputs.tokens, image_token, semantics, &mut trace).expect("context");
             let expert = &policy.network.action;
             let conditioning = expert.condition(context, inputs.state.clone(), &inputs.embodiment, &mut trace);

@@ -3,7 +3,7 @@
 use std::{error::Error, path::Path};
 
 use burn::tensor::{Distribution, Tensor};
-use evo1::{LoadOptions, Policy, Trace, action::block::Attended, config::PolicyConfig, device::DeviceName};
+use evo1::{LoadOptions, Policy, Trace, config::PolicyConfig, device::DeviceName};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let device = DeviceName::Auto.open()?;
@@ -16,10 +16,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (actions, context) = (random(config.horizon), random(20));
     for (index, block) in expert.blocks().iter().enumerate() {
         // The context's keys and values are computed once, whatever the time.
-        let attended = Attended::Context(block.keys_values(context.clone(), None));
+        let keys_values = block.attention().keys_values(context.clone(), None);
         for row in [0, 500, 999] {
             let time = expert.time_conditioning(&[row], &device).of_block(index);
-            let out = block.forward(actions.clone(), time, &attended, &mut Trace::off());
+            let out = block.forward(actions.clone(), time, |_| keys_values.clone(), &mut Trace::off());
             let change = (out - actions.clone()).square().mean().sqrt().into_scalar::<f32>();
             println!("block {index}, row {row:3} of the time table: root mean square of what it adds {change:.4}");
         }

@@ -5,7 +5,7 @@
 use std::{error::Error, path::Path};
 
 use evo1::{
-    Frame, LoadOptions, Noise, Observation, Policy, Trace, View, action::time::time_index, config::PolicyConfig,
+    Frame, LoadOptions, Noise, Observation, Policy, Trace, VelocityModel, View, action::FlowTime, config::PolicyConfig,
     device::DeviceName,
 };
 
@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ..Observation::default()
     };
     let inputs = policy.prepare(&[observation], true)?;
-    let context = policy.fuse(policy.see(&inputs), &inputs)?;
+    let context = policy.fuse(policy.visual_tokens(&inputs), &inputs)?;
     let noise = policy.noise(1, &Noise::Seed(0))? * inputs.action_mask.clone();
     let end = policy.act(context.clone(), &inputs, noise.clone(), None)?;
     let (expert, trace) = (&policy.network.action, &mut Trace::off());
@@ -33,8 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for step in 0..=10 {
         let t = step as f32 / 10.0;
         let x = noise.clone() * (1.0 - t) + end.clone() * t;
-        let row = time_index(t, policy.config.semantics.time_scale);
-        let time = expert.time_conditioning(&[row], &device);
+        let time = expert.time(&[FlowTime::drawn(t, policy.config.semantics.time_scale)], &device);
         let v = expert.velocity(x, &time, &conditioning, trace) * inputs.action_mask.clone();
         let cosine =
             (v.clone() * straight.clone()).sum().into_scalar::<f32>() / (norm(v.clone()) * norm(straight.clone()));

@@ -7,15 +7,22 @@ use evo1::{
     Frame, Trace,
     config::{FramePreprocessing, PolicyConfig, TilingConfig},
     device::DeviceName,
-    vlm::{frame, projector::Projector, unshuffle::pixel_unshuffle, vision::VisionTower},
-    weights::initialize,
+    vlm::{
+        frame,
+        projector::Projector,
+        unshuffle::pixel_unshuffle,
+        vision::{VisionTower, initial_value},
+    },
+    weights::{InitialScales, initialize},
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
     let device = DeviceName::Auto.open()?;
     let config = PolicyConfig::tiny().vlm;
-    let tower = initialize(VisionTower::init(&config, &device), 0, |_| DType::F32);
-    let projector = initialize(Projector::init(&config, &device), 0, |_| DType::F32);
+    let scales = InitialScales::default();
+    let tower = VisionTower::init(&config, &device);
+    let tower = initialize(tower, 0, |spec| initial_value(spec, &scales), |_| DType::F32);
+    let projector = initialize(Projector::init(&config, &device), 0, |_| None, |_| DType::F32);
 
     let gradient: Vec<u8> = (0..120 * 160 * 3).map(|byte| (byte / 3 % 160) as u8).collect();
     let frame = Frame::new(160, 120, gradient)?;

@@ -8,11 +8,45 @@
 //!
 //! The actions' keys and values are of a block's own normed tokens; those of the first block are the noisy actions'.
 
-use super::Memory;
-use crate::block::{Attended, CrossAttentionBlock};
+use burn::{
+    module::Module,
+    tensor::{Device, Tensor},
+};
+use evo1_core::{Component, Context, Result, config::ActionConfig};
+
+use super::{FROM_CONTEXT, Integration, Sources, require_plain};
+use crate::attention::{KeyValues, MultiHeadAttention};
 
 /// Every block attends to the same context, and to its own action tokens.
-pub fn attended(blocks: &[CrossAttentionBlock], memory: Memory) -> Vec<Attended> {
-    let Memory { tokens, hidden, .. } = memory;
-    blocks.iter().map(|block| Attended::ContextAndActions(block.keys_values(tokens.clone(), hidden.clone()))).collect()
+#[derive(Module, Debug)]
+pub struct JointKv;
+
+impl Component for JointKv {
+    fn names() -> Vec<&'static str> {
+        vec!["joint-kv"]
+    }
+}
+
+impl Integration for JointKv {
+    fn init(config: &ActionConfig, _: &Device) -> Result<Self> {
+        require_plain(config).map(|()| Self)
+    }
+
+    fn of_context(&self, _: usize, attention: &MultiHeadAttention, context: &Context) -> Option<KeyValues> {
+        Some(attention.keys_values(context.tokens.clone(), context.hidden.clone()))
+    }
+
+    fn of_step(
+        &self,
+        _: usize,
+        attention: &MultiHeadAttention,
+        x: &Tensor<3>,
+        of_context: Option<&KeyValues>,
+    ) -> KeyValues {
+        of_context.expect(FROM_CONTEXT).clone().followed_by(attention.keys_values(x.clone(), None))
+    }
+
+    fn sources(&self, _: usize) -> Sources {
+        Sources { context: true, actions: true }
+    }
 }

@@ -29,7 +29,9 @@ const fn axis(name: &'static str, target: Target, values: &'static str) -> Axis 
 use Target::{Evaluation, Stages, Training};
 
 /// Every axis with a name of its own.
-pub(crate) const AXES: [Axis; 26] = [
+pub(crate) const AXES: [Axis; 29] = [
+    axis("expert", Training("policy.overrides.action.expert"), "diffusion-transformer"),
+    axis("vlm", Training("policy.overrides.vlm.model"), "internvl3"),
     axis(
         "integration",
         Training("policy.overrides.action.design.integration"),
@@ -63,6 +65,7 @@ pub(crate) const AXES: [Axis; 26] = [
     axis("stages", Stages, "single, two"),
     axis("steps", Evaluation("steps"), "steps of the sampler"),
     axis("solver", Evaluation("solver"), "euler, heun, midpoint"),
+    axis("grid", Evaluation("grid"), "uniform, shifted(s), cosine, given(0, …, 1)"),
     axis("weights", Evaluation("weights"), "f32, int8"),
 ];
 

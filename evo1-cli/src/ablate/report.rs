@@ -256,7 +256,7 @@ mod tests {
                     action: true}, data: data.yaml}\naxes: {noise: [uniform]}\nseeds: [0]\nheld_out: {data: data.yaml}\n";
         let file = folder.path().join("study.yaml");
         fs::write(&file, text).expect("study");
-        let study = Study::read(&file, &super::super::Changes::default()).expect("a study");
+        let study = Study::read::<evo1::Published>(&file, &super::super::Changes::default()).expect("a study");
         write(folder.path(), &study, &rows).expect("written");
         let page = fs::read_to_string(folder.path().join("report.html")).expect("page");
         assert!(page.contains("A &amp; B") && page.contains("b \"&lt;b&gt;\"") && page.contains("out of memory"));

@@ -180,8 +180,10 @@ impl Runner<'_> {
         if let Some(steps) = settings.steps {
             arguments.extend(["--steps".into(), steps.to_string()]);
         }
-        if let Some(solver) = settings.solver {
-            arguments.extend(["--solver".into(), serde_json::to_value(solver)?.as_str().unwrap_or("euler").into()]);
+        for (option, choice) in [("--solver", &settings.solver), ("--grid", &settings.grid)] {
+            if let Some(choice) = choice {
+                arguments.extend([option.into(), choice.to_string()]);
+            }
         }
         arguments.push("--json".into());
         Ok(serde_json::from_value(self.process(&arguments, &run.join("evaluate.log"))?)?)

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use evo1::{CoreError, config::Solver};
+use evo1::{Choice, Components, CoreError};
 use evo1_train::{DataSource, TrainConfig, parse_config};
 use eyre::{Result, WrapErr, bail, ensure, eyre};
 use serde::{Deserialize, Serialize};
@@ -47,7 +47,7 @@ struct File {
 pub(crate) struct HeldOut {
     /// The path of a data configuration, or its contents.
     pub(crate) data: DataSource,
-    /// Batches of 32 observations: 8.
+    /// BatchSource of 32 observations: 8.
     #[serde(default = "eight")]
     pub(crate) batches: usize,
 }
@@ -96,7 +96,9 @@ pub(crate) struct EvaluationSettings {
     /// Steps of the sampler; the policy's own when `None`.
     pub(crate) steps: Option<usize>,
     /// The solver; the policy's own when `None`.
-    pub(crate) solver: Option<Solver>,
+    pub(crate) solver: Option<Choice>,
+    /// The times of the sampler; the policy's own when `None`.
+    pub(crate) grid: Option<Choice>,
     pub(crate) weights: WeightType,
 }
 
@@ -105,15 +107,15 @@ impl Study {
     ///
     /// # Errors
     /// When an axis or a value is none; the message names those that there are.
-    pub(crate) fn read(path: &Path, changes: &Changes) -> Result<Self> {
+    pub(crate) fn read<C: Components>(path: &Path, changes: &Changes) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|reason| CoreError::io("read", path, reason))?;
-        Self::parse(path, text, changes)
+        Self::parse::<C>(path, text, changes)
     }
 
-    fn parse(path: &Path, text: String, changes: &Changes) -> Result<Self> {
+    fn parse<C: Components>(path: &Path, text: String, changes: &Changes) -> Result<Self> {
         let context = || format!("cannot use the study {}", path.display());
         let file: File = parse_config(path, &text, false, &[])?;
-        file.study(text, changes).wrap_err_with(context)
+        file.study::<C>(text, changes).wrap_err_with(context)
     }
 
     /// The name of a run of a cell: cells with the same training share it.
@@ -130,7 +132,7 @@ impl Study {
 }
 
 impl File {
-    fn study(mut self, text: String, changes: &Changes) -> Result<Study> {
+    fn study<C: Components>(mut self, text: String, changes: &Changes) -> Result<Study> {
         ensure!(!self.seeds.is_empty(), "`seeds` names none: give at least one, for example [0, 1, 2]");
         ensure!(self.held_out.batches > 0, "`held_out.batches` must be at least 1");
         let distinct: BTreeSet<u64> = self.seeds.iter().copied().collect();
@@ -147,7 +149,7 @@ impl File {
             assign(&mut base, key, value.clone());
         }
         let base: Value = parse_config(Path::new("base"), &base.to_string(), false, &changes.set)?;
-        check(&base).wrap_err("`base`")?;
+        check::<C>(&base).wrap_err("`base`")?;
         let combinations = match (self.axes.is_empty(), self.cells.is_empty()) {
             (false, true) => grid(&self.axes)?,
             (true, false) => self.cells.iter().map(|cell| cell.clone().into_iter().collect()).collect(),
@@ -155,7 +157,7 @@ impl File {
         };
         let mut cells = Vec::new();
         for settings in combinations {
-            cells.push(cell(&base, settings)?);
+            cells.push(cell::<C>(&base, settings)?);
         }
         let mut names = BTreeMap::new();
         for (index, cell) in cells.iter().enumerate() {
@@ -195,7 +197,7 @@ fn grid(axes: &Map<String, Value>) -> Result<Vec<Vec<(String, Value)>>> {
     Ok(combinations)
 }
 
-fn cell(base: &Value, settings: Vec<(String, Value)>) -> Result<Cell> {
+fn cell<C: Components>(base: &Value, settings: Vec<(String, Value)>) -> Result<Cell> {
     let mut given_name = None;
     let (mut training, mut evaluation, mut is_two_stage) = (base.clone(), json!({}), false);
     let mut shown = Vec::new();
@@ -214,11 +216,11 @@ fn cell(base: &Value, settings: Vec<(String, Value)>) -> Result<Cell> {
         match found.map(|axis| axis.target) {
             None => {
                 assign(&mut training, &name, value.clone());
-                refusal = refusal.or_else(|| check(&training).err().map(refused));
+                refusal = refusal.or_else(|| check::<C>(&training).err().map(refused));
             }
             Some(Target::Training(path)) => {
                 assign(&mut training, path, value.clone());
-                refusal = refusal.or_else(|| check(&training).err().map(refused));
+                refusal = refusal.or_else(|| check::<C>(&training).err().map(refused));
             }
             Some(Target::Evaluation(key)) => {
                 assign(&mut evaluation, key, value.clone());
@@ -227,6 +229,8 @@ fn cell(base: &Value, settings: Vec<(String, Value)>) -> Result<Cell> {
                 if settings.steps == Some(0) {
                     return Err(refused(eyre!("a prediction needs at least 1 step")));
                 }
+                settings.solver.as_ref().map(C::solver).transpose().map_err(|error| refused(error.into()))?;
+                settings.grid.as_ref().map(C::time_grid).transpose().map_err(|error| refused(error.into()))?;
             }
             Some(Target::Stages) => {
                 is_two_stage = match value.as_str() {
@@ -238,7 +242,7 @@ fn cell(base: &Value, settings: Vec<(String, Value)>) -> Result<Cell> {
         }
         shown.push(value.as_str().map_or_else(|| format!("{name} {value}"), str::to_owned));
     }
-    if let Err(error) = check(&training) {
+    if let Err(error) = check::<C>(&training) {
         return Err(refusal.unwrap_or(error));
     }
     let evaluation = serde_json::from_value(evaluation)?;
@@ -266,11 +270,11 @@ pub(super) fn config(document: &Value) -> Result<TrainConfig> {
 }
 
 /// Fails unless a document is a training configuration whose policy can be built.
-fn check(document: &Value) -> Result<()> {
+fn check<C: Components>(document: &Value) -> Result<()> {
     let config = config(document)?;
     config.validate()?;
     if config.policy.preset.is_some() {
-        config.policy.preset_config()?.validate("policy")?;
+        C::check(&config.policy.preset_config()?, "policy")?;
     }
     Ok(())
 }
@@ -288,13 +292,15 @@ pub(crate) fn phase_document(phase: &Value, seed: u64, output: &Path, from: Opti
 
 #[cfg(test)]
 mod tests {
+    use evo1::Published;
+
     use super::*;
 
     const BASE: &str = "title: T\nbase: {policy: {preset: tiny}, stage: null, trained: {vision: true, language: true, \
                         action: true}, steps: 10}\nseeds: [0, 1]\nheld_out: {data: data.yaml}\n";
 
     fn study(rest: &str) -> Result<Study> {
-        Study::parse(Path::new("study.yaml"), format!("{BASE}{rest}"), &Changes::default())
+        Study::parse::<Published>(Path::new("study.yaml"), format!("{BASE}{rest}"), &Changes::default())
     }
 
     fn message(rest: &str) -> String {
@@ -329,7 +335,7 @@ mod tests {
     fn the_command_line_changes_the_base() {
         let changes = Changes { base: None, set: vec!["steps=30".into(), "optimizer.learning_rate=0.01".into()] };
         let text = format!("{BASE}set: {{draws: 2}}\naxes: {{noise: [uniform]}}");
-        let study = Study::parse(Path::new("study.yaml"), text, &changes).expect("a study");
+        let study = Study::parse::<Published>(Path::new("study.yaml"), text, &changes).expect("a study");
         let phase = &study.cells[0].phases[0];
         assert_eq!((&phase["steps"], &phase["draws"]), (&json!(30), &json!(2)));
         assert_eq!(phase["optimizer"]["learning_rate"], json!(0.01));

@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use clap::Args;
-use evo1::CoreError;
+use evo1::{Components, CoreError};
 use eyre::{Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -54,12 +54,12 @@ pub(crate) struct Ablate {
 }
 
 impl Ablate {
-    pub(crate) fn run(self, common: &Common) -> Result<()> {
+    pub(crate) fn run<C: Components>(self, common: &Common) -> Result<()> {
         if self.axes {
             return AXES.iter().try_for_each(|axis| say!("{:14} {}", axis.name, axis.values));
         }
         let Some(path) = &self.study else { bail!("give the file of a study") };
-        let study = Study::read(path, &Changes { base: self.base, set: self.set })?;
+        let study = Study::read::<C>(path, &Changes { base: self.base, set: self.set })?;
         let (cells, seeds) = (study.cells.len(), study.seeds.len());
         if self.check {
             say!("{cells} cells, {seeds} seeds")?;

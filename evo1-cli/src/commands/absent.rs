@@ -2,7 +2,7 @@
 
 /// Puts modules in the place of those of the commands of a feature. Such a command takes any arguments and refuses them.
 macro_rules! absent {
-    ($feature:literal: $($module:ident::$command:ident($($common:ty)?)),+) => {
+    ($feature:literal: $($module:ident::$command:ident $(<$components:ident>)? ($($common:ty)?)),+) => {
         $(
             pub(crate) mod $module {
                 use std::ffi::OsString;
@@ -17,7 +17,7 @@ macro_rules! absent {
                 }
 
                 impl $command {
-                    pub(crate) fn run(self $(, _: $common)?) -> Result<()> {
+                    pub(crate) fn run$(<$components: evo1::Components>)?(self $(, _: $common)?) -> Result<()> {
                         bail!(
                             "this build has no `evo1 {}`: build with `--features {}`",
                             stringify!($module),

@@ -8,7 +8,7 @@ use std::{
 
 use clap::Args;
 use evo1::{
-    CoreError, Frame, Observation, View,
+    Components, CoreError, Frame, Observation, View,
     attention::{AttentionMaps, AttentionQuery, PatchMap, ViewTokens, Weights, attention},
     files::write_atomically,
     weights::write_safetensors,
@@ -124,9 +124,9 @@ impl Numbers {
 }
 
 impl Attention {
-    pub(crate) fn run(self, common: &Common) -> Result<()> {
+    pub(crate) fn run<C: Components>(self, common: &Common) -> Result<()> {
         let device = common.open_device()?;
-        let policy = common.policy(self.policy.as_deref(), &device)?;
+        let policy = common.policy::<C>(self.policy.as_deref(), &device)?;
         let observation = self.given.observation()?;
         let query = AttentionQuery {
             layers: self.layers.clone(),
@@ -136,7 +136,7 @@ impl Attention {
         };
         let mut checkpoints = vec![attention(&policy, &observation, &query)?];
         if let Some(directory) = &self.against {
-            let earlier = common.load(directory, &device)?;
+            let earlier = common.load::<C>(directory, &device)?;
             checkpoints.push(attention(&earlier, &observation, &query)?);
             let views = |maps: &AttentionMaps| maps.views.iter().map(|view| view.tokens.len()).collect::<Vec<_>>();
             ensure!(

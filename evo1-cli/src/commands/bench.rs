@@ -8,12 +8,12 @@ use std::{
 use burn::tensor::DType;
 use clap::{Args, ValueEnum};
 use evo1::{
-    Frame, LoadOptions, Observation, Policy, PredictOptions, View,
+    Components, Frame, LoadOptions, Observation, Policy, PredictOptions, View,
     config::{PolicyConfig, Precision, Profile},
     files::write_atomically,
 };
 use evo1_bench::{
-    Provenance, Reference, Report, Setup, Summary, by_stage, compare, device_memory, kernel_times, peak_memory,
+    Provenance, Quantiles, Reference, Report, Setup, by_stage, compare, device_memory, kernel_times, peak_memory,
 };
 use eyre::{Result, WrapErr, bail};
 
@@ -126,7 +126,7 @@ impl Preset {
 }
 
 impl Bench {
-    pub(crate) fn run(self, common: &Common) -> Result<()> {
+    pub(crate) fn run<C: Components>(self, common: &Common) -> Result<()> {
         if let Some([first, second]) = self.compare.as_deref() {
             return print_comparison(&read(first)?, &read(second)?, self.limit);
         }
@@ -136,7 +136,7 @@ impl Bench {
                 .build_global()
                 .wrap_err("cannot start the threads")?;
         }
-        let report = self.measure(common)?;
+        let report = self.measure::<C>(common)?;
         if let Some(path) = &self.plot {
             plot::stages_png(path, &report)?;
         }
@@ -151,7 +151,7 @@ impl Bench {
         print_table(&report)
     }
 
-    fn measure(&self, common: &Common) -> Result<Report> {
+    fn measure<C: Components>(&self, common: &Common) -> Result<Report> {
         let device = common.open_device()?;
         // Training computes in another number type from weights in f32.
         let precision = common.precision();
@@ -159,12 +159,12 @@ impl Bench {
         let (name, policy) = match &self.policy {
             Some(folder) => {
                 let options = LoadOptions { profile: common.profile, precision: weights, ..LoadOptions::new(&device) };
-                (folder.display().to_string(), Policy::load(folder, &options)?.0)
+                (folder.display().to_string(), Policy::load_as::<C>(folder, &options)?.0)
             }
             None => {
                 let config = self.preset.config().with_profile(common.profile.unwrap_or(Profile::LeRobot));
                 let name = format!("{:?}", self.preset).to_lowercase();
-                (name, Policy::random_in(config, self.seed, &device, weights)?)
+                (name, Policy::random_as::<C>(config, self.seed, &device, weights)?)
             }
         };
         let config = &policy.config;
@@ -219,7 +219,7 @@ impl Bench {
             },
             provenance: Provenance::here(),
             milliseconds,
-            reference: Summary::of(reference),
+            reference: Quantiles::of(reference),
             kernels,
             peak_memory_bytes: peak_memory(),
             device_memory_bytes: device_memory(&device),
@@ -229,19 +229,19 @@ impl Bench {
     /// Times steps of training on one batch, the preparation of the batch aside. Stage 1 computes the context anew in every
     /// step.
     #[cfg(feature = "train")]
-    fn train(
+    fn train<C: Components>(
         &self,
         stage: u8,
         compute: DType,
-        policy: Policy,
+        policy: Policy<C>,
         observations: &[Observation],
         mut between: impl FnMut(),
-    ) -> Result<BTreeMap<String, Summary>> {
-        use evo1_train::{Batch, Decay, Learner, LearnerConfig, OptimizerConfig, Schedule, Trained};
+    ) -> Result<BTreeMap<String, Quantiles>> {
+        use evo1_train::{Decay, Learner, LearnerConfig, OptimizerConfig, Schedule, TrainBatch, TrainedParts};
 
-        let trained = if stage == 1 { Trained::stage1() } else { Trained::all() };
+        let trained = if stage == 1 { TrainedParts::stage1() } else { TrainedParts::all() };
         let inputs = policy.prepare(observations, true)?;
-        let batch = Batch { actions: inputs.action_mask.clone() * 0.5, mask: inputs.action_mask.clone(), inputs };
+        let batch = TrainBatch { actions: inputs.action_mask.clone() * 0.5, mask: inputs.action_mask.clone(), inputs };
         let schedule = Schedule { warmup: 1, total: u64::from(self.repeat) + 1, decay: Decay::Cosine };
         let config = LearnerConfig {
             gradient_checkpointing: self.gradient_checkpointing,
@@ -259,18 +259,18 @@ impl Bench {
                 between();
             }
         }
-        Ok(BTreeMap::from([(TRAINING.to_owned(), Summary::of(samples))]))
+        Ok(BTreeMap::from([(TRAINING.to_owned(), Quantiles::of(samples))]))
     }
 
     #[cfg(not(feature = "train"))]
-    fn train(
+    fn train<C: Components>(
         &self,
         _stage: u8,
         _compute: DType,
-        _policy: Policy,
+        _policy: Policy<C>,
         _observations: &[Observation],
         _between: impl FnMut(),
-    ) -> Result<BTreeMap<String, Summary>> {
+    ) -> Result<BTreeMap<String, Quantiles>> {
         bail!("this build has no `evo1 bench --train`: build with `--features train`")
     }
 }
@@ -295,7 +295,7 @@ fn print_table(report: &Report) -> Result<()> {
     )?;
     say!("{:10} {:>10} {:>10} {:>10}", "stage", "min ms", "p50 ms", "p90 ms")?;
     let stages = STAGES.iter().chain([&TRAINING]).filter_map(|&name| Some((name, report.milliseconds.get(name)?)));
-    for (name, Summary { min, p50, p90 }) in stages.chain([("reference", &report.reference)]) {
+    for (name, Quantiles { min, p50, p90 }) in stages.chain([("reference", &report.reference)]) {
         say!("{name:10} {min:>10.1} {p50:>10.1} {p90:>10.1}")?;
     }
     for (name, what) in [("total", "predictions"), (TRAINING, "samples")] {

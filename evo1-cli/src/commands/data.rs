@@ -6,11 +6,12 @@ use std::{
 };
 
 use clap::Args;
-use evo1_data::{DataConfig, DatasetConfig, Mixture, Source, VideoPool, VideoReader};
+use evo1_data::{DataConfig, DatasetConfig, DatasetSource, Mixture, VideoPool, VideoReader};
 use eyre::Result;
 use serde_json::{Value, json};
 
 use crate::{
+    common::Common,
     output::say,
     plot::{
         chart::Lines,
@@ -56,13 +57,13 @@ pub(crate) struct Data {
 }
 
 impl Data {
-    pub(crate) fn run(self) -> Result<()> {
+    pub(crate) fn run(self, common: &Common) -> Result<()> {
         let config = DatasetConfig {
             process_suite: self.suite.clone(),
             follow_links: self.follow_links,
             ..DatasetConfig::new(&self.path)
         };
-        let mixture = Mixture::open(&DataConfig::single(config), 1)?;
+        let mixture = Mixture::open_with(&DataConfig::single(config), 1, &common.suites)?;
         let source = &mixture.sources()[0];
         let summary = summary(source)?;
         if self.json {
@@ -80,7 +81,7 @@ impl Data {
     }
 
     #[cfg(feature = "rerun")]
-    fn record(&self, source: &Source, path: &Path) -> Result<()> {
+    fn record(&self, source: &DatasetSource, path: &Path) -> Result<()> {
         let bar = indicatif::ProgressBar::new(0);
         let recording = source.recording(self.episode, &VideoPool::new(NonZeroUsize::MIN), |done, total| {
             bar.set_length(total as u64);
@@ -91,14 +92,14 @@ impl Data {
     }
 
     #[cfg(not(feature = "rerun"))]
-    fn record(&self, _: &Source, path: &Path) -> Result<()> {
+    fn record(&self, _: &DatasetSource, path: &Path) -> Result<()> {
         eyre::bail!(
             "{} is not written, since this build makes no recordings: build with `--features rerun`",
             path.display()
         )
     }
 
-    fn draw(&self, source: &Source, path: &Path) -> Result<()> {
+    fn draw(&self, source: &DatasetSource, path: &Path) -> Result<()> {
         let table = source.dataset.table(self.episode)?;
         let (rows, videos) = (table.rows(), VideoPool::new(NonZeroUsize::MIN));
         let count = self.frames.get().min(rows);
@@ -133,7 +134,7 @@ impl Data {
 }
 
 /// What a dataset holds.
-fn summary(source: &Source) -> Result<Value> {
+fn summary(source: &DatasetSource) -> Result<Value> {
     let (dataset, info) = (&source.dataset, source.dataset.info());
     let lengths = || dataset.episodes().iter().map(|episode| episode.length);
     let mut features = serde_json::Map::new();

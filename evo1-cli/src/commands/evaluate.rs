@@ -4,15 +4,18 @@ use std::path::PathBuf;
 
 use clap::Args;
 use evo1::{
-    config::Solver,
-    cost::{Workload, components},
+    Choice, Components,
+    cost::{Workload, costs_as},
 };
-use evo1_train::{DataSource, Evaluation, EvaluationConfig, evaluate};
+use evo1_train::{DataSource, Evaluation, EvaluationConfig, evaluate_with};
 use eyre::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
-use crate::{common::Common, output::say};
+use crate::{
+    common::{Common, parse_choice},
+    output::say,
+};
 
 /// Measure a policy on recorded demonstrations, usually ones that it was not trained on: the training loss, and how far
 /// predicted actions are from those recorded.
@@ -31,7 +34,7 @@ pub(crate) struct Evaluate {
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
 
-    /// Batches of 32 observations
+    /// BatchSource of 32 observations
     #[arg(long, value_name = "N", default_value_t = 8)]
     batches: usize,
 
@@ -43,9 +46,13 @@ pub(crate) struct Evaluate {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     steps: Option<u32>,
 
-    /// The solver, euler, heun or midpoint; the policy's own when left out
-    #[arg(long, value_parser = parse_solver)]
-    solver: Option<Solver>,
+    /// The solver, for example euler, heun or midpoint; the policy's own when left out
+    #[arg(long, value_parser = parse_choice)]
+    solver: Option<Choice>,
+
+    /// The times between which the sampler steps, for example uniform, shifted(3) or cosine; the policy's own when left out
+    #[arg(long, value_parser = parse_choice)]
+    grid: Option<Choice>,
 
     /// Number type of the weights of linear layers
     #[arg(long, value_enum, default_value_t)]
@@ -87,11 +94,14 @@ pub(crate) struct Measured {
 }
 
 impl Evaluate {
-    pub(crate) fn run(self, common: &Common) -> Result<()> {
+    pub(crate) fn run<C: Components>(self, common: &Common) -> Result<()> {
         let device = common.open_device()?;
-        let mut policy = common.load(&self.policy, &device)?;
+        let mut policy = common.load::<C>(&self.policy, &device)?;
         if let Some(solver) = self.solver {
             policy.config.flow.solver = solver;
+        }
+        if let Some(grid) = self.grid {
+            policy.config.flow.grid = grid;
         }
         if let Some(steps) = self.steps {
             policy.config.num_inference_steps = steps as usize;
@@ -107,10 +117,10 @@ impl Evaluate {
         };
         let bar = ProgressBar::new(config.batches as u64)
             .with_style(ProgressStyle::with_template("{bar:40} batch {pos} of {len}, {eta} left")?);
-        let evaluation = evaluate(&policy, &config, |done| bar.set_position(done as u64))?;
+        let evaluation = evaluate_with(&policy, &config, &common.suites, |done| bar.set_position(done as u64))?;
         bar.finish_and_clear();
         let Evaluation { loss, rmse, mae, samples, milliseconds } = evaluation;
-        let costs = components(&policy.config, &Workload::of(&policy.config), &device);
+        let costs = costs_as::<C>(&policy.config, &Workload::of(&policy.config))?;
         let parameters = costs.iter().map(|component| component.parameters).sum();
         let flops = costs.iter().map(|component| component.flops).sum();
         let measured = Measured { loss, rmse, mae, samples, milliseconds, parameters, flops };
@@ -122,8 +132,4 @@ impl Evaluate {
         say!("action error   {rmse:.5} root mean square, {mae:.5} mean absolute, in normalised units")?;
         say!("one prediction {milliseconds:.2} ms, {:.3} GFLOP", flops as f64 / 1e9)
     }
-}
-
-fn parse_solver(name: &str) -> Result<Solver, String> {
-    serde_json::from_value(name.into()).map_err(|_| "expected euler, heun or midpoint".into())
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use evo1::{ActionChunk, Frame, Noise, Observation, Policy, PredictOptions, View};
+use evo1::{ActionChunk, Components, Frame, Noise, Observation, Policy, PredictOptions, View};
 use evo1_bench::{StageTimes, predict_timed};
 use eyre::Result;
 use serde_json::json;
@@ -42,10 +42,10 @@ pub(crate) struct Infer {
 }
 
 impl Infer {
-    pub(crate) fn run(self, common: &Common) -> Result<()> {
+    pub(crate) fn run<C: Components>(self, common: &Common) -> Result<()> {
         let observation = self.given.observation()?;
         let device = common.open_device()?;
-        let policy = common.policy(self.policy.as_deref(), &device)?.packed();
+        let policy = common.policy::<C>(self.policy.as_deref(), &device)?.packed();
         let options = PredictOptions {
             steps: self.steps.map(|steps| steps as usize),
             noise: Noise::Seed(self.seed),
@@ -64,15 +64,15 @@ impl Infer {
 }
 
 /// A prediction, ready to be shown.
-struct Shown<'a> {
+struct Shown<'a, C: Components> {
     infer: &'a Infer,
-    policy: &'a Policy,
+    policy: &'a Policy<C>,
     observation: &'a Observation,
     chunk: &'a ActionChunk,
     times: StageTimes,
 }
 
-impl Shown<'_> {
+impl<C: Components> Shown<'_, C> {
     fn steps(&self) -> usize {
         self.infer.steps.map_or(self.policy.config.num_inference_steps, |steps| steps as usize)
     }

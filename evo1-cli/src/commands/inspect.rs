@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use evo1::{
-    Policy,
+    Components, Policy,
     cost::Workload,
-    inspect::{Inspection, Kind, TensorFacts, inspect},
+    inspect::{Inspection, Kind, TensorFacts, inspect_as},
 };
 use eyre::{Result, bail};
 use indicatif::HumanBytes;
@@ -42,13 +42,13 @@ pub(crate) struct Inspect {
 }
 
 impl Inspect {
-    pub(crate) fn run(self, common: &Common) -> Result<()> {
+    pub(crate) fn run<C: Components>(self, common: &Common) -> Result<()> {
         if self.flops {
-            return self.run_flops(common);
+            return self.run_flops::<C>(common);
         }
         let path = local(self.path())?;
         let bar = byte_bar()?;
-        let inspection = inspect(&path, |done, total| {
+        let inspection = inspect_as::<C>(&path, |done, total| {
             bar.set_length(total);
             bar.set_position(done);
         })?;
@@ -65,7 +65,7 @@ impl Inspect {
         self.path.as_deref().unwrap_or(Path::new(""))
     }
 
-    fn run_flops(&self, common: &Common) -> Result<()> {
+    fn run_flops<C: Components>(&self, common: &Common) -> Result<()> {
         let config = match self.preset {
             Some(preset) => preset.config(),
             None => Policy::config_of(&local(self.path())?)?,
@@ -74,10 +74,10 @@ impl Inspect {
             Some(profile) => config.with_profile(profile),
             None => config,
         };
-        let (workload, device) = (Workload::of(&config), common.open_device()?);
+        let workload = Workload::of(&config);
         let text = match self.json {
-            true => format!("{:#}\n", cost::document(&config, &workload, &device)),
-            false => cost::table(&config, &workload, &device),
+            true => format!("{:#}\n", cost::document::<C>(&config, &workload)?),
+            false => cost::table::<C>(&config, &workload)?,
         };
         output::print(format_args!("{text}"))
     }

@@ -26,10 +26,10 @@ pub(crate) mod trace;
 pub(crate) mod train;
 
 #[cfg(not(feature = "data"))]
-absent::absent!("data": data::Data(), stats::Stats());
+absent::absent!("data": data::Data(&crate::common::Common), stats::Stats(&crate::common::Common));
 #[cfg(not(feature = "train"))]
-absent::absent!("train": train::Train(&crate::common::Common), evaluate::Evaluate(&crate::common::Common));
+absent::absent!("train": train::Train<C>(&crate::common::Common), evaluate::Evaluate<C>(&crate::common::Common));
 #[cfg(not(feature = "serve"))]
-absent::absent!("serve": serve::Serve(&crate::common::Common));
+absent::absent!("serve": serve::Serve<C>(&crate::common::Common));
 #[cfg(not(feature = "ablate"))]
-absent::absent!("ablate": ablate::Ablate(&crate::common::Common));
+absent::absent!("ablate": ablate::Ablate<C>(&crate::common::Common));

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, path::PathBuf, time::Instant};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use clap::{Args, ValueEnum};
 use evo1::{
-    Context, Policy, Trace,
-    action::{block::Attended, time::time_index},
+    Context, Policy, Published, Trace, VelocityModel, VisionLanguageModel,
+    action::FlowTime,
     config::{MaskedRows, Profile},
     device::read,
     rng::{RngExt, stream},
@@ -88,7 +88,7 @@ impl Probe {
         ensure!((0.0..=1.0).contains(&self.time), "the time must be from 0 to 1, got {}", self.time);
         let device = common.open_device()?;
         let policy = match &self.policy {
-            Some(directory) => common.load(&local(directory)?, &device)?,
+            Some(directory) => common.load::<Published>(&local(directory)?, &device)?,
             None => {
                 let config = self.preset.config().with_profile(common.profile.unwrap_or(Profile::LeRobot));
                 Policy::random_in(config, self.seed, &device, common.precision())?
@@ -120,8 +120,8 @@ impl Probe {
     fn forward(&self, policy: &Policy, inputs: &Inputs) -> Result<TensorData> {
         let (config, network, trace) = (&policy.config, &policy.network, &mut Trace::off());
         let (vlm, action, device) = (&config.vlm, &config.action, &inputs.device);
-        let row = time_index(self.time, config.semantics.time_scale);
-        let time = || network.action.time_conditioning(&[row], device);
+        let drawn = FlowTime::drawn(self.time, config.semantics.time_scale);
+        let time = || network.action.time(&[drawn], device);
         let layers = |count: usize| match self.layer < count {
             true => Ok(self.layer),
             false => bail!("layer {} does not exist: there are {count}, counted from 0", self.layer),
@@ -155,9 +155,9 @@ impl Probe {
                 let block = &expert.blocks()[layers(expert.blocks().len())?];
                 let actions = inputs.tensor("actions", [1, action.horizon, embed], [false, false, true])?;
                 let context = inputs.tensor("context", [1, tokens, embed], [false, false, true])?;
-                let attended = Attended::Context(block.keys_values(context.cast(expert.dtype()), None));
+                let keys_values = block.attention().keys_values(context.cast(expert.dtype()), None);
                 let time = time().of_block(self.layer);
-                read(block.forward(actions.cast(expert.dtype()), time, &attended, trace))?
+                read(block.forward(actions.cast(expert.dtype()), time, |_| keys_values, trace))?
             }
             Component::Velocity => {
                 let expert = &network.action;
@@ -170,7 +170,8 @@ impl Probe {
                     context.dims()[0] == batch && state.dims()[0] == batch,
                     "actions, context and state must have one batch size"
                 );
-                let layers = vec![context.clone(); config.context_layers().len()];
+                let layers = expert.language_layers(vlm.language.num_layers)?.len();
+                let layers = vec![context.clone(); layers];
                 let context = Context { tokens: context, layers, hidden: None };
                 let embodiment = vec![config.default_embodiment; batch];
                 let conditioning = expert.condition(context, state, &embodiment, trace);

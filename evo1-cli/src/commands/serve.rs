@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::{Args, ValueEnum};
-use evo1::config::{GripperRule, Profile};
+use evo1::{
+    Components,
+    config::{GripperRule, Profile},
+};
 use evo1_serve::{DEFAULT_PORT, MAX_MESSAGE, PolicyModel, Server, ServerOptions, Stop, protocol};
 use eyre::{Result, WrapErr};
 use tracing::info;
@@ -125,11 +128,11 @@ enum Scaling {
 }
 
 impl Serve {
-    pub(crate) fn run(self, common: &Common) -> Result<()> {
+    pub(crate) fn run<C: Components>(self, common: &Common) -> Result<()> {
         let options = self.options();
         options.validate()?;
         let device = common.open_device()?;
-        let mut policy = common.policy(self.policy.as_deref(), &device)?;
+        let mut policy = common.policy::<C>(self.policy.as_deref(), &device)?;
         if let Some(gripper) = self.gripper {
             policy.config.gripper = Some(gripper);
             policy.config.validate("--gripper")?;

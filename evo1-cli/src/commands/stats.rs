@@ -7,7 +7,7 @@ use evo1_data::{DataConfig, Mixture, StatisticsPer};
 use eyre::{Result, WrapErr};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::output::say;
+use crate::{common::Common, output::say};
 
 /// Compute the statistics that normalise states and actions, over exactly the windows that training sees.
 #[derive(Args)]
@@ -42,8 +42,8 @@ enum Per {
 }
 
 impl Stats {
-    pub(crate) fn run(self) -> Result<()> {
-        let mixture = Mixture::open(&DataConfig::read(&self.data)?, self.horizon)?;
+    pub(crate) fn run(self, common: &Common) -> Result<()> {
+        let mixture = Mixture::open_with(&DataConfig::read(&self.data)?, self.horizon, &common.suites)?;
         let bar = ProgressBar::new(0);
         bar.set_style(ProgressStyle::with_template("{bar:40} {pos} of {len} episodes, {eta} left")?);
         let per = match self.per {

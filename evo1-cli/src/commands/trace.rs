@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use evo1::{
-    trace::{Comparison, Stage, compare, inference, training},
+    Components,
+    trace::{Stage, TraceComparison, compare, inference, training},
     weights::{WeightFile, write_safetensors},
 };
 use eyre::{Result, bail};
@@ -58,16 +59,16 @@ enum TrainingStage {
 }
 
 impl Trace {
-    pub(crate) fn run(self, common: &Common) -> Result<()> {
+    pub(crate) fn run<C: Components>(self, common: &Common) -> Result<()> {
         let device = common.open_device()?;
         let inputs = WeightFile::open(&self.inputs)?;
         let (tensors, profile) = match self.train {
             None => {
-                let policy = common.load(&self.policy, &device)?;
+                let policy = common.load::<C>(&self.policy, &device)?;
                 (inference(&policy, &inputs, self.steps.map(|steps| steps as usize))?, policy.config.profile)
             }
             Some(stage) => {
-                let policy = common.load(&self.policy, &device.autodiff())?;
+                let policy = common.load::<C>(&self.policy, &device.autodiff())?;
                 let stage = match stage {
                     TrainingStage::Stage1 => Stage::Stage1,
                     TrainingStage::Stage2 => Stage::Stage2,
@@ -92,7 +93,7 @@ impl Trace {
     }
 }
 
-fn table(comparison: &Comparison, tolerance: f64) -> String {
+fn table(comparison: &TraceComparison, tolerance: f64) -> String {
     let names = comparison.differences.iter().map(|found| &found.name).chain(&comparison.missing);
     let width = names.map(String::len).max().unwrap_or(0).max("tensor".len());
     let mut text = format!("{:width$}  {:>9}  {:>9}\n", "tensor", "absolute", "relative");

@@ -11,7 +11,8 @@ use std::{
 };
 
 use clap::Args;
-use evo1_train::{Event, Finished, Start, TrainConfig, Trainer};
+use evo1::Components;
+use evo1_train::{Event, Finished, RunStart, TrainConfig, Trainer};
 use eyre::{Result, WrapErr, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -43,7 +44,7 @@ pub(crate) struct Train {
 }
 
 impl Train {
-    pub(crate) fn run(self, common: &Common) -> Result<()> {
+    pub(crate) fn run<C: Components>(self, common: &Common) -> Result<()> {
         if common.dtype.is_some() {
             bail!("the number type of a training run is `compute` of its configuration: use `--set compute=bf16`");
         }
@@ -52,7 +53,7 @@ impl Train {
             (_, Some(run)) => {
                 let context = || format!("cannot go on with the run in {}", run.display());
                 let config = TrainConfig::of_run(run, &self.set).wrap_err_with(context)?;
-                Trainer::reopen(config, &device).wrap_err_with(context)?
+                Trainer::reopen_as::<C>(config, &device, &common.suites).wrap_err_with(context)?
             }
             (Some(path), None) => {
                 let config = TrainConfig::read(path, &self.set)?;
@@ -61,7 +62,7 @@ impl Train {
                     bar.set_length(of as u64);
                     bar.set_position(done as u64);
                 };
-                let trainer = Trainer::open(config, &device, progress)?;
+                let trainer = Trainer::open_as::<C>(config, &device, &common.suites, progress)?;
                 bar.finish_and_clear();
                 trainer
             }
@@ -80,7 +81,7 @@ impl Train {
         self.print(&finished)
     }
 
-    fn print(&self, finished: &Finished) -> Result<()> {
+    fn print<C: Components>(&self, finished: &Finished<C>) -> Result<()> {
         let Finished { checkpoint, steps, skipped, loss, .. } = finished;
         if self.json {
             let loss = loss.is_finite().then_some(loss);
@@ -100,7 +101,7 @@ fn bar(template: &str) -> Result<ProgressBar> {
 /// Shows what happens in a run: on the bar, and as lines where there is no terminal.
 fn show(bar: &ProgressBar, event: &Event) {
     match event {
-        Event::Started(Start { step, steps, trained_parameters, parameters, samples, effective_batch }) => {
+        Event::Started(RunStart { step, steps, trained_parameters, parameters, samples, effective_batch }) => {
             bar.set_length(*steps);
             bar.set_position(*step);
             info!("{trained_parameters} of {parameters} parameters are trained on {samples} samples");

@@ -3,11 +3,17 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Design, MAX_LAYERS, check_fields};
-use crate::Result;
+use crate::{Choice, Result};
 
-/// The flow-matching diffusion transformer and its encoders.
+/// The action expert: what makes a velocity of noisy actions, a time, a context and a state.
+///
+/// An action expert of another name has settings of its own beside its name, and uses of the other fields what it needs:
+/// `embed_dim`, `horizon`, the padded widths and `num_categories` describe what it is given and what it has to give.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ActionConfig {
+    /// Which action expert: `diffusion-transformer`, the published one.
+    #[serde(default = "ActionConfig::published_expert")]
+    pub expert: Choice,
     /// Channels of a token, equal to the language model's: 896.
     pub embed_dim: usize,
     /// Channels inside the velocity head: 1024.
@@ -37,6 +43,7 @@ impl ActionConfig {
     /// The published action expert.
     pub fn evo1() -> Self {
         Self {
+            expert: Self::published_expert(),
             embed_dim: 896,
             hidden_dim: 1024,
             state_hidden_dim: 1024,
@@ -49,6 +56,11 @@ impl ActionConfig {
             dropout: 0.2,
             design: Design::default(),
         }
+    }
+
+    /// The name of the published action expert.
+    pub fn published_expert() -> Choice {
+        Choice::new("diffusion-transformer")
     }
 
     /// Fails unless the dimensions fit together. `origin` names the file in the message.

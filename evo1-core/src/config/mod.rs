@@ -14,7 +14,7 @@ mod vlm;
 
 pub use action::ActionConfig;
 pub use crop::FrameCrop;
-pub use design::{Design, FlowConfig, Integration, NoiseKind, Solver, StateInput, TimeDraw, TimeInput, VelocityHead};
+pub use design::{Design, FlowConfig, StateInput, TimeInput};
 pub use policy::{GripperRule, PolicyConfig, Precision};
 pub use profile::{
     ContextScope, FramePreprocessing, LossKind, MaskedRows, PooledToken, Profile, PromptLength, RangeEpsilon,

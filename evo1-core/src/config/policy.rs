@@ -102,6 +102,7 @@ impl PolicyConfig {
     /// the same arrangement as [`Self::evo1`].
     pub fn tiny() -> Self {
         let vlm = VlmConfig {
+            model: VlmConfig::published_model(),
             vision: VisionConfig {
                 image_size: 64,
                 patch_size: 8,
@@ -126,6 +127,7 @@ impl PolicyConfig {
             return_cls_only: false,
         };
         let action = ActionConfig {
+            expert: ActionConfig::published_expert(),
             embed_dim: 64,
             hidden_dim: 64,
             state_hidden_dim: 64,
@@ -168,29 +170,30 @@ impl PolicyConfig {
         Self { profile, semantics: profile.semantics(), ..self }
     }
 
-    /// Language layers whose outputs the action expert reads one by one: [`Design::context_layers`] of this policy.
-    pub fn context_layers(&self) -> Vec<usize> {
-        self.action.design.context_layers(self.action.num_layers, self.vlm.language.num_layers)
-    }
-
-    /// Fails unless the parts fit together. `origin` names the file in the message.
+    /// Fails unless the parts fit together, whatever the components that are chosen by name say of their own settings.
+    /// `origin` names the file in the message.
     pub fn validate(&self, origin: &str) -> Result<()> {
         self.vlm.validate(origin)?;
         self.action.validate(origin)?;
         if let Some(crop) = &self.crop {
             crop.validate(origin)?;
         }
-        self.action.design.validate(origin, self.action.num_layers, self.vlm.language.num_layers)?;
-        self.flow.validate(origin)?;
         let (embed, hidden) = (self.action.embed_dim, self.vlm.language.hidden_size);
-        let (state, max_state) = (self.state_dim, self.action.max_state_dim);
+        check_fields(
+            origin,
+            [(embed == hidden, ("embed_dim", "the language model's hidden_size", format!("{embed} for {hidden}")))],
+        )?;
+        self.validate_robot(origin)?;
+        self.validate_prediction(origin)
+    }
+
+    /// The robot's widths, its gripper and its embodiment.
+    fn validate_robot(&self, origin: &str) -> Result<()> {
         let (width, padded) = (self.action_dim, self.action.max_action_dim);
-        let TilingConfig { min_tiles, max_tiles, .. } = self.tiling;
-        let positive = "a whole number of at least 1";
+        let (state, max_state) = (self.state_dim, self.action.max_state_dim);
         check_fields(
             origin,
             [
-                (embed == hidden, ("embed_dim", "the language model's hidden_size", format!("{embed} for {hidden}"))),
                 (
                     (1..=padded).contains(&width),
                     ("output_features.action.shape", "from 1 to max_action_dim", format!("{width} for {padded}")),
@@ -204,13 +207,6 @@ impl PolicyConfig {
                     ),
                 ),
                 (
-                    (1..=max_tiles).contains(&min_tiles),
-                    ("tiling", "1 ≤ min_tiles ≤ max_tiles", format!("{min_tiles} and {max_tiles}")),
-                ),
-                (self.max_views > 0, ("max_views", positive, "0".into())),
-                (self.max_text_length > 0, ("max_text_length", positive, "0".into())),
-                (self.num_inference_steps > 0, ("num_inference_timesteps", positive, "0".into())),
-                (
                     self.default_embodiment < self.action.num_categories.max(1),
                     ("default_embodiment_id", "below num_categories", self.default_embodiment.to_string()),
                 ),
@@ -219,9 +215,27 @@ impl PolicyConfig {
                     (
                         "gripper_index",
                         "below the action's width",
-                        format!("{:?} for {width}", self.gripper.map(|g| g.index)),
+                        format!("{:?} for {width}", self.gripper.map(|rule| rule.index)),
                     ),
                 ),
+            ],
+        )
+    }
+
+    /// Tiles, views, prompt and steps.
+    fn validate_prediction(&self, origin: &str) -> Result<()> {
+        let TilingConfig { min_tiles, max_tiles, .. } = self.tiling;
+        let positive = "a whole number of at least 1";
+        check_fields(
+            origin,
+            [
+                (
+                    (1..=max_tiles).contains(&min_tiles),
+                    ("tiling", "1 ≤ min_tiles ≤ max_tiles", format!("{min_tiles} and {max_tiles}")),
+                ),
+                (self.max_views > 0, ("max_views", positive, "0".into())),
+                (self.max_text_length > 0, ("max_text_length", positive, "0".into())),
+                (self.num_inference_steps > 0, ("num_inference_timesteps", positive, "0".into())),
             ],
         )
     }

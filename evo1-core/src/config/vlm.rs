@@ -3,11 +3,18 @@
 use serde::{Deserialize, Serialize};
 
 use super::{MAX_LAYERS, check_fields};
-use crate::Result;
+use crate::{Choice, Result};
 
 /// InternVL3: vision tower, projector and the trimmed language model.
+///
+/// A model of another name has settings of its own beside its name, and uses of the other fields what it needs: tiles are
+/// `image_size` pixels wide, prompts have [`Self::tokens_per_tile`] image tokens for each, and `language.hidden_size` is the
+/// width of a context.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VlmConfig {
+    /// Which vision-language model: `internvl3`, the published one.
+    #[serde(default = "VlmConfig::published_model")]
+    pub model: Choice,
     /// The vision tower.
     pub vision: VisionConfig,
     /// The language model.
@@ -82,6 +89,7 @@ impl VlmConfig {
     /// InternVL3-1B with the first 14 of its 24 language layers.
     pub fn internvl3_1b() -> Self {
         Self {
+            model: Self::published_model(),
             vision: VisionConfig {
                 image_size: 448,
                 patch_size: 14,
@@ -105,6 +113,11 @@ impl VlmConfig {
             downsample_ratio: 0.5,
             return_cls_only: false,
         }
+    }
+
+    /// The name of the published vision-language model.
+    pub fn published_model() -> Choice {
+        Choice::new("internvl3")
     }
 
     /// Patches along one side of a tile.

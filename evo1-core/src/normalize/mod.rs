@@ -402,8 +402,7 @@ mod tests {
 
     impl Fixture {
         fn open() -> Self {
-            let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/tiny-lerobot/processor.safetensors");
-            Self(WeightFile::open(Path::new(path)).expect("fixture"))
+            Self(WeightFile::open(&fixture("tiny-lerobot/processor.safetensors")).expect("fixture"))
         }
 
         fn values(&self, name: &str) -> Vec<f32> {
@@ -424,12 +423,9 @@ mod tests {
         Normalizer::new(NormalizationType::Bounds, &profile.semantics())
     }
 
-    fn assert_close(got: &[f32], want: &[f32]) {
-        assert_eq!(got.len(), want.len());
-        let scale = want.iter().fold(1.0_f32, |scale, value| scale.max(value.abs()));
-        for (index, (got, want)) in got.iter().zip(want).enumerate() {
-            assert!((got - want).abs() <= 1e-5 * scale, "value {index}: got {got}, want {want}");
-        }
+    /// Within 1e-5, relative to the largest value where that is above 1.
+    fn assert_equal(what: &str, got: &[f32], want: &[f32]) {
+        assert_within(what, got, want, 1e-5 * largest(want).max(1.0));
     }
 
     #[test]
@@ -443,13 +439,13 @@ mod tests {
                 .chunks(4)
                 .flat_map(|state| normalizer.normalize_state(state, &robot, PADDED_STATE).expect("state"))
                 .collect();
-            assert_close(&states, &fixture.values(&format!("{name}.state")));
+            assert_equal("states", &states, &fixture.values(&format!("{name}.state")));
             let actions: Vec<f32> = fixture
                 .values("in.action")
                 .chunks(4)
                 .flat_map(|action| normalizer.normalize_action(action, &robot, PADDED_ACTION).expect("action"))
                 .collect();
-            assert_close(&actions, &fixture.values(&format!("{name}.action")));
+            assert_equal("actions", &actions, &fixture.values(&format!("{name}.action")));
         }
     }
 
@@ -463,7 +459,7 @@ mod tests {
                 .chunks(PADDED_ACTION)
                 .flat_map(|action| normalizer(profile).denormalize_action(&action[..width], &robot).expect("action"))
                 .collect();
-            assert_close(&got, &fixture.values(&format!("{name}.unnormalised")));
+            assert_equal(name, &got, &fixture.values(&format!("{name}.unnormalised")));
         }
     }
 

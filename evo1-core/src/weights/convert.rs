@@ -7,7 +7,7 @@ use tracing::warn;
 
 use super::{
     Audit, Finding, LazyTensor, Naming, ParamSpec, Place, WeightFile,
-    file::Spent,
+    file::RecycledBuffer,
     load::{cast, check},
     names::TABLES,
     transposed,
@@ -89,7 +89,7 @@ impl Part {
         dtype: DType,
         is_strict: bool,
     ) -> Result<TensorData> {
-        let part = file.read_part(&self.from, source.shape_of(&self.spec), Spent::default())?;
+        let part = file.read_part(&self.from, source.shape_of(&self.spec), RecycledBuffer::default())?;
         let audit = Audit::of(&part);
         if !audit.is_plausible() {
             let finding = Finding { tensor: self.from.name.clone(), audit };

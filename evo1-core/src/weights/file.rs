@@ -31,14 +31,14 @@ pub(super) struct Stored {
 }
 
 /// Reads a range of a tensor's bytes, into the given memory if it can.
-pub(super) type ReadRange = Box<dyn Fn(Range<usize>, Spent) -> io::Result<Bytes> + Send + Sync>;
+pub(super) type ReadRange = Box<dyn Fn(Range<usize>, RecycledBuffer) -> io::Result<Bytes> + Send + Sync>;
 
 /// Memory that bytes were read into before. Using it again saves the system from clearing pages: with a tensor read into
 /// new ones, that is most of the time.
 #[derive(Default)]
-pub(super) struct Spent(Vec<u64>);
+pub(super) struct RecycledBuffer(Vec<u64>);
 
-impl Spent {
+impl RecycledBuffer {
     /// The memory of bytes that nobody needs any more.
     pub(super) fn from_bytes(bytes: Bytes) -> Self {
         Self(bytes.try_into_vec().unwrap_or_default())
@@ -138,11 +138,11 @@ impl WeightFile {
     /// Reads a tensor.
     pub fn read(&self, name: &str) -> Result<TensorData> {
         let shape = self.shape(name)?.to_vec();
-        self.read_bytes(name, 0, 1, 1, shape, Spent::default())
+        self.read_bytes(name, 0, 1, 1, shape, RecycledBuffer::default())
     }
 
     /// Reads the part of a tensor that is a parameter's, whose shape is `shape`, into `memory` if the format can.
-    pub(super) fn read_part(&self, place: &Place, shape: Vec<usize>, memory: Spent) -> Result<TensorData> {
+    pub(super) fn read_part(&self, place: &Place, shape: Vec<usize>, memory: RecycledBuffer) -> Result<TensorData> {
         self.read_bytes(&place.name, place.first, place.count, place.of, shape, memory)
     }
 
@@ -154,7 +154,7 @@ impl WeightFile {
         count: usize,
         of: usize,
         shape: Vec<usize>,
-        memory: Spent,
+        memory: RecycledBuffer,
     ) -> Result<TensorData> {
         let (stored, dtype) = (self.stored(name)?, self.dtype(name)?);
         let unreadable =

@@ -11,7 +11,7 @@ use burn::{
     tensor::{DType, Tensor, TensorData},
 };
 
-use super::{Audit, Finding, Naming, ParamSpec, Place, Position, WeightFile, file::Spent, params, transposed};
+use super::{Audit, Finding, Naming, ParamSpec, Place, Position, WeightFile, file::RecycledBuffer, params, transposed};
 use crate::{Error, Result};
 
 /// How a checkpoint is loaded.
@@ -133,7 +133,7 @@ struct Loader<'a, F> {
     /// What is read of the file, parameter by parameter, in their order.
     parts: Receiver<(Place, Result<TensorData>)>,
     /// Takes memory for what is read next.
-    give_back: Sender<Spent>,
+    give_back: Sender<RecycledBuffer>,
     position: Position,
     findings: BTreeMap<String, Audit>,
     failed: Option<Error>,
@@ -145,7 +145,7 @@ impl<F: Fn(&str) -> DType> Loader<'_, F> {
         let Some(place) = self.naming.place(spec) else { return Ok(None) };
         let part = match self.parts.recv() {
             Ok((next, part)) if next == place => part?,
-            _ => self.file.read_part(&place, self.naming.shape_of(spec), Spent::default())?,
+            _ => self.file.read_part(&place, self.naming.shape_of(spec), RecycledBuffer::default())?,
         };
         let audit = Audit::of(&part);
         let data = cast(part, (self.options.dtype)(&spec.path), &audit, self.file, &place.name)?;
@@ -158,7 +158,7 @@ impl<F: Fn(&str) -> DType> Loader<'_, F> {
         }
         let ours = transposed(&data);
         // The reader has left when everything is read.
-        let _ = self.give_back.send(Spent::from_bytes(data.into_bytes()));
+        let _ = self.give_back.send(RecycledBuffer::from_bytes(data.into_bytes()));
         Ok(Some(ours))
     }
 }

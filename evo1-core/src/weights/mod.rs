@@ -17,16 +17,19 @@ pub use audit::{Audit, Finding, LARGEST_PLAUSIBLE};
 pub use burnpack::write_burnpack_lazily;
 pub use convert::converted;
 pub use file::WeightFile;
-pub use init::{InitialScales, initialize, initialize_part, initialize_scaled};
+pub use init::{InitialScales, InitialValue, initialize, initialize_part};
 pub use load::{LoadOptions, Loaded, check, load};
-pub use names::{Component, Naming, Place, TABLES};
+pub use names::{ModelPart, Naming, Place, TABLES};
 pub use pack::pack;
 pub use quantize::{quantize, require_quantization};
-pub use write::{LazyTensor, Reader, checkpoint_tensors, module_tensors, write_safetensors, write_safetensors_lazily};
+pub use write::{
+    GradientsOf, LazyTensor, TensorReader, checkpoint_tensors, module_tensors, write_safetensors,
+    write_safetensors_lazily,
+};
 
 use burn::{
     module::{Module, ModuleVisitor, Param},
-    tensor::{Bytes, Tensor, TensorData},
+    tensor::{Bytes, DType, Tensor, TensorData},
 };
 
 /// A parameter of a module.
@@ -85,6 +88,21 @@ pub fn params<M: Module>(module: &M) -> Vec<ParamSpec> {
     let mut lister = Lister::default();
     module.visit(&mut lister);
     lister.specs
+}
+
+/// The number type of a module's weights: that of its first parameter, f32 where it has none.
+pub fn number_type<M: Module>(module: &M) -> DType {
+    struct First(Option<DType>);
+
+    impl ModuleVisitor for First {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0.get_or_insert_with(|| param.val().dtype());
+        }
+    }
+
+    let mut first = First(None);
+    module.visit(&mut first);
+    first.0.unwrap_or(DType::F32)
 }
 
 /// Where a visitor or mapper of modules is: the names and kinds of the modules around it.
@@ -161,7 +179,7 @@ fn transposed_elements<const SIZE: usize>(bytes: &[u8], rows: usize, columns: us
     use rayon::prelude::*;
     const SQUARE: usize = 64;
     let (elements, _) = bytes.as_chunks::<SIZE>();
-    let mut out = file::Spent::default().into_bytes(bytes.len());
+    let mut out = file::RecycledBuffer::default().into_bytes(bytes.len());
     if out.is_empty() {
         return out;
     }

@@ -101,7 +101,7 @@ const FUSED: [(&str, &str, [usize; 3]); 5] = [
 /// A component of the model that checkpoints are divided into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Component {
+pub enum ModelPart {
     /// InternViT.
     VisionTower,
     /// From visual to language channels.
@@ -112,7 +112,7 @@ pub enum Component {
     ActionExpert,
 }
 
-impl Component {
+impl ModelPart {
     /// Every component, in the order of the data.
     pub const ALL: [Self; 4] = [Self::VisionTower, Self::Projector, Self::LanguageModel, Self::ActionExpert];
 
@@ -168,9 +168,13 @@ impl Naming {
     pub const ALL: [Self; 6] =
         [Self::LEROBOT, Self::AUTHORS, Self::BASE_ORIGINAL, Self::BASE_CONVERTED, Self::BASE_NATIVE, Self::BURN];
 
-    /// The naming of a checkpoint, by where its token embeddings and its vision tower are.
+    /// The naming of a checkpoint, by where its token embeddings and its vision tower are; burn's by how its names begin.
     pub fn detect(file: &WeightFile) -> Result<Self> {
         let is_used = |naming: &Self| {
+            // A vision-language model of another kind has other names, and stands in no other program's files.
+            if naming.layout == Layout::Burn {
+                return file.names().any(|name| name.starts_with(naming.vlm));
+            }
             let embeddings = format!("{}{}embed_tokens.weight", naming.vlm, naming.language);
             let tower = match naming.layout {
                 Layout::Native | Layout::Burn => format!("{}vision_tower.embeddings.cls_token", naming.vlm),
@@ -197,20 +201,20 @@ impl Naming {
     }
 
     /// The component that a tensor belongs to, by its name; `None` for a name of another kind.
-    pub fn component(self, name: &str) -> Option<Component> {
+    pub fn component(self, name: &str) -> Option<ModelPart> {
         if let Some(action) = self.action
             && name.starts_with(action)
         {
-            return Some(Component::ActionExpert);
+            return Some(ModelPart::ActionExpert);
         }
         let rest = name.strip_prefix(self.vlm)?;
         let starts = [
-            (self.language, Component::LanguageModel),
-            ("vision_tower.", Component::VisionTower),
-            ("vision_model.", Component::VisionTower),
-            ("multi_modal_projector.", Component::Projector),
-            ("projector.", Component::Projector),
-            ("mlp1.", Component::Projector),
+            (self.language, ModelPart::LanguageModel),
+            ("vision_tower.", ModelPart::VisionTower),
+            ("vision_model.", ModelPart::VisionTower),
+            ("multi_modal_projector.", ModelPart::Projector),
+            ("projector.", ModelPart::Projector),
+            ("mlp1.", ModelPart::Projector),
         ];
         starts.into_iter().find(|(start, _)| rest.starts_with(start)).map(|(_, component)| component)
     }
@@ -359,7 +363,7 @@ mod tests {
         ] {
             for naming in Naming::ALL {
                 let Some((name, _)) = place(naming, path, Owner::Linear) else { continue };
-                assert_eq!(naming.component(&name), Component::of(path), "{name}");
+                assert_eq!(naming.component(&name), ModelPart::of(path), "{name}");
                 assert!(naming.component(&name).is_some(), "{name}");
             }
         }

@@ -55,12 +55,7 @@ mod tests {
     };
 
     fn layer(input: usize, output: usize, dtype: DType, device: &Device) -> Linear {
-        initialize(LinearConfig::new(input, output).init(device), 1, |_| dtype)
-    }
-
-    fn assert_close(got: Tensor<3>, want: Tensor<3>, what: &str) {
-        let difference = (got - want).abs().max().into_scalar::<f32>();
-        assert!(difference < 1e-5, "{what}: {difference}");
+        initialize(LinearConfig::new(input, output).init(device), 1, |_| None, |_| dtype)
     }
 
     #[test]

@@ -78,7 +78,7 @@ mod tests {
     const HALF_STEP: f32 = 0.5 / 127.0;
 
     fn linear(input: usize, device: &Device) -> Linear {
-        initialize(LinearConfig::new(input, 48).init(device), 1, |_| DType::F32)
+        initialize(LinearConfig::new(input, 48).init(device), 1, |_| None, |_| DType::F32)
     }
 
     #[test]

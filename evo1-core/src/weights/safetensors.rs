@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use safetensors::{Dtype, tensor::Metadata};
 use serde::Deserialize;
 
-use super::file::{ReadRange, Spent, Stored};
+use super::file::{ReadRange, RecycledBuffer, Stored};
 use crate::{
     Error, Result,
     files::{open_regular, read_exact_at},
@@ -98,7 +98,7 @@ fn within(tensor: &Range<usize>, range: &Range<usize>) -> Range<usize> {
 }
 
 /// Reads a range in pieces, on several threads when it is long.
-fn read_range(file: &File, range: &Range<usize>, memory: Spent) -> io::Result<Bytes> {
+fn read_range(file: &File, range: &Range<usize>, memory: RecycledBuffer) -> io::Result<Bytes> {
     const PIECE: usize = 1 << 22;
     let mut bytes = memory.into_bytes(range.len());
     bytes

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, io::Write, path::Path};
 
 use burn::{
     module::{Module, ModuleVisitor, Param},
-    tensor::{BoolStore, DType, Tensor, TensorData},
+    tensor::{BoolStore, DType, Gradients, Tensor, TensorData},
 };
 use safetensors::{
     Dtype,
@@ -16,16 +16,30 @@ use crate::{Error, Result, files::write_atomically_with};
 
 /// What `read` gives for each parameter of `module`, under the checkpoint's names, in PyTorch's layout, with parts put
 /// together: the parameters themselves, or their gradients. Parameters for which it gives nothing are left out.
-pub fn checkpoint_tensors<M: Module>(module: &M, naming: Naming, read: impl Reader) -> BTreeMap<String, TensorData> {
+pub fn checkpoint_tensors<M: Module>(
+    module: &M,
+    naming: Naming,
+    read: impl TensorReader,
+) -> BTreeMap<String, TensorData> {
     let mut collector = Collector { naming, read, position: Position::default(), parts: BTreeMap::new() };
     module.visit(&mut collector);
     collector.parts.into_iter().filter_map(|(name, parts)| Some((name, joined(parts)?))).collect()
 }
 
 /// Reads something of a parameter's shape.
-pub trait Reader {
+pub trait TensorReader {
     /// The tensor that stands for `param`.
     fn read<const D: usize>(&self, param: &Tensor<D>) -> Option<Tensor<D>>;
+}
+
+/// Reads the gradient of each trained parameter; zero for one that the loss does not depend on.
+pub struct GradientsOf<'a>(pub &'a Gradients);
+
+impl TensorReader for GradientsOf<'_> {
+    fn read<const D: usize>(&self, param: &Tensor<D>) -> Option<Tensor<D>> {
+        let inner = || param.clone().inner();
+        param.is_require_grad().then(|| param.grad(self.0).unwrap_or_else(|| inner().zeros_like()))
+    }
 }
 
 struct Collector<R> {
@@ -35,7 +49,7 @@ struct Collector<R> {
     parts: BTreeMap<String, Vec<(Place, TensorData)>>,
 }
 
-impl<R: Reader> ModuleVisitor for Collector<R> {
+impl<R: TensorReader> ModuleVisitor for Collector<R> {
     fn enter_module(&mut self, name: &str, container: &str) {
         self.position.enter(name, container);
     }

@@ -10,7 +10,7 @@ use evo1::CoreError;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Decay, Error, LearnerConfig, OptimizerConfig, Result, Schedule, Trained, frozen::check_is_frozen};
+use crate::{Decay, Error, LearnerConfig, OptimizerConfig, Result, Schedule, TrainedParts, frozen::check_is_frozen};
 
 pub use file::{parse_config, read_config};
 pub use policy::{PolicySource, Preset, TokenizerSource};
@@ -35,12 +35,12 @@ pub struct TrainConfig {
     /// With `null`, `trained` decides alone.
     pub stage: Option<u8>,
     /// Which parts are trained, where `stage` does not say it.
-    pub trained: Option<Trained>,
+    pub trained: Option<TrainedParts>,
     /// Steps of the run: 5000.
     pub steps: u64,
     /// Observations of a batch, on each device: 16.
     pub batch_size: usize,
-    /// Batches whose gradients are averaged for a step: 1.
+    /// BatchSource whose gradients are averaged for a step: 1.
     pub accumulate: usize,
     /// Points on the path (τ, ε) drawn for each observation: 1. The context is computed once for all of them.
     pub draws: usize,
@@ -249,10 +249,10 @@ impl TrainConfig {
     ///
     /// # Errors
     /// When neither or both say it, or the stage is none.
-    pub fn trained(&self) -> Result<Trained> {
+    pub fn trained(&self) -> Result<TrainedParts> {
         match (self.stage, &self.trained) {
-            (Some(1), None) => Ok(Trained::stage1()),
-            (Some(2), None) => Ok(Trained::all()),
+            (Some(1), None) => Ok(TrainedParts::stage1()),
+            (Some(2), None) => Ok(TrainedParts::all()),
             (None, Some(trained)) => Ok(trained.clone()),
             (Some(stage), None) => Err(Error::config("stage", "1, 2 or null", stage)),
             (Some(_), Some(_)) => Err(Error::config("stage", "null where `trained` is given", "both")),

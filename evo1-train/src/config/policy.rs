@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device};
 use evo1::{
-    Evo1, LoadOptions, Policy, byte_tokenizer,
+    Components, Evo1, LoadOptions, Policy, byte_tokenizer,
     config::{PolicyConfig, Profile},
     vlm::{PromptTokenizer, word_tokenizer},
-    weights::{InitialScales, initialize_scaled},
+    weights::InitialScales,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -80,14 +80,14 @@ impl PolicySource {
     }
 
     /// The policy whose weights exist: of a directory, or on a base model. Nothing for a preset.
-    pub fn open_existing(&self, seed: u64, device: &Device) -> Result<Option<Policy>> {
+    pub fn open_existing<C: Components>(&self, seed: u64, device: &Device) -> Result<Option<Policy<C>>> {
         let options = LoadOptions { profile: self.profile, ..LoadOptions::new(device) };
         if let Some(directory) = &self.from {
-            return Ok(Some(Policy::load(directory, &options)?.0));
+            return Ok(Some(Policy::load_as(directory, &options)?.0));
         }
         let Some(base) = &self.base else { return Ok(None) };
         let config = PolicyConfig { vlm: Policy::base_config(base)?, ..PolicyConfig::evo1() };
-        Ok(Some(Policy::from_base(base, self.overridden(config)?, seed, &options)?.0))
+        Ok(Some(Policy::from_base_as(base, self.overridden(config)?, seed, &options)?.0))
     }
 
     /// The configuration of a preset.
@@ -101,16 +101,17 @@ impl PolicySource {
 
     /// A policy of a preset's configuration with weights from the seed. `instructions` are the data's, for a tokenizer of
     /// words.
-    pub fn initialize<'a>(
+    pub fn initialize<'a, C: Components>(
         &self,
         mut config: PolicyConfig,
         seed: u64,
         instructions: impl IntoIterator<Item = &'a str>,
         device: &Device,
-    ) -> Result<Policy> {
+    ) -> Result<Policy<C>> {
         let tokenizer = self.tokenizer(&mut config, instructions)?;
-        config.validate("policy.overrides")?;
-        let network = initialize_scaled(Evo1::init(&config, device), seed, self.scales, |_| DType::F32);
+        C::check(&config, "policy.overrides").map_err(evo1::Error::from)?;
+        let network = Evo1::init(&config, device).map_err(evo1::Error::from)?;
+        let network = network.initialized(seed, self.scales, |_| DType::F32);
         Ok(Policy::new(config, network, tokenizer, None, device))
     }
 

@@ -40,10 +40,10 @@ impl AttentionMask {
     pub fn new(tokens: &TokenBatch, masked_rows: MaskedRows, device: &Device) -> Self {
         let [batch, length] = tokens.dims();
         let causal = Tensor::<2, Bool>::tril_mask([length, length], 0, device).unsqueeze::<4>();
-        if tokens.is_all_valid() {
+        if tokens.is_all_visible() {
             return Self { hidden: causal, row_scale: None };
         }
-        let masked = tokens.masked(device);
+        let masked = tokens.hidden(device);
         let keys = masked.reshape([batch, 1, 1, length]).expand([batch, 1, length, length]);
         let row_scale = match masked_rows {
             MaskedRows::Attend => None,

@@ -15,7 +15,7 @@ use evo1_core::{
 };
 
 use super::{AttentionMask, DecoderLayer, RotaryTable};
-use crate::{TokenBatch, pieces::Piece};
+use crate::{TokenBatch, segments::Segment};
 
 /// Token embeddings, the layers that are kept, and the final norm, which stays although layers were cut.
 #[derive(Module, Debug)]
@@ -103,14 +103,14 @@ impl Decoder {
         })
     }
 
-    /// [`Self::forward`] layer by layer, the final norm last: each piece is given what the one before it gave.
-    pub(crate) fn pieces(&self, tokens: &TokenBatch, masked_rows: MaskedRows, device: &Device) -> Vec<Piece<'_>> {
+    /// [`Self::forward`] layer by layer, the final norm last: each segment is given what the one before it gave.
+    pub(crate) fn segments(&self, tokens: &TokenBatch, masked_rows: MaskedRows, device: &Device) -> Vec<Segment<'_>> {
         let places = Rc::new(self.places(tokens, masked_rows, device));
         let layers = self.layers.iter().map(|layer| {
             let places = Rc::clone(&places);
-            Piece::language(move |x| Ok(layer.forward(x, &places.rope, &places.mask, &mut Trace::off())))
+            Segment::language(move |x| Ok(layer.forward(x, &places.rope, &places.mask, &mut Trace::off())))
         });
-        layers.chain([Piece::language(|x| Ok(rms_norm(&self.norm, x)))]).collect()
+        layers.chain([Segment::language(|x| Ok(rms_norm(&self.norm, x)))]).collect()
     }
 
     /// Final-normed hidden states of the last layer, and of the tapped ones.

@@ -7,7 +7,7 @@ use burn::{
 use evo1_core::{Trace, config::VlmConfig};
 
 use super::{VisionEmbeddings, VisionLayer};
-use crate::pieces::Piece;
+use crate::segments::Segment;
 
 /// Embeddings and pre-norm layers. There is no norm after the last layer.
 #[derive(Module, Debug)]
@@ -46,11 +46,11 @@ impl VisionTower {
         without_class_token(x)
     }
 
-    /// [`Self::forward`] layer by layer: the first piece embeds the pixels, the last one drops the class token.
-    pub(crate) fn pieces(&self, pixels: Tensor<4>) -> Vec<Piece<'_>> {
-        let embeddings = Piece::vision(move |_| self.embeddings.forward(pixels.clone()));
-        let layers = self.layers.iter().map(|layer| Piece::vision(|x| layer.forward(x, &mut Trace::off())));
-        [embeddings].into_iter().chain(layers).chain([Piece::vision(without_class_token)]).collect()
+    /// [`Self::forward`] layer by layer: the first segment embeds the pixels, the last one drops the class token.
+    pub(crate) fn segments(&self, pixels: Tensor<4>) -> Vec<Segment<'_>> {
+        let embeddings = Segment::vision(move |_| self.embeddings.forward(pixels.clone()));
+        let layers = self.layers.iter().map(|layer| Segment::vision(|x| layer.forward(x, &mut Trace::off())));
+        [embeddings].into_iter().chain(layers).chain([Segment::vision(without_class_token)]).collect()
     }
 }
 

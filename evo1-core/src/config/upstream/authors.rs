@@ -30,6 +30,7 @@ pub(super) fn read(policy: &Document, vlm: Option<&Document>) -> Result<PolicyCo
         None => root.required_count("horizon")?,
     };
     let action = ActionConfig {
+        expert: ActionConfig::published_expert(),
         embed_dim: root.count("embed_dim")?.unwrap_or(model.language.hidden_size),
         hidden_dim: root.count("hidden_dim")?.unwrap_or(1024),
         state_hidden_dim: root.count("state_hidden_dim")?.unwrap_or(1024),

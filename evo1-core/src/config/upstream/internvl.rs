@@ -134,6 +134,7 @@ fn model(root: &Fields<'_>, vision: &Fields<'_>, text: &Fields<'_>, rope_theta: 
     let image_size = vision.square("image_size")?.ok_or_else(|| vision.missing("image_size"))?;
     let num_heads = text.required_count("num_attention_heads")?;
     Ok(VlmConfig {
+        model: VlmConfig::published_model(),
         vision: VisionConfig {
             image_size,
             patch_size: vision.square("patch_size")?.ok_or_else(|| vision.missing("patch_size"))?,

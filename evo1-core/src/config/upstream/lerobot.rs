@@ -77,6 +77,7 @@ pub(super) fn read(policy: &Document, vlm: Option<&Document>) -> Result<PolicyCo
     model.return_cls_only = root.flag("return_cls_only")?.unwrap_or(false);
 
     let action = ActionConfig {
+        expert: ActionConfig::published_expert(),
         embed_dim: root.required_count("embed_dim")?,
         hidden_dim: root.required_count("hidden_dim")?,
         state_hidden_dim: root.required_count("state_hidden_dim")?,

@@ -1,0 +1,138 @@
+//! The commands of the binary `evo1`: predict with Evo-1 policies, train, serve and measure them, prove their equality
+//! with PyTorch.
+//!
+//! A program with components of its own has all of them in three lines: its configurations, recipes and studies may name
+//! its own components and the built-in ones.
+//!
+//! ```no_run
+//! use evo1::{OneOf, action::ActionExpert, vlm::InternVl};
+//! # type MyExpert = ActionExpert;
+//!
+//! fn main() -> std::process::ExitCode {
+//!     evo1_cli::main::<(InternVl, OneOf<MyExpert, ActionExpert>)>()
+//! }
+//! ```
+//!
+//! Results go to standard output, logs to standard error. The exit code is 0 when all is done, 2 for wrong use and 1 for
+//! anything else, with one message of cause and remedy.
+#![warn(clippy::print_stdout, reason = "`output::say` does not panic when its reader has gone")]
+
+#[cfg(feature = "ablate")]
+mod ablate;
+mod commands;
+mod common;
+mod given;
+mod memory;
+mod output;
+mod plot;
+mod sample;
+
+use std::{io::IsTerminal, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use common::Common;
+use evo1::{
+    Components,
+    device::{DeviceKind, DeviceName, caught},
+};
+
+/// Evo-1: camera frames, an instruction and a robot's state in, a chunk of robot actions out.
+#[derive(Parser)]
+#[command(name = "evo1", version, propagate_version = true)]
+#[command(after_help = "Example:\n  evo1 infer --plot chunk.png")]
+struct Arguments {
+    #[command(flatten)]
+    common: Common,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one")]
+enum Command {
+    Infer(commands::infer::Infer),
+    Attention(commands::attention::Attention),
+    Probe(commands::probe::Probe),
+    Trace(commands::trace::Trace),
+    Inspect(commands::inspect::Inspect),
+    Convert(commands::convert::Convert),
+    Data(commands::data::Data),
+    Stats(commands::stats::Stats),
+    Serve(Box<commands::serve::Serve>),
+    Train(commands::train::Train),
+    Evaluate(commands::evaluate::Evaluate),
+    Ablate(commands::ablate::Ablate),
+    Bench(commands::bench::Bench),
+    Devices(commands::devices::Devices),
+}
+
+/// The whole program, for policies of some components: reads the command line, runs its command, and says what failed.
+pub fn main<C: Components>() -> ExitCode {
+    run::<C>(Arguments::parse())
+}
+
+/// [`main`] with suites of the program's own, which data configurations may name as well.
+#[cfg(feature = "data")]
+pub fn main_with_suites<C: Components>(suites: evo1_data::Suites) -> ExitCode {
+    let Arguments { common, command } = Arguments::parse();
+    run::<C>(Arguments { common: Common { suites, ..common }, command })
+}
+
+fn run<C: Components>(Arguments { common, command }: Arguments) -> ExitCode {
+    memory::keep_freed();
+    #[cfg(unix)]
+    find_toolkit(&common);
+    let filter = EnvFilter::try_new(&common.log).unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .without_time()
+        .init();
+    let run = || match command {
+        Command::Infer(infer) => infer.run::<C>(&common),
+        Command::Attention(attention) => attention.run::<C>(&common),
+        Command::Probe(probe) => probe.run(&common),
+        Command::Trace(trace) => trace.run::<C>(&common),
+        Command::Inspect(inspect) => inspect.run::<C>(&common),
+        Command::Convert(convert) => convert.run(&common),
+        Command::Data(data) => data.run(&common),
+        Command::Stats(stats) => stats.run(&common),
+        Command::Serve(serve) => serve.run::<C>(&common),
+        Command::Train(train) => train.run::<C>(&common),
+        Command::Evaluate(evaluate) => evaluate.run::<C>(&common),
+        Command::Ablate(ablate) => ablate.run::<C>(&common),
+        Command::Bench(bench) => bench.run::<C>(&common),
+        Command::Devices(devices) => devices.run(),
+    };
+    // Most of what a device cannot do is an error where its results are read; what is not is one here.
+    let done = caught(run).map_err(eyre::Report::from).and_then(|done| done);
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(report) => {
+            let causes: Vec<String> = report.chain().map(ToString::to_string).collect();
+            eprintln!("error: {}", causes.join(": "));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Starts the program again with [`CUDA_PATH`](evo1::device::CUDA_PATH) set, where it is not and NVIDIA's toolkit is found
+/// only among Python's packages: its compiler looks nowhere else.
+#[cfg(unix)]
+fn find_toolkit(common: &Common) {
+    use std::{os::unix::process::CommandExt, process::Command};
+
+    use evo1::device::{CUDA_PATH, Toolkit};
+
+    let is_meant = matches!(common.device, DeviceName::Auto | DeviceName::Of(DeviceKind::Cuda, _));
+    if !is_meant || !DeviceKind::Cuda.is_built() {
+        return;
+    }
+    let (Toolkit::InPython(folder), Ok(program)) = (Toolkit::find(), std::env::current_exe()) else { return };
+    // It returns only if it fails; opening the device then says what to do.
+    let _ = Command::new(program).args(std::env::args_os().skip(1)).env(CUDA_PATH, folder).exec();
+}
