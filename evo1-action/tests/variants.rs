@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use burn::{
     module::{Module, ModuleMapper, Param},
-    tensor::{Bool, DType, Device, Gradients, Int, Tensor, TensorData},
+    tensor::{Bool, DType, Device, Int, Tensor, TensorData},
 };
 use evo1_action::{
     ActionExpert, Sampler, VelocityModel,
@@ -16,17 +16,18 @@ use evo1_core::{
     Context, Trace,
     config::{ActionConfig, Profile},
     device::test_devices,
-    weights::{Naming, TensorReader, WeightFile, checkpoint_tensors, floats, initialize},
+    test_support::{assert_within, fixture, largest},
+    weights::{GradientsOf, Naming, WeightFile, checkpoint_tensors, initialize},
 };
 
 /// Largest difference, relative to the tensor's largest magnitude.
-const TOLERANCE: f32 = 1e-4;
+const TOLERANCE: f64 = 1e-4;
 
 /// Rounding noise in gradients that are zero in exact arithmetic, such as those of key biases.
-const NOISE: f32 = 1e-6;
+const NOISE: f64 = 1e-6;
 
 fn directory() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/variants"))
+    fixture("variants")
 }
 
 fn variants() -> BTreeMap<String, ActionConfig> {
@@ -100,22 +101,8 @@ impl Fixture {
     }
 }
 
-fn assert_close(what: &str, got: &TensorData, want: &TensorData) {
-    assert_eq!(got.shape(), want.shape(), "{what}");
-    let (got, want) = (floats(got), floats(want));
-    let scale = want.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
-    for (got, want) in got.iter().zip(&want) {
-        assert!((got - want).abs() <= TOLERANCE * scale + NOISE, "{what}: {got} is not {want}, of at most {scale}");
-    }
-}
-
-/// The gradient of each parameter; zero for one that the loss does not depend on.
-struct GradientsOf<'a>(&'a Gradients);
-
-impl TensorReader for GradientsOf<'_> {
-    fn read<const D: usize>(&self, param: &Tensor<D>) -> Option<Tensor<D>> {
-        Some(param.grad(self.0).unwrap_or_else(|| param.clone().inner().zeros_like()))
-    }
+fn assert_equal(what: &str, got: &TensorData, want: &TensorData) {
+    assert_within(what, got, want, TOLERANCE * largest(want) + NOISE);
 }
 
 #[test]
@@ -133,7 +120,7 @@ fn velocities_and_gradients_equal_pytorch() {
             let times = expert.time_conditioning(&fixture.numbers("in.time_rows"), &fixture.device);
             let velocity = expert.velocity(actions.clone(), &times, &conditioning, trace);
             let wanted = |tensor: &str| fixture.file.read(tensor).expect("fixture");
-            assert_close(&format!("{name}: velocity"), &velocity.to_data(), &wanted("out.velocity"));
+            assert_equal(&format!("{name}: velocity"), &velocity.to_data(), &wanted("out.velocity"));
 
             let gradients = (velocity * fixture.input("in.loss_weight")).sum().backward();
             let mut found = checkpoint_tensors(expert, Naming::BURN, GradientsOf(&gradients));
@@ -149,7 +136,7 @@ fn velocities_and_gradients_equal_pytorch() {
             let mut compared = 0;
             for tensor in names {
                 let got = &found[tensor.trim_start_matches("grad.")];
-                assert_close(&format!("{name}: {tensor}"), got, &wanted(tensor));
+                assert_equal(&format!("{name}: {tensor}"), got, &wanted(tensor));
                 compared += 1;
             }
             assert!(compared > 30, "{name}: {compared} gradients");
@@ -175,7 +162,7 @@ fn every_solver_equals_pytorch() {
             ] {
                 let (noise, mask) = (fixture.input("in.actions"), fixture.input("in.mask"));
                 let actions = sampler.sample(expert, &conditioning, noise, mask, trace).expect(tensor).into_data();
-                assert_close(&format!("{name}: {tensor}"), &actions, &fixture.file.read(tensor).expect(tensor));
+                assert_equal(&format!("{name}: {tensor}"), &actions, &fixture.file.read(tensor).expect(tensor));
             }
         }
     }
@@ -199,6 +186,6 @@ fn draws_share_a_context_and_give_what_each_gives_alone() {
         let alone = expert.velocity(actions, &time, &once, trace);
         let together = expert.velocity(repeated.reshape([batch * 2, horizon, width]), &time, &twice, trace);
         let expected = alone.unsqueeze_dim::<4>(1).expand([batch, 2, horizon, width]);
-        assert_close(&name, &together.into_data(), &expected.reshape([batch * 2, horizon, width]).into_data());
+        assert_equal(&name, &together.into_data(), &expected.reshape([batch * 2, horizon, width]).into_data());
     }
 }

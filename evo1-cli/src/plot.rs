@@ -1,31 +1,24 @@
-//! Pictures: of one prediction, with the camera frames that went in and the action chunk that came out; of a benchmark;
-//! of an episode of a recording (`sheet`).
+//! Pictures of what only this program brings together: of one prediction, with the camera frames that went in and the
+//! action chunk that came out, and of a benchmark. `evo1-plot` draws them.
 
-mod axis;
-mod bars;
-mod canvas;
-pub(crate) mod chart;
-pub(crate) mod grid;
-pub(crate) mod heat;
-#[cfg(feature = "data")]
-pub(crate) mod sheet;
 #[cfg(test)]
 mod tests;
 
-use std::{io::Cursor, path::Path};
+use std::path::Path;
 
 use evo1::{ActionChunk, Frame, files::write_atomically};
 use evo1_bench::Report;
+use evo1_plot::{
+    Bar, Lines, Rect, bars,
+    canvas::{self, Align, GREY},
+    chart,
+    layout::{FRAME_FONT, FRAME_GAP, FRAME_LABEL, MARGIN, TITLE_HEIGHT, draw_title},
+    png,
+};
 use eyre::{WrapErr, ensure, eyre};
-use image::{ImageFormat, RgbImage, imageops};
+use image::RgbImage;
 
-pub(crate) use bars::Bar;
-use canvas::{Align, BLACK, Canvas, Font, GREY, Rect};
-use chart::Lines;
-
-/// Blank border around the picture; all sizes are in pixels.
-const MARGIN: f64 = 28.0;
-/// Width of the chart with its labels and legend.
+/// Width of the chart with its labels and legend; all sizes are in pixels.
 const CHART_WIDTH: f64 = 1040.0;
 /// Room between the frames and the chart.
 const GUTTER: f64 = 36.0;
@@ -35,18 +28,9 @@ const FRAME_WIDTH: f64 = 320.0;
 const FRAMES_HEIGHT: f64 = 700.0;
 const TALLEST_FRAME: f64 = 260.0;
 const SHORTEST_FRAME: f64 = 48.0;
-/// Height of the line above a frame that says which view it is.
-const FRAME_LABEL: f64 = 24.0;
-const FRAME_GAP: f64 = 16.0;
-const TITLE_HEIGHT: f64 = 46.0;
-
-const TITLE_FONT: Font = Font { size: 26.0, is_bold: true, color: BLACK };
-const FRAME_FONT: Font = Font { size: 16.0, is_bold: false, color: GREY };
 
 /// Draws `frames` and `chunk` (its dimensions over its steps, in the robot's units) as the PNG file `path`, below a title,
 /// for example the instruction, which is shortened to one line.
-///
-/// Dimensions share one chart unless their scales differ by more than [`chart::COMMON_SCALE`]; then each has its own.
 ///
 /// # Errors
 /// When the chunk has no step, or the file cannot be written; `path` is then as it was.
@@ -83,29 +67,22 @@ pub(crate) fn stages_png(path: &Path, report: &Report) -> eyre::Result<()> {
         setup.device,
         report.provenance.processor.as_deref().unwrap_or("unknown processor"),
     );
-    bars_png(path, &title, &foot, &bars)
-}
-
-/// Draws horizontal bars as the PNG file `path`.
-///
-/// # Errors
-/// When there is no bar, or the file cannot be written; `path` is then as it was.
-pub(crate) fn bars_png(path: &Path, title: &str, foot: &str, bars: &[Bar]) -> eyre::Result<()> {
-    write_png(path, bars::draw(title, foot, bars))
+    write_png(path, bars::draw(&title, &foot, &bars))
 }
 
 /// Writes a drawing as a PNG file, whole or not at all.
-fn write_png(path: &Path, picture: eyre::Result<RgbImage>) -> eyre::Result<()> {
-    let failed = || format!("cannot write the plot {}", path.display());
-    let mut png = Cursor::new(Vec::new());
-    picture.wrap_err_with(failed)?.write_to(&mut png, ImageFormat::Png).wrap_err_with(failed)?;
-    Ok(write_atomically(path, png.get_ref())?)
+///
+/// # Errors
+/// When there is no drawing, or the file cannot be written; `path` is then as it was.
+pub(crate) fn write_png(path: &Path, picture: Result<RgbImage, impl Into<eyre::Report>>) -> eyre::Result<()> {
+    let bytes = picture.map_err(Into::into).and_then(|picture| Ok(png(&picture)?));
+    let bytes = bytes.wrap_err_with(|| format!("cannot write the plot {}", path.display()))?;
+    Ok(write_atomically(path, &bytes)?)
 }
 
 /// The whole picture in memory.
 fn draw(chunk: &ActionChunk, frames: &[Frame], title: &str) -> eyre::Result<RgbImage> {
     ensure!(chunk.horizon() > 0, "the action chunk has no step");
-    canvas::register_fonts()?;
     let lines = Lines {
         values: chunk.values(),
         names: (0..chunk.width()).map(|dimension| format!("action {dimension}")).collect(),
@@ -120,7 +97,7 @@ fn draw(chunk: &ActionChunk, frames: &[Frame], title: &str) -> eyre::Result<RgbI
     let bottom = frames_bottom.max(top + chart::least_height(&lines));
     let area = Rect { left, top, right: left + CHART_WIDTH, bottom };
 
-    let mut picture = canvas::render((area.right + MARGIN, area.bottom + MARGIN), |canvas| {
+    let mut image = canvas::render((area.right + MARGIN, area.bottom + MARGIN), |canvas| {
         draw_title(canvas, title, area.right)?;
         for tile in &tiles {
             canvas.rect(tile.rect.grown(1.0), GREY)?;
@@ -129,15 +106,9 @@ fn draw(chunk: &ActionChunk, frames: &[Frame], title: &str) -> eyre::Result<RgbI
         chart::draw(canvas, area, &lines)
     })?;
     for (tile, frame) in tiles.iter().zip(frames) {
-        let scaled = scaled(frame, tile.rect.width() as u32, tile.rect.height() as u32)?;
-        imageops::replace(&mut picture, &scaled, tile.rect.left as i64, tile.rect.top as i64);
+        canvas::paste(&mut image, &picture(frame)?, tile.rect);
     }
-    Ok(picture)
-}
-
-fn draw_title(canvas: &Canvas<'_>, title: &str, right: f64) -> eyre::Result<()> {
-    let title = canvas::shortened(title, TITLE_FONT, right - MARGIN)?;
-    canvas.text(&title, (MARGIN, MARGIN + 10.0), Align::Left, TITLE_FONT)
+    Ok(image)
 }
 
 /// Where a frame is drawn.
@@ -172,8 +143,4 @@ fn place_frames(frames: &[Frame], top: f64) -> eyre::Result<Vec<Tile>> {
 pub(crate) fn picture(frame: &Frame) -> eyre::Result<RgbImage> {
     RgbImage::from_raw(frame.width().try_into()?, frame.height().try_into()?, frame.rgb().to_vec())
         .ok_or_else(|| eyre!("a frame of {} × {} pixels is not filled", frame.width(), frame.height()))
-}
-
-fn scaled(frame: &Frame, width: u32, height: u32) -> eyre::Result<RgbImage> {
-    Ok(imageops::resize(&picture(frame)?, width, height, imageops::FilterType::CatmullRom))
 }

@@ -1,6 +1,8 @@
 //! A command that a build lacks says which feature brings it. Builds with all commands have nothing to test here.
 
-use std::process::{Command, Output};
+mod support;
+
+use support::{evo1, refusal, stderr, stdout};
 
 /// The commands that features bring.
 const COMMANDS: [(&str, &str, bool); 6] = [
@@ -12,17 +14,9 @@ const COMMANDS: [(&str, &str, bool); 6] = [
     ("ablate", "ablate", cfg!(feature = "ablate")),
 ];
 
-fn evo1(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_evo1"))
-        .args(arguments)
-        .env_remove("EVO1_DEVICE")
-        .output()
-        .expect("the binary runs")
-}
-
 #[test]
 fn a_command_that_is_not_built_names_its_feature() {
-    let listed = String::from_utf8(evo1(&["--help"]).stdout).expect("UTF-8");
+    let listed = stdout(&evo1(&["--help"]));
     for (command, feature, is_built) in COMMANDS {
         assert!(listed.lines().any(|line| line.trim_start().starts_with(command)), "{command}: {listed}");
         if is_built {
@@ -30,15 +24,13 @@ fn a_command_that_is_not_built_names_its_feature() {
         }
         for arguments in [&[command][..], &[command, "a", "--config", "b", "-c"], &["--device", "flex", command, "a"]] {
             let output = evo1(arguments);
-            let message = String::from_utf8_lossy(&output.stderr);
-            assert_eq!(output.status.code(), Some(1), "{arguments:?}: {message}");
+            refusal(arguments, &output, 1);
             let expected = format!("error: this build has no `evo1 {command}`: build with `--features {feature}`\n");
-            assert_eq!(message, expected, "{arguments:?}");
+            assert_eq!(stderr(&output), expected, "{arguments:?}");
         }
     }
     if !cfg!(feature = "train") {
-        let output = evo1(&["bench", "--train", "1", "--repeat", "1"]);
-        let message = String::from_utf8_lossy(&output.stderr);
+        let message = stderr(&evo1(&["bench", "--train", "1", "--repeat", "1"]));
         assert!(message.contains("`--features train`"), "{message}");
     }
 }

@@ -1,45 +1,19 @@
 //! The binary from outside: what it prints, and how it ends on input that is not what it should be.
 
-use std::{
-    path::{Path, PathBuf},
-    process::{Command, Output},
-};
+mod support;
 
+use std::path::{Path, PathBuf};
+
+use evo1::test_support::fixture;
+use support::{document, done, evo1, refusal, stderr, stdout, text};
 use tempfile::TempDir;
 
-fn fixture(name: &str) -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures")).join(name)
-}
-
-fn evo1(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_evo1"))
-        .args(arguments)
-        .env_remove("EVO1_DEVICE")
-        .output()
-        .expect("the binary runs")
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// The lines that the binary itself wrote: a graphics driver may write others on its own account.
-fn own_lines(text: &str) -> String {
-    let is_driver = |line: &&str| line.contains("XDG_RUNTIME_DIR") || line.contains("wgpu_hal");
-    text.lines().filter(|line| !is_driver(line)).collect::<Vec<_>>().join("\n")
-}
-
 /// Runs the binary, which must end with `code` and one message that contains `expected`.
+#[track_caller]
 fn refused(arguments: &[&str], code: i32, expected: &str) {
     let output = evo1(arguments);
-    let message = own_lines(&stderr(&output));
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {message}");
+    let message = refusal(arguments, &output, code);
     assert!(message.contains(expected), "{arguments:?}: `{expected}` is not in: {message}");
-    assert!(!message.contains("panicked"), "{arguments:?}: {message}");
     assert_eq!(message.matches("error:").count(), 1, "{arguments:?}: {message}");
     assert!(output.stdout.is_empty(), "{arguments:?}: {}", stdout(&output));
 }
@@ -69,28 +43,20 @@ impl Copy {
     }
 }
 
-fn text(path: &Path) -> &str {
-    path.to_str().expect("temporary paths are UTF-8")
-}
-
 #[test]
 fn infer_works_with_nothing_given_and_repeats() {
-    let (first, second) = (evo1(&["infer", "--json"]), evo1(&["infer", "--json"]));
-    assert!(first.status.success(), "{}", stderr(&first));
-    let parse = |output: &Output| serde_json::from_slice::<serde_json::Value>(&output.stdout).expect("JSON");
-    let (first, second) = (parse(&first), parse(&second));
+    let infer = |arguments: &[&str]| document(&evo1(&[&["infer", "--json"], arguments].concat()));
+    let (first, second) = (infer(&[]), infer(&[]));
     assert_eq!(first["actions"], second["actions"]);
     assert_eq!(first["actions"].as_array().map(Vec::len), Some(8));
     assert_eq!(first["actions"][0].as_array().map(Vec::len), Some(4));
-    let other = parse(&evo1(&["infer", "--json", "--seed", "1"]));
+    let other = infer(&["--seed", "1"]);
     assert_ne!(first["actions"], other["actions"]);
 }
 
 #[test]
 fn infer_prints_a_table() {
-    let output = evo1(&["infer", "--steps", "2"]);
-    let table = stdout(&output);
-    assert!(output.status.success(), "{}", stderr(&output));
+    let table = done(&["infer", "--steps", "2"]);
     assert!(table.contains("action 3"), "{table}");
     assert_eq!(table.lines().filter(|line| line.trim_start().starts_with("7 ")).count(), 1, "{table}");
 }
@@ -99,8 +65,7 @@ fn infer_prints_a_table() {
 fn infer_plots_the_chunk() {
     let directory = tempfile::tempdir().expect("directory");
     let path = directory.path().join("chunk.png");
-    let output = evo1(&["infer", "--steps", "2", "--plot", text(&path)]);
-    assert!(output.status.success(), "{}", stderr(&output));
+    done(&["infer", "--steps", "2", "--plot", text(&path)]);
     let image = image::open(&path).expect("a PNG");
     assert!(image.width() > 400 && image.height() > 200);
     let missing = directory.path().join("no/such/chunk.png");
@@ -114,9 +79,7 @@ fn trace_reproduces_a_fixture_and_says_when_it_does_not() {
     let inputs = policy.join("inference.safetensors");
     let out = directory.path().join("trace.safetensors");
     let arguments = ["trace", "--policy", text(&policy), "--inputs", text(&inputs), "--against", text(&inputs)];
-    let output = evo1(&[&arguments[..], &["--out", text(&out)]].concat());
-    assert!(output.status.success(), "{}", stderr(&output));
-    assert!(stdout(&output).contains("flash.out.action"));
+    assert!(done(&[&arguments[..], &["--out", text(&out)]].concat()).contains("flash.out.action"));
     assert!(out.metadata().expect("written").len() > 100_000);
 
     let strict = evo1(&[&arguments[..], &["--tolerance", "1e-12"]].concat());
@@ -131,19 +94,9 @@ fn trace_reproduces_training() {
     let policy = fixture("tiny-train-lerobot");
     for stage in ["stage1", "stage2"] {
         let file = policy.join(format!("train_{stage}.safetensors"));
-        let output = evo1(&[
-            "trace",
-            "--policy",
-            text(&policy),
-            "--inputs",
-            text(&file),
-            "--train",
-            stage,
-            "--against",
-            text(&file),
-        ]);
-        assert!(output.status.success(), "{}", stderr(&output));
-        assert!(stdout(&output).contains("grad.model.action_head.seq_pool_proj.weight"));
+        let of_files = ["trace", "--policy", text(&policy), "--inputs", text(&file), "--against", text(&file)];
+        let compared = done(&[&of_files[..], &["--train", stage]].concat());
+        assert!(compared.contains("grad.model.action_head.seq_pool_proj.weight"));
     }
 }
 
@@ -155,17 +108,12 @@ fn convert_writes_a_policy_that_traces_the_same() {
     for format in ["authors", "burnpack", "lerobot"] {
         let to = directory.path().join(format);
         let arguments = ["convert", "--from", text(&policy), "--to", text(&to), "--format", format];
-        let output = evo1(&arguments);
-        assert!(output.status.success(), "{}", stderr(&output));
-        assert!(stdout(&output).contains("written to"));
-        let output = evo1(&["trace", "--policy", text(&to), "--inputs", text(&inputs), "--against", text(&inputs)]);
-        assert!(output.status.success(), "{format}: {}", stderr(&output));
+        assert!(done(&arguments).contains("written to"));
+        done(&["trace", "--policy", text(&to), "--inputs", text(&inputs), "--against", text(&inputs)]);
         refused(&arguments, 1, "holds a policy already");
     }
     let half = directory.path().join("half");
-    let output =
-        evo1(&["convert", "--from", text(&policy), "--to", text(&half), "--format", "lerobot", "--dtype", "mixed"]);
-    assert!(output.status.success(), "{}", stderr(&output));
+    done(&["convert", "--from", text(&policy), "--to", text(&half), "--format", "lerobot", "--dtype", "mixed"]);
     let size = |path: &Path| path.join("model.safetensors").metadata().expect("weights").len();
     assert!(size(&half) < size(&policy) * 9 / 10 && size(&half) > size(&policy) / 2);
     refused(&["convert", "--from", "no/such", "--to", "no/where", "--format", "lerobot"], 1, "no such directory");
@@ -173,9 +121,7 @@ fn convert_writes_a_policy_that_traces_the_same() {
 
 #[test]
 fn devices_lists_every_kind() {
-    let output = evo1(&["devices", "--json"]);
-    assert!(output.status.success(), "{}", stderr(&output));
-    let rows: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let rows = document(&evo1(&["devices", "--json"]));
     let rows = rows.as_array().expect("a list");
     assert_eq!(rows.len(), 8);
     assert!(rows.iter().any(|row| row["built"] == true && row["devices"] != 0), "{rows:?}");
@@ -195,8 +141,7 @@ fn wrong_use_ends_with_2() {
 
 #[test]
 fn a_device_that_is_not_there_is_an_error() {
-    let built = evo1(&["devices", "--json"]);
-    let rows: serde_json::Value = serde_json::from_slice(&built.stdout).expect("JSON");
+    let rows = document(&evo1(&["devices", "--json"]));
     for row in rows.as_array().expect("a list") {
         let name = row["name"].as_str().expect("a name");
         match (row["built"].as_bool(), row["devices"].as_u64()) {
@@ -295,16 +240,11 @@ fn broken_trace_inputs_end_with_1() {
 #[test]
 fn inspect_shows_what_is_in_a_policy() {
     let policy = fixture("tiny-lerobot");
-    let output = evo1(&["inspect", text(&policy), "--strict"]);
-    assert!(output.status.success(), "{}", stderr(&output));
-    let shown = stdout(&output);
+    let shown = done(&["inspect", text(&policy), "--strict"]);
     for line in ["a LeRobot policy, from config.json, vlm_config.json", "profile       lerobot", "unusual       none"] {
         assert!(shown.contains(line), "{shown}");
     }
-    let json = |path: &Path| -> serde_json::Value {
-        let output = evo1(&["inspect", text(path), "--json"]);
-        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", stderr(&output)))
-    };
+    let json = |path: &Path| document(&evo1(&["inspect", text(path), "--json"]));
     let facts = json(&policy);
     for component in facts["components"].as_array().expect("a list") {
         assert_eq!(component["parameters"], component["expected"], "{component}");
@@ -321,10 +261,8 @@ fn inspect_shows_what_is_in_a_policy() {
 
 #[test]
 fn inspect_counts_parameters_and_operations() {
-    let output = evo1(&["inspect", "--flops", "--preset", "evo1", "--json"]);
-    assert!(output.status.success(), "{}", stderr(&output));
-    let document: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("JSON");
-    let components = document["components"].as_array().expect("a list");
+    let counted = document(&evo1(&["inspect", "--flops", "--preset", "evo1", "--json"]));
+    let components = counted["components"].as_array().expect("a list");
     let parameters: u64 = components.iter().filter_map(|component| component["parameters"].as_u64()).sum();
     assert_eq!(parameters, 775_198_640);
     let table = stdout(&evo1(&["inspect", "--flops", text(&fixture("tiny-lerobot"))]));
@@ -337,9 +275,8 @@ fn attention_draws_what_a_policy_looks_at_and_compares() {
     let folder = tempfile::tempdir().expect("folder");
     let policy = fixture("tiny-lerobot");
     let looked = ["attention", "--policy", text(&policy), "--state", "0,0,0,0", "--out", text(folder.path())];
-    let output = evo1(&[&looked[..], &["--words", "Drawer", "--against", text(&policy)]].concat());
-    assert!(output.status.success(), "{}", stderr(&output));
-    assert!(stdout(&output).contains("drawer") && stdout(&output).contains("overlap"), "{}", stdout(&output));
+    let shown = done(&[&looked[..], &["--words", "Drawer", "--against", text(&policy)]].concat());
+    assert!(shown.contains("drawer") && shown.contains("overlap"), "{shown}");
     let json = std::fs::read_to_string(folder.path().join("attention.json")).expect("numbers");
     let entries: Vec<serde_json::Value> = serde_json::from_str(&json).expect("a list");
     assert!(entries.iter().any(|entry| entry["part"] == "action") && !entries.is_empty());
@@ -362,8 +299,7 @@ fn probe_runs_each_component_by_itself() {
     let (first, second) = (folder.path().join("first.safetensors"), folder.path().join("second.safetensors"));
     for component in ["vision-tower", "projector", "language-layer", "action-block", "velocity"] {
         for out in [&first, &second] {
-            let output = evo1(&["probe", component, "--layer", "1", "--out", text(out)]);
-            assert!(output.status.success(), "{component}: {}", stderr(&output));
+            done(&["probe", component, "--layer", "1", "--out", text(out)]);
         }
         assert_eq!(std::fs::read(&first).expect("out"), std::fs::read(&second).expect("out"), "{component} repeats");
     }
@@ -380,18 +316,15 @@ fn a_run_trains_stops_and_goes_on() {
     let dataset = format!("data.data_groups.default.dataset.path={}", fixture("lerobot-datasets/v30").display());
     let output = format!("output={}", run.display());
     let train = ["train", "--config", text(&recipe), "--set", &dataset, "--set", &output];
-    let first = evo1(&[&train[..], &["--set", "steps=3", "--set", "batch_size=4", "--json"]].concat());
-    assert!(first.status.success(), "{}", stderr(&first));
-    let result: serde_json::Value = serde_json::from_str(&stdout(&first)).expect("JSON");
+    let result = document(&evo1(&[&train[..], &["--set", "steps=3", "--set", "batch_size=4", "--json"]].concat()));
     let checkpoint = result["checkpoint"].as_str().expect("a path");
     assert!(result["steps"] == 3 && checkpoint.ends_with("step-00000003"), "{result}");
 
-    let more = evo1(&["train", "--resume", text(&run), "--set", "steps=5"]);
-    assert!(more.status.success() && stdout(&more).starts_with("5 steps"), "{}{}", stdout(&more), stderr(&more));
+    let more = done(&["train", "--resume", text(&run), "--set", "steps=5"]);
+    assert!(more.starts_with("5 steps"), "{more}");
     let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/image.png");
     let state = ["--state", "0,0,0,0,0,0,0,0", "--prompt", "go", "--json"];
-    let predicted = evo1(&[&["infer", "--policy", checkpoint, "--image", text(&image)], &state[..]].concat());
-    assert!(predicted.status.success(), "{}", stderr(&predicted));
+    done(&[&["infer", "--policy", checkpoint, "--image", text(&image)], &state[..]].concat());
 
     refused(&[&train[..], &["--set", "steps=9"]].concat(), 1, "a folder without a run in it");
     refused(&["train", "--config", text(&recipe), "--set", "optimizer.lr=1"], 1, "unknown field `lr`");
@@ -433,11 +366,12 @@ fn a_study_measures_every_cell_and_repeats_nothing() {
         let text = std::fs::read_to_string(out.join("results.jsonl")).expect("results");
         text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect::<Vec<serde_json::Value>>()
     };
-    let missing = |output: &Output| {
-        assert_eq!(output.status.code(), Some(1), "{}", stderr(output));
-        assert!(stderr(output).contains("2 of 8 results are missing"), "{}", stderr(output));
+    let missing = |arguments: &[&str]| {
+        let output = evo1(&[&["ablate", text(&file), "--out", text(&out)], arguments].concat());
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        assert!(stderr(&output).contains("2 of 8 results are missing"), "{}", stderr(&output));
     };
-    missing(&evo1(&["ablate", text(&file), "--out", text(&out)]));
+    missing(&[]);
     let first = lines();
     assert_eq!(first.len(), 8);
     for line in &first {
@@ -456,7 +390,7 @@ fn a_study_measures_every_cell_and_repeats_nothing() {
     // Half a line, as a crash leaves it, is no result; what was measured stays; what failed is tried again.
     let results = std::fs::read_to_string(out.join("results.jsonl")).expect("results");
     std::fs::write(out.join("results.jsonl"), format!("{results}{{\"cell\":\"ba")).expect("cut");
-    missing(&evo1(&["ablate", text(&file), "--out", text(&out), "--jobs", "2"]));
+    missing(&["--jobs", "2"]);
     let second = lines();
     assert_eq!(second[..8], first);
     assert!(second.len() == 10 && second[8..].iter().all(|line| line["cell"] == "too much"), "{second:?}");
@@ -478,12 +412,9 @@ fn a_study_that_cannot_run_is_refused_before_anything_runs() {
     for name in ["integration", "layers", "steps", "two-stage"] {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let file = root.join("ablations").join(format!("{name}.yaml"));
-        let checked = Command::new(env!("CARGO_BIN_EXE_evo1"))
-            .current_dir(&root)
-            .args(["ablate", text(&file), "--check"])
-            .output()
-            .expect("the binary runs");
-        assert!(checked.status.success() && stdout(&checked).contains("3 seeds"), "{name}: {}", stderr(&checked));
+        let checked = support::command(&["ablate", text(&file), "--check"]).current_dir(&root).output();
+        let checked = support::printed(&checked.expect("the program runs"));
+        assert!(checked.contains("3 seeds"), "{name}: {checked}");
     }
 }
 
@@ -499,9 +430,7 @@ fn inspect_names_what_is_unusual() {
         "config.json",
         config.replacen('{', r#"{"new_option": 1,"#, 1).replace("\"hidden_dim\": 40", "\"hidden_dim\": 41").as_bytes(),
     );
-    let output = evo1(&["inspect", text(policy.0.path())]);
-    assert!(output.status.success(), "{}", stderr(&output));
-    let shown = stdout(&output);
+    let shown = done(&["inspect", text(policy.0.path())]);
     for expected in ["config.json: new_option", "(1 up to 1.0e37)", "must have shape [41", "fit "] {
         assert!(shown.contains(expected), "`{expected}` is not in {shown}");
     }

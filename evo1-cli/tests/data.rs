@@ -1,18 +1,16 @@
 //! `evo1 data` and `evo1 stats` from outside.
 #![cfg(feature = "data")]
 
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Stdio},
-};
+mod support;
 
-const DATASETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/lerobot-datasets");
+use std::{fs, path::Path, process::Stdio};
 
-fn evo1(arguments: &[&str]) -> Result<String, String> {
-    let output = Command::new(env!("CARGO_BIN_EXE_evo1")).args(arguments).output().expect("the binary runs");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+use evo1::test_support::fixture;
+use support::{command, done, evo1, printed, stderr, text};
+
+/// The path of a dataset of the fixtures.
+fn dataset(name: &str) -> String {
+    text(&fixture("lerobot-datasets").join(name)).to_owned()
 }
 
 #[test]
@@ -20,9 +18,7 @@ fn data_says_what_a_dataset_holds_and_draws_it() {
     let directory = tempfile::tempdir().expect("directory");
     let plot = directory.path().join("sheet.png");
     for name in ["v21", "v30", "images"] {
-        let dataset = Path::new(DATASETS).join(name);
-        let (dataset, plot_name) = (dataset.to_str().expect("text"), plot.to_str().expect("text"));
-        let printed = evo1(&["data", dataset, "--json", "--plot", plot_name, "--frames", "3"]).expect("done");
+        let printed = done(&["data", &dataset(name), "--json", "--plot", text(&plot), "--frames", "3"]);
         let summary: serde_json::Value = serde_json::from_str(&printed).expect("JSON");
         assert_eq!(summary["fps"], 10.0);
         assert_eq!(summary["features"]["observation.images.front"]["shape"], serde_json::json!([32, 48, 3]));
@@ -31,20 +27,20 @@ fn data_says_what_a_dataset_holds_and_draws_it() {
         let picture = image::load_from_memory(&fs::read(&plot).expect("the plot")).expect("PNG").into_rgb8();
         assert!(picture.width() > 800 && picture.height() > 800, "{:?}", picture.dimensions());
     }
-    let message = evo1(&["data", directory.path().to_str().expect("text")]).expect_err("no dataset");
-    assert!(message.contains("info.json"), "{message}");
+    let output = evo1(&["data", text(directory.path())]);
+    assert!(!output.status.success() && stderr(&output).contains("info.json"), "{}", stderr(&output));
 }
 
 #[test]
 fn an_episode_is_recorded_or_the_feature_for_it_is_named() {
     let directory = tempfile::tempdir().expect("directory");
     let path = directory.path().join("episode.rrd");
-    let recorded = evo1(&["data", &format!("{DATASETS}/v21"), "--rrd", path.to_str().expect("text")]);
+    let output = evo1(&["data", &dataset("v21"), "--rrd", text(&path)]);
     if cfg!(feature = "rerun") {
-        recorded.expect("done");
+        printed(&output);
         assert!(fs::read(path).expect("written").starts_with(b"RRF2"));
     } else {
-        assert!(recorded.expect_err("not in this build").contains("`--features rerun`"));
+        assert!(!output.status.success() && stderr(&output).contains("`--features rerun`"), "{}", stderr(&output));
     }
 }
 
@@ -52,10 +48,9 @@ fn an_episode_is_recorded_or_the_feature_for_it_is_named() {
 fn stats_writes_what_a_policy_reads() {
     let directory = tempfile::tempdir().expect("directory");
     let (config, out) = (directory.path().join("data.yaml"), directory.path().join("norm_stats.json"));
-    let text = format!("data_groups: {{arm: {{set: {{path: {DATASETS}/v21, process_suite: metaworld}}}}}}\n");
-    fs::write(&config, text).expect("write");
-    let [config, out_name] = [&config, &out].map(|path| path.to_str().expect("text"));
-    evo1(&["stats", "--data", config, "--horizon", "4", "--out", out_name]).expect("done");
+    let groups = format!("data_groups: {{arm: {{set: {{path: {}, process_suite: metaworld}}}}}}\n", dataset("v21"));
+    fs::write(&config, groups).expect("write");
+    done(&["stats", "--data", text(&config), "--horizon", "4", "--out", text(&out)]);
     let statistics = evo1::normalize::Statistics::read(&out).expect("statistics");
     let names: Vec<String> = statistics.robots().map(|(name, _)| name).collect();
     assert_eq!(names, ["arm/set"]);
@@ -64,12 +59,12 @@ fn stats_writes_what_a_policy_reads() {
 #[test]
 fn stats_are_merged_by_arm_and_written_for_each_dataset() {
     let directory = tempfile::tempdir().expect("directory");
-    let path = |name: &str| directory.path().join(name).to_str().expect("text").to_owned();
+    let path = |name: &str| text(&directory.path().join(name)).to_owned();
     let set = |name: &str, episodes: &str| {
-        format!("{name}: {{path: {DATASETS}/v21, process_suite: metaworld, episodes: \"{episodes}\"}}")
+        format!("{name}: {{path: {}, process_suite: metaworld, episodes: \"{episodes}\"}}", dataset("v21"))
     };
-    let text = format!("data_groups: {{arm: {{{}, {}}}}}\n", set("a", "0:1"), set("b", "2:3"));
-    fs::write(path("data.yaml"), text).expect("write");
+    let groups = format!("data_groups: {{arm: {{{}, {}}}}}\n", set("a", "0:1"), set("b", "2:3"));
+    fs::write(path("data.yaml"), groups).expect("write");
     let minimum = |path: String| {
         let text = fs::read_to_string(path).expect("written");
         let statistics: serde_json::Value = serde_json::from_str(&text).expect("JSON");
@@ -78,8 +73,7 @@ fn stats_are_merged_by_arm_and_written_for_each_dataset() {
     };
     let run = |per: &str| {
         let (data, out, folder) = (path("data.yaml"), path("norm_stats.json"), path(per));
-        evo1(&["stats", "--data", &data, "--horizon", "4", "--per", per, "--out", &out, "--stats-dir", &folder])
-            .expect("done");
+        done(&["stats", "--data", &data, "--horizon", "4", "--per", per, "--out", &out, "--stats-dir", &folder]);
     };
     run("dataset");
     let own = ["a", "b"].map(|set| minimum(path(&format!("dataset/arm/{set}/stats.json"))));
@@ -96,18 +90,14 @@ fn stats_are_merged_by_arm_and_written_for_each_dataset() {
 
 #[test]
 fn a_reader_that_has_gone_is_no_error() {
-    let dataset = format!("{DATASETS}/v21");
+    let dataset = dataset("v21");
     for arguments in [&["data", &dataset][..], &["data", &dataset, "--json"], &["devices"], &["infer"]] {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_evo1"))
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary runs");
+        let mut child =
+            command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
         // Closed before anything can be written.
         drop(child.stdout.take());
         let output = child.wait_with_output().expect("it ends");
-        let message = String::from_utf8_lossy(&output.stderr);
+        let message = stderr(&output);
         assert!(output.status.success() && !message.contains("panicked"), "{arguments:?}: {message}");
     }
 }

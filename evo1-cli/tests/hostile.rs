@@ -2,14 +2,18 @@
 //! nothing.
 #![cfg(unix)]
 
+mod support;
+
 use std::{
     fs,
     io::{Cursor, Read, Write},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
+use evo1::test_support;
+use support::{done, refusal};
 use tempfile::TempDir;
 use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 
@@ -21,7 +25,7 @@ const TIME: Duration = Duration::from_secs(30);
 
 /// Looks into a file or folder, which must be refused with a message that contains `expected`.
 fn refused(path: &Path, expected: &str) {
-    refused_by(&["inspect", path.to_str().expect("UTF-8")], expected);
+    refused_by(&["inspect", support::text(path)], expected);
 }
 
 fn refused_by(arguments: &[&str], expected: &str) {
@@ -44,12 +48,11 @@ fn refused_by(arguments: &[&str], expected: &str) {
             None => std::thread::sleep(Duration::from_millis(10)),
         }
     };
-    let mut message = String::new();
-    child.stderr.take().expect("piped").read_to_string(&mut message).expect("UTF-8");
-    assert_eq!(status.code(), Some(1), "{arguments:?}: {message}");
+    let mut stderr = Vec::new();
+    child.stderr.take().expect("piped").read_to_end(&mut stderr).expect("read");
+    assert!(str::from_utf8(&stderr).is_ok(), "{arguments:?}: a message is UTF-8");
+    let message = refusal(arguments, &Output { status, stdout: Vec::new(), stderr }, 1);
     assert!(message.contains(expected), "{arguments:?}: `{expected}` is not in: {message}");
-    let errors = message.lines().filter(|line| line.starts_with("error:")).count();
-    assert!(!message.contains("panicked") && errors == 1, "{arguments:?}: {message}");
 }
 
 /// A folder for the files of one test.
@@ -118,9 +121,7 @@ fn tensor(shape: &[i64], stride: &[i64], offset: i64) -> Vec<u8> {
 fn the_checkpoints_made_here_are_read_when_they_are_harmless() {
     let folder = Folder::new();
     let path = folder.checkpoint(&module(&tensor(&[2], &[1], 0)));
-    let output = Command::new(env!("CARGO_BIN_EXE_evo1")).arg("inspect").arg(&path).output().expect("runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("unknown"));
+    assert!(done(&["inspect", support::text(&path)]).contains("unknown"));
 }
 
 #[test]
@@ -156,7 +157,7 @@ fn a_pickle_that_calls_os_system_calls_nothing() {
     // Beside the weights it is skipped, like every other object that is no tensor.
     let beside = module(&[tensor(&[2], &[1], 0), b"s".to_vec(), text("y"), command.into_bytes()].concat());
     let path = folder.checkpoint(&beside);
-    assert!(Command::new(env!("CARGO_BIN_EXE_evo1")).arg("inspect").arg(path).status().expect("runs").success());
+    done(&["inspect", support::text(&path)]);
     assert!(!trace.exists());
 }
 
@@ -242,7 +243,7 @@ fn an_index_of_shards_leads_nowhere_else() {
 }
 
 fn fixture(name: &str) -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/tiny-lerobot")).join(name)
+    test_support::fixture("tiny-lerobot").join(name)
 }
 
 /// A policy's folder without its weights.
@@ -271,7 +272,7 @@ fn links_that_lead_in_circles_and_pipes_are_refused() {
     let config = folder.0.path().join("config.json");
     fs::remove_file(&config).expect("removed");
     std::os::unix::fs::symlink("config.json", &config).expect("a link");
-    refused_by(&["infer", "--policy", folder.0.path().to_str().expect("UTF-8")], "config.json");
+    refused_by(&["infer", "--policy", support::text(folder.0.path())], "config.json");
 }
 
 #[test]
@@ -279,7 +280,7 @@ fn configurations_of_monsters_are_refused() {
     let folder = policy();
     fs::copy(fixture("model.safetensors"), folder.0.path().join("model.safetensors")).expect("copied");
     let config = fs::read_to_string(fixture("config.json")).expect("fixture");
-    let path = folder.0.path().to_str().expect("UTF-8").to_owned();
+    let path = support::text(folder.0.path()).to_owned();
     for (from, to, expected) in [
         (r#""num_layers": 2"#, r#""num_layers": 1000000000"#, "`num_layers` must be from 1 to 1000"),
         (r#""vlm_num_layers": 2"#, r#""vlm_num_layers": 1000000000"#, "`vlm_num_layers` must be from 1 to 1000"),

@@ -1,11 +1,13 @@
 //! `--policy hf://owner/name` against a server on this machine.
 #![cfg(feature = "hub")]
 
+mod support;
+
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, Write},
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::Output,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU16, Ordering},
@@ -13,12 +15,14 @@ use std::{
     thread,
 };
 
+use evo1::test_support;
+use support::{command, document, refusal, stderr};
 use tempfile::TempDir;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 fn fixture() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/tiny-lerobot"))
+    test_support::fixture("tiny-lerobot")
 }
 
 /// As much of the Hub as a download asks for: one repository, `robots/tiny`, with a fixture's files.
@@ -120,9 +124,9 @@ fn answer(path: &str, range: &str) -> (String, String, Vec<u8>) {
 
 /// Runs the binary with a cache of its own.
 fn evo1(arguments: &[&str], endpoint: &str, cache: &Path, offline: bool) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_evo1"));
-    command.args(arguments).env("HF_ENDPOINT", endpoint).env("HF_HOME", cache).env("NO_PROXY", "127.0.0.1");
-    for variable in ["EVO1_DEVICE", "HF_TOKEN", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HUGGINGFACE_HUB_CACHE"] {
+    let mut command = command(arguments);
+    command.env("HF_ENDPOINT", endpoint).env("HF_HOME", cache).env("NO_PROXY", "127.0.0.1");
+    for variable in ["HF_TOKEN", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HUGGINGFACE_HUB_CACHE"] {
         command.env_remove(variable);
     }
     if offline {
@@ -132,21 +136,14 @@ fn evo1(arguments: &[&str], endpoint: &str, cache: &Path, offline: bool) -> Outp
 }
 
 fn actions(output: &Output) -> serde_json::Value {
-    let mut stderr = String::new();
-    output.stderr.as_slice().read_to_string(&mut stderr).expect("UTF-8");
-    assert!(output.status.success(), "{stderr}");
-    let printed: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    printed["actions"].clone()
+    document(output)["actions"].clone()
 }
 
 fn refused(output: &Output, expected: &[&str]) {
-    let message = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{message}");
+    let message = refusal(expected, output, 1);
     for part in expected {
         assert!(message.contains(part), "`{part}` is not in {message}");
     }
-    assert_eq!(message.lines().filter(|line| line.starts_with("error:")).count(), 1, "{message}");
-    assert!(!message.contains("panicked"), "{message}");
 }
 
 /// A port on which nobody listens.
@@ -184,7 +181,7 @@ fn a_policy_is_downloaded_once_and_found_without_network() {
     let used_in_spite_of = |endpoint: &str, reason: &str| {
         let output = infer("hf://robots/tiny", endpoint, &cache, false);
         assert_eq!(actions(&output), expected);
-        let message = String::from_utf8_lossy(&output.stderr);
+        let message = stderr(&output);
         assert!(message.contains("the cached files are used") && message.contains(reason), "{message}");
     };
     used_in_spite_of(&nobody(), "refused");

@@ -1,11 +1,12 @@
 //! `evo1 serve` as a process: its answers are those of `evo1 infer`, signals end it, and hostile traffic does not.
 #![cfg(all(unix, feature = "serve"))]
 
+mod support;
+
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -19,35 +20,24 @@ use evo1::{
     rng::{self, RngExt},
 };
 use evo1_serve::{
-    client::{CallOptions, Client, ClientOptions, Reply, read_reply},
+    client::{CallOptions, ClientOptions, Reply, read_reply},
     protocol::json,
+};
+use support::{
+    command, document, evo1, refusal,
+    server::{Serving, sample},
 };
 use tokio_tungstenite::tungstenite::{self, Message, stream::MaybeTlsStream};
 
 /// `evo1 serve` with the embedded policy.
-struct Serving {
-    process: Child,
-    address: SocketAddr,
+fn serving(arguments: &[&str]) -> Serving {
+    let serve = ["serve", "--device", "flex", "--bind", "127.0.0.1:0", "--steps", "2"];
+    Serving::start(command(&serve).args(arguments).stderr(Stdio::piped()))
 }
 
 impl Serving {
-    fn start(arguments: &[&str]) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_evo1"))
-            .args(["serve", "--device", "flex", "--bind", "127.0.0.1:0", "--steps", "2"])
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary runs");
-        let mut line = String::new();
-        BufReader::new(process.stdout.as_mut().expect("piped")).read_line(&mut line).expect("a line");
-        let address = line.trim().strip_prefix("listening on ws://").expect("where it listens");
-        Self { address: address.parse().expect("an address"), process }
-    }
-
-    fn client(&self) -> Client {
-        let options = ClientOptions { action_dim: 4, ..ClientOptions::default() };
-        Client::connect(&format!("ws://{}", self.address), options).expect("a connection")
+    fn socket_address(&self) -> SocketAddr {
+        self.address.trim_start_matches("ws://").parse().expect("an address")
     }
 
     /// A number of `/proc/PID/status` in bytes.
@@ -75,28 +65,9 @@ impl Serving {
     }
 }
 
-/// The observation that is embedded in the binary.
-fn sample() -> Observation {
-    let frame = |name: &str| {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets").join(name);
-        let image = image::open(path).expect("an image").into_rgb8();
-        Frame::new(image.width() as usize, image.height() as usize, image.into_raw()).expect("full")
-    };
-    Observation {
-        views: vec![View::Present(frame("image.png"))],
-        state: vec![0.001_889_564, 0.666_399_5, 0.287_608_56, 1.0, 0.008_976_636, 0.73, 0.09, 1.0],
-        instruction: "Open the drawer".into(),
-        ..Observation::default()
-    }
-}
-
 fn infer(seed: &str) -> Vec<Vec<f32>> {
-    let output = Command::new(env!("CARGO_BIN_EXE_evo1"))
-        .args(["infer", "--device", "flex", "--json", "--steps", "2", "--seed", seed])
-        .output()
-        .expect("the binary runs");
-    let document: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    serde_json::from_value(document["actions"].clone()).expect("actions")
+    let output = evo1(&["infer", "--device", "flex", "--json", "--steps", "2", "--seed", seed]);
+    serde_json::from_value(document(&output)["actions"].clone()).expect("actions")
 }
 
 fn columns(reply: &Reply, width: usize) -> Vec<Vec<f32>> {
@@ -105,8 +76,8 @@ fn columns(reply: &Reply, width: usize) -> Vec<Vec<f32>> {
 
 #[test]
 fn answers_are_those_of_infer_to_the_bit_and_sigterm_ends_with_0() {
-    let server = Serving::start(&["--seed", "4"]);
-    let mut client = server.client();
+    let server = serving(&["--seed", "4"]);
+    let mut client = server.client(4);
     let reply = client.predict(&sample(), &CallOptions::default()).expect("a reply");
     assert_eq!(columns(&reply, 4), infer("4"));
     let call = CallOptions { seed: Some(3), ..CallOptions::default() };
@@ -119,10 +90,8 @@ fn answers_are_those_of_infer_to_the_bit_and_sigterm_ends_with_0() {
 #[test]
 fn wrong_use_is_refused_with_the_remedy() {
     let refused = |arguments: &[&str], code: i32, expected: &str| {
-        let output = Command::new(env!("CARGO_BIN_EXE_evo1")).arg("serve").args(arguments).output().expect("it runs");
-        let message = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(code), "{message}");
-        assert!(message.contains(expected) && !message.contains("panicked"), "{expected}: {message}");
+        let message = refusal(arguments, &evo1(&[&["serve"], arguments].concat()), code);
+        assert!(message.contains(expected), "{expected}: {message}");
     };
     refused(&["--bind", "0.0.0.0:0"], 1, "--insecure");
     refused(&["--bind", "here"], 2, "--bind");
@@ -144,10 +113,9 @@ fn hostile_traffic_neither_ends_nor_misleads_the_server() {
     let is_whole = messages > FEW;
     let idle = if is_whole { 1000 } else { 40 };
     rlimit::increase_nofile_limit(4096).expect("enough files");
-    let server = Serving::start(&["--transfer-timeout-s", "10", "--max-memory", "200000000"]);
-    let address = server.address;
-    let url = format!("ws://{address}");
-    let mut client = server.client();
+    let server = serving(&["--transfer-timeout-s", "10", "--max-memory", "200000000"]);
+    let (address, url) = (server.socket_address(), server.address.clone());
+    let mut client = server.client(4);
     let call = CallOptions { seed: Some(1), ..CallOptions::default() };
     let expected = client.predict(&small(), &call).expect("a reply").chunk;
     let before = server.memory("VmRSS:");

@@ -122,7 +122,7 @@ pub fn largest(values: &(impl Floats + ?Sized)) -> f64 {
 }
 
 /// Asserts that `got` has the shape of `want`, and that no value is farther from the wanted one than `tolerance` times the
-/// [largest](largest) magnitude of `want`: the tolerance is relative, and the same for every value of a tensor.
+/// [`largest`] magnitude of `want`: the tolerance is relative, and the same bound holds for every value.
 ///
 /// # Panics
 /// When it is not so, or a value is NaN, with `what` and the first value that is too far.

@@ -1,7 +1,11 @@
 //! Every operation of `ops` equals the same made of burn's elementary ones, forward and backward, on every device.
 
 use burn::tensor::{Bool, DType, Device, Distribution, Tensor, TensorData, activation};
-use evo1_core::{device::test_devices, ops};
+use evo1_core::{
+    device::test_devices,
+    ops,
+    test_support::{assert_within, largest},
+};
 use evo1_kernels::Activation;
 
 /// A function of some tensors.
@@ -16,7 +20,7 @@ fn assert_same(what: &str, device: &Device, shapes: &[[usize; 4]], got: Function
     let expected = want(&inputs);
     let direction = random(expected.dims());
     let expected = expected.into_data();
-    assert_close(&what, &got(&inputs).into_data(), &expected);
+    assert_equal(&what, &got(&inputs).into_data(), &expected);
 
     let tracked = device.clone().autodiff();
     let differentiated = |function: Function| {
@@ -29,18 +33,15 @@ fn assert_same(what: &str, device: &Device, shapes: &[[usize; 4]], got: Function
         (out.into_data(), of_inputs)
     };
     let ((got, got_grads), (_, want_grads)) = (differentiated(got), differentiated(want));
-    assert_close(&format!("{what}, with gradients"), &got, &expected);
+    assert_equal(&format!("{what}, with gradients"), &got, &expected);
     for (index, (got, want)) in got_grads.iter().zip(&want_grads).enumerate() {
-        assert_close(&format!("{what}, gradient {index}"), got, want);
+        assert_equal(&format!("{what}, gradient {index}"), got, want);
     }
 }
 
-fn assert_close(what: &str, got: &TensorData, want: &TensorData) {
-    assert_eq!(got.shape(), want.shape(), "{what}");
-    let largest = want.iter::<f32>().fold(0.0, |largest: f32, value| largest.max(value.abs()));
-    for (index, (got, want)) in got.iter::<f32>().zip(want.iter::<f32>()).enumerate() {
-        assert!((got - want).abs() <= 1e-5 * (1.0 + largest), "{what}, element {index}: {got} is not {want}");
-    }
+/// Within 1e-5, and besides within 1e-5 of the largest value.
+fn assert_equal(what: &str, got: &TensorData, want: &TensorData) {
+    assert_within(what, got, want, 1e-5 * (1.0 + largest(want)));
 }
 
 fn vector(x: &Tensor<4>) -> Tensor<1> {

@@ -117,7 +117,7 @@ impl Work {
         self.collator.batch(samples, &positions, first.advanced(size, epoch_len))
     }
 
-    /// The sample drawn at a position, or another one when its episode cannot be read and such are skipped.
+    /// The sample drawn at a position, or another one where unreadable episodes are skipped and its own is one.
     fn sample(&self, position: Position) -> Result<Sample> {
         let mut place = self.mixture.locate(position);
         let mut attempt = 0;

@@ -10,13 +10,14 @@ use evo1::{
     chunk::{ChunkGuidance, rest_of},
     config::Profile,
     device::DeviceName,
+    test_support::{assert_within, frame, largest},
 };
 use evo1_serve::{
     PolicyModel, Rtc, ServerOptions,
     client::{CallOptions, Client, ClientOptions},
     protocol::{Scaling, json},
 };
-use support::{Running, frame};
+use support::Running;
 use tokio_tungstenite::tungstenite::Message;
 
 fn policy() -> Policy {
@@ -33,9 +34,9 @@ fn options() -> ServerOptions {
     ServerOptions { scaling: Scaling::Policy, ..ServerOptions::default() }
 }
 
-fn observation(seed: usize) -> Observation {
+fn observation(seed: u64) -> Observation {
     Observation {
-        views: vec![View::Present(frame(40, seed)), View::Masked(frame(64, seed + 1)), View::Absent],
+        views: vec![View::Present(frame(seed, 40, 40)), View::Masked(frame(seed + 1, 64, 64)), View::Absent],
         state: vec![0.1, 0.6, 0.2, 1.0, 0.0, 0.7, 0.02, 0.5],
         instruction: "Press the button".into(),
         ..Observation::default()
@@ -135,18 +136,18 @@ fn batched_answers_are_those_of_one_by_one() {
     let policy = policy();
     let batching = ServerOptions { max_batch: 4, batch_wait: Duration::from_secs(2), ..options() };
     let server = Running::with(model(&policy), batching);
-    let threads: Vec<_> = (0..4_usize)
+    let threads: Vec<_> = (0..4_u64)
         .map(|index| {
             let url = server.url("");
             std::thread::spawn(move || {
                 let mut client = Client::connect(&url, client_options()).expect("a connection");
                 let mut observation = observation(index);
-                observation.instruction.push_str(&" now".repeat(index));
-                let call = CallOptions { seed: Some(index as u64), ..CallOptions::default() };
+                observation.instruction.push_str(&" now".repeat(index as usize));
+                let call = CallOptions { seed: Some(index), ..CallOptions::default() };
                 let text = json::encode(&observation, &call, &client_options());
                 let reply = client.exchange(&text).expect("a reply");
                 let batch = serde_json::from_str::<serde_json::Value>(&reply).expect("JSON")["batch"].as_u64();
-                (observation, index as u64, batch, evo1_serve::client::read_reply(&reply).expect("a reply"))
+                (observation, index, batch, evo1_serve::client::read_reply(&reply).expect("a reply"))
             })
         })
         .collect();
@@ -154,9 +155,7 @@ fn batched_answers_are_those_of_one_by_one() {
         let (observation, seed, batch, reply) = thread.join().expect("a client");
         assert_eq!(batch, Some(4), "computed together");
         let (got, want) = (robot_columns(reply.chunk.values()), predicted(&policy, &observation, seed));
-        let scale = want.iter().fold(1.0_f32, |scale, value| scale.max(value.abs()));
-        let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        assert!(worst <= 1e-5 * scale, "seed {seed}: {worst}");
+        assert_within(&format!("seed {seed}"), &got, &want, 1e-5 * largest(&want).max(1.0));
     }
 }
 
@@ -198,7 +197,7 @@ fn openpi_clients_get_the_librarys_answers() {
     let Message::Binary(metadata) = raw.read() else { panic!("metadata come first") };
     let metadata: serde_json::Value = rmp_serde::from_slice(&metadata).expect("msgpack");
     assert_eq!(metadata["horizon"], 16);
-    let image = frame(40, 1);
+    let image = frame(1, 40, 40);
     let observation = Observation { views: vec![View::Present(image.clone())], ..observation(1) };
     let mut bytes = Vec::new();
     let state: Vec<u8> = observation.state.iter().flat_map(|value| value.to_le_bytes()).collect();

@@ -1,4 +1,4 @@
-//! What a policy comes to on data, usually data that it was not trained on.
+//! The loss and the action error of a policy on data, usually data that it was not trained on.
 
 use std::{sync::Arc, time::Instant};
 

@@ -155,7 +155,7 @@ impl<C: Components> Learner<C> {
         let network = with_stable_ids(policy.network).train();
         let network = config.trained.apply(network)?;
         let optimizer = config.optimizer.build(&network);
-        let policy = Policy::new(policy.config, network, policy.tokenizer, policy.statistics, &device);
+        let policy = Policy::new_as(policy.config, network, policy.tokenizer, policy.statistics, &device);
         Ok(Self { policy, optimizer, config, flow, devices: vec![device], frozen, progress: Progress::default() })
     }
 
@@ -180,7 +180,7 @@ impl<C: Components> Learner<C> {
     pub fn policy(&self) -> Policy<C> {
         let Policy { config, network, tokenizer, statistics, .. } = self.policy.clone();
         let device = self.devices[0].clone().without_autodiff();
-        Policy::new(config, network.valid(), tokenizer, statistics, &device)
+        Policy::new_as(config, network.valid(), tokenizer, statistics, &device)
     }
 
     /// Number of parameters that are trained, and of all.

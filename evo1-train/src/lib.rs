@@ -41,7 +41,7 @@ mod trainer;
 pub use batch::{BatchSource, TrainBatch};
 pub use config::{
     CheckpointConfig, Compute, DataSource, PolicySource, Preset, ScheduleConfig, StatisticsSource, TokenizerSource,
-    TrainConfig, parse_config, read_config,
+    TrainConfig, assign, parse_config, read_config,
 };
 pub use data::DatasetBatches;
 pub use error::{Error, Result};

@@ -267,7 +267,7 @@ fn with_dropout<C: Components>(policy: Policy<C>, dropout: Option<f64>) -> Polic
     let Policy { mut config, mut network, tokenizer, statistics, .. } = policy;
     config.action.dropout = dropout;
     network.action = network.action.with_dropout(dropout);
-    Policy::new(config, network, tokenizer, statistics, &device)
+    Policy::new_as(config, network, tokenizer, statistics, &device)
 }
 
 /// Who hears of a run, and may end it.

@@ -1,13 +1,14 @@
 //! The optimiser steps that the PyTorch fixtures record, reproduced by the trainer's own step.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::collections::BTreeMap;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use evo1::{
     Inputs, LoadOptions, Policy, VelocityModel,
     device::test_devices,
+    test_support::{Values, assert_close, fixture},
     vlm::TokenBatch,
-    weights::{Naming, TensorReader, WeightFile, checkpoint_tensors, floats},
+    weights::{Naming, WeightFile, checkpoint_tensors, floats},
 };
 use evo1_train::{
     Decay, Draw, Learner, LearnerConfig, OptimizerConfig, Schedule, TrainBatch, TrainedParts, parameters,
@@ -18,10 +19,6 @@ const TOLERANCE: f64 = 1e-4;
 
 /// Adam's first step is the gradient's sign: gradients smaller than this part of their norm are rounding noise.
 const NOISE: f64 = 1e-5;
-
-fn fixture(name: &str) -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures")).join(name)
-}
 
 struct Fixture {
     file: WeightFile,
@@ -102,16 +99,8 @@ impl Fixture {
     }
 }
 
-struct Values;
-
-impl TensorReader for Values {
-    fn read<const D: usize>(&self, param: &Tensor<D>) -> Option<Tensor<D>> {
-        Some(param.clone())
-    }
-}
-
-fn assert_close(what: &str, got: f64, want: f64) {
-    assert!((got - want).abs() <= TOLERANCE * want.abs(), "{what}: got {got}, want {want}");
+fn assert_equal(what: &str, got: f64, want: f64) {
+    assert_close(what, &got, &want, TOLERANCE);
 }
 
 #[test]
@@ -130,9 +119,9 @@ fn optimizer_steps_equal_pytorch() {
                     let report = learner.step_with(&batch, fixture.draw(step)).expect("a step");
                     let what = |value: &str| format!("{name} {stage}: step{step}.{value}");
                     assert!(!report.is_skipped);
-                    assert_close(&what(loss), report.loss, fixture.numbers(&format!("step{step}.{loss}"))[0]);
+                    assert_equal(&what(loss), report.loss, fixture.numbers(&format!("step{step}.{loss}"))[0]);
                     let norm = fixture.numbers(&format!("step{step}.grad_norm"))[0];
-                    assert_close(&what("grad_norm"), report.gradient_norm, norm);
+                    assert_equal(&what("grad_norm"), report.gradient_norm, norm);
                     let compared = fixture.assert_parameters(&learner.policy(), step + 1);
                     assert_eq!(compared, parameters, "{}", what("parameters"));
                 }
@@ -195,8 +184,8 @@ fn batches_of_a_step_count_like_one_batch_of_all_their_samples() {
         let (mut split, mut threads) = (learner(1), learner(1).on_devices(&[device.clone(), device.clone()]));
         let parts = [batch(&[0.1, 0.4]), batch(&[-0.3, 0.8])];
         let (one, two) = (split.step(&parts).expect("step"), threads.step(&parts).expect("step"));
-        assert_close("loss", two.loss, one.loss);
-        assert_close("norm", two.gradient_norm, one.gradient_norm);
+        assert_equal("loss", two.loss, one.loss);
+        assert_equal("norm", two.gradient_norm, one.gradient_norm);
 
         // The same samples, times and noise in one batch.
         let mut whole = learner(1);
@@ -206,8 +195,8 @@ fn batches_of_a_step_count_like_one_batch_of_all_their_samples() {
             noise: Tensor::cat(draws.into_iter().map(|draw| draw.noise).collect(), 0),
         };
         let all = whole.step_with(&batch(&[0.1, 0.4, -0.3, 0.8]), draw).expect("step");
-        assert_close("loss", one.loss, all.loss);
-        assert_close("norm", one.gradient_norm, all.gradient_norm);
+        assert_equal("loss", one.loss, all.loss);
+        assert_equal("norm", one.gradient_norm, all.gradient_norm);
     }
 }
 
@@ -239,8 +228,8 @@ fn running_layers_again_changes_no_gradient() {
                 (report, parameters_of(&learner))
             };
             let ((plain, expected), (pieces, got)) = (run(false), run(true));
-            assert_close("loss", pieces.loss, plain.loss);
-            assert_close("norm", pieces.gradient_norm, plain.gradient_norm);
+            assert_equal("loss", pieces.loss, plain.loss);
+            assert_equal("norm", pieces.gradient_norm, plain.gradient_norm);
             let far = got.iter().zip(&expected).filter(|(got, want)| (*got - *want).abs() > 1e-4).count();
             // Adam's first step is the gradient's sign, which rounding decides where the gradient is nothing else.
             assert!(far * 1000 < got.len(), "{far} of {} parameters differ", got.len());
@@ -275,7 +264,7 @@ fn draws_share_one_context() {
                 one.step_with(&batch, draw).expect("step").loss / 3.0
             })
             .sum();
-        assert_close("loss", several.step(std::slice::from_ref(&batch)).expect("step").loss, expected);
+        assert_equal("loss", several.step(std::slice::from_ref(&batch)).expect("step").loss, expected);
     }
 }
 

@@ -258,9 +258,9 @@ mod tests {
         let prompts = [tokenizer.encode(&[2, 3], "go").expect("a"), tokenizer.encode(&[2, 3], "go on").expect("b")];
         let present = [vec![true, false], vec![true, true]];
         let batch = tokenizer.batch(&prompts, &present, PromptLength::LongestOfBatch);
-        let masked: Vec<usize> =
+        let hidden: Vec<usize> =
             batch.attention_mask().map(|row| row.iter().filter(|valid| !**valid).count()).collect();
-        assert_eq!(masked, [3 + 3, 0], "three image tokens and three of padding");
+        assert_eq!(hidden, [3 + 3, 0], "three image tokens and three of padding");
         assert_eq!(tokenizer.batch(&prompts, &present, PromptLength::Fixed).dims(), [2, 64]);
     }
 

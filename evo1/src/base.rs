@@ -64,7 +64,7 @@ impl Policy {
         let network = Evo1::<C::Vlm, C::Action>::init(&config, &options.device)?;
         let (network, weights) = load_network(network, &file, &config, options)?;
         let network = network.with_initialized_action(seed, |path| options.precision.of(path));
-        let policy = Policy::new(config, network, tokenizer, None, &options.device);
+        let policy = Policy::new_as(config, network, tokenizer, None, &options.device);
         Ok((policy, LoadReport { unknown_keys: Vec::new(), weights, profile_source }))
     }
 

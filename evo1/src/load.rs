@@ -79,7 +79,7 @@ impl Policy {
             let message = "its weights are a base model without an action expert".into();
             return Err(Error::NotAPolicy { path: directory.to_owned(), message });
         }
-        let policy = Policy::new(config, network, tokenizer, statistics, &options.device);
+        let policy = Policy::new_as(config, network, tokenizer, statistics, &options.device);
         Ok((policy, LoadReport { unknown_keys, weights, profile_source }))
     }
 }

@@ -100,18 +100,31 @@ pub enum ActionWidth {
     Padded,
 }
 
-impl<C: Components> Policy<C> {
+impl Policy {
     /// A policy of its parts.
     pub fn new(
+        config: PolicyConfig,
+        network: Evo1,
+        tokenizer: PromptTokenizer,
+        statistics: Option<Statistics>,
+        device: &Device,
+    ) -> Self {
+        Self::new_as::<Published>(config, network, tokenizer, statistics, device)
+    }
+
+    /// [`Policy::new`] of other components.
+    pub fn new_as<C: Components>(
         config: PolicyConfig,
         network: Evo1<C::Vlm, C::Action>,
         tokenizer: PromptTokenizer,
         statistics: Option<Statistics>,
         device: &Device,
-    ) -> Self {
-        Self { config, network, tokenizer, statistics, device: device.clone(), black: Arc::default() }
+    ) -> Policy<C> {
+        Policy { config, network, tokenizer, statistics, device: device.clone(), black: Arc::default() }
     }
+}
 
+impl<C: Components> Policy<C> {
     /// Where the network lives.
     pub fn device(&self) -> &Device {
         &self.device

@@ -55,7 +55,7 @@ impl Policy {
         let network = Evo1::init(&config, device)?;
         let network = network.initialized(seed, InitialScales::default(), |path| precision.of(path));
         let tokenizer = byte_tokenizer(config.max_text_length)?;
-        Ok(Policy::new(config, network, tokenizer, None, device))
+        Ok(Policy::new_as(config, network, tokenizer, None, device))
     }
 
     /// The tiny preset with weights from a seed and Meta-World's statistics, in f32, for tests.
@@ -85,6 +85,6 @@ impl Policy {
             PromptTokenizer::from_bytes(&file("tokenizer.json"), EMBEDDED_TOKENIZER, config.max_text_length)?;
         let weights = WeightFile::from_bytes(&file("model.safetensors"), EMBEDDED_WEIGHTS)?;
         let (network, _) = load_network(Evo1::init(&config, &options.device)?, &weights, &config, options)?;
-        Ok(Policy::new(config, network, tokenizer, Some(embedded_statistics()?), &options.device))
+        Ok(Policy::new_as(config, network, tokenizer, Some(embedded_statistics()?), &options.device))
     }
 }

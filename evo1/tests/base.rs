@@ -5,13 +5,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, TensorData};
 use evo1::{
     LoadOptions, Policy,
     config::PolicyConfig,
     convert::Format,
     device::test_devices,
-    weights::{Naming, TensorReader, WeightFile, checkpoint_tensors, floats, write_safetensors},
+    test_support::{self, Values},
+    weights::{Naming, WeightFile, checkpoint_tensors, floats, write_safetensors},
 };
 use tempfile::TempDir;
 
@@ -56,7 +57,7 @@ const NATIVE: Layout = Layout {
 };
 
 fn fixture(name: &str) -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/tiny-official")).join(name)
+    test_support::fixture("tiny-official").join(name)
 }
 
 fn native_config() -> String {
@@ -114,16 +115,8 @@ fn config(base: &Path) -> PolicyConfig {
     config
 }
 
-struct Values;
-
-impl TensorReader for &Values {
-    fn read<const D: usize>(&self, param: &Tensor<D>) -> Option<Tensor<D>> {
-        Some(param.clone())
-    }
-}
-
 fn weights(policy: &Policy) -> Tensors {
-    checkpoint_tensors(&policy.network, Naming::LEROBOT, &Values)
+    checkpoint_tensors(&policy.network, Naming::LEROBOT, Values)
 }
 
 fn action_expert(weights: Tensors) -> Tensors {

@@ -1,9 +1,6 @@
 //! A policy means the same in every format, and comes back bit for bit.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, path::Path};
 
 use burn::tensor::{DType, Device, TensorData};
 use evo1::{
@@ -11,6 +8,7 @@ use evo1::{
     config::Precision,
     convert::{ConvertOptions, Format, convert},
     device::test_devices,
+    test_support::fixture,
     trace,
     weights::{WeightFile, write_safetensors},
 };
@@ -24,10 +22,6 @@ const FIXTURES: [&str; 7] = [
     "tiny-train-official",
     "tiny-authors",
 ];
-
-fn fixture(name: &str) -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures")).join(name)
-}
 
 fn tensors(path: &Path) -> BTreeMap<String, TensorData> {
     let file = WeightFile::open(path).unwrap_or_else(|error| panic!("{error}"));

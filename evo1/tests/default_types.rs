@@ -1,18 +1,16 @@
 //! What a device makes of numbers that name no type does not reach a prediction.
 #![cfg(feature = "flex")]
 
-use std::path::Path;
-
 use burn::tensor::{DType, Device, FloatDType};
-use evo1::{Frame, LoadOptions, Noise, Observation, Policy, View, trace, weights::WeightFile};
+use evo1::{Frame, LoadOptions, Noise, Observation, Policy, View, test_support::fixture, trace, weights::WeightFile};
 
 /// In a process of its own: a device's type can be set once, before anything is computed on it.
 #[test]
 fn a_device_whose_own_type_is_bf16_predicts_in_the_policys_type() {
     let mut device = Device::flex();
     device.configure(FloatDType::BF16).expect("a device that is not in use yet");
-    let fixture = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/tiny-lerobot"));
-    let (policy, _) = Policy::load(fixture, &LoadOptions::new(&device)).expect("a policy");
+    let fixture = fixture("tiny-lerobot");
+    let (policy, _) = Policy::load(&fixture, &LoadOptions::new(&device)).expect("a policy");
 
     let file = WeightFile::open(&fixture.join("inference.safetensors")).expect("a fixture");
     let tensors = trace::inference(&policy, &file, None).expect("a trace");

@@ -1,15 +1,13 @@
 //! Every tensor of the PyTorch fixtures, recomputed from their inputs, on every device of the build.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use burn::tensor::{DType, Device};
 use evo1::{
     LoadOptions, Policy,
     config::{Precision, Profile},
     device::test_devices,
+    test_support::fixture,
     trace::{self, Stage, Tensors, TraceComparison},
     weights::WeightFile,
 };
@@ -25,10 +23,6 @@ const FIXTURES: [&str; 6] = [
     "tiny-train-lerobot",
     "tiny-train-official",
 ];
-
-fn fixture(name: &str) -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures")).join(name)
-}
 
 fn load(name: &str, device: &Device, profile: Option<Profile>, precision: Precision) -> Policy {
     let options = LoadOptions { profile, precision, ..LoadOptions::new(device) };

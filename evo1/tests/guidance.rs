@@ -1,7 +1,5 @@
 //! Real-time chunking equals PyTorch, with the identity and with the Jacobian, on every device of the build.
 
-use std::path::{Path, PathBuf};
-
 use burn::tensor::{Device, Tensor, TensorData};
 use evo1::{
     Context, LoadOptions, Policy, Trace, VelocityModel,
@@ -10,6 +8,7 @@ use evo1::{
         flow::{Guidance, GuidanceConfig, GuidanceMethod, PrefixSchedule},
     },
     device::test_devices,
+    test_support::{assert_close, fixture},
     weights::{WeightFile, floats},
 };
 
@@ -19,11 +18,7 @@ const DELAY: usize = 1;
 const EXECUTION_HORIZON: usize = 4;
 
 /// Largest difference, relative to the tensor's largest magnitude.
-const TOLERANCE: f32 = 1e-4;
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures")).join(name)
-}
+const TOLERANCE: f64 = 1e-4;
 
 fn tensor<const D: usize>(file: &WeightFile, name: &str, device: &Device) -> Tensor<D> {
     let data = file.read(name).expect(name);
@@ -64,11 +59,8 @@ fn guided_chunks_equal_pytorch() {
                 let (noise, mask, mut trace) = (noise.clone(), mask.clone(), Trace::off());
                 let actions = sampler.sample_guided(expert, &conditioning, noise, mask, Some(&guidance), &mut trace);
                 let name = format!("{method_name}.{schedule_name}");
-                let want = floats(&guided.read(&name).expect("fixture"));
-                let got: Vec<f32> = actions.expect("actions").into_data().iter().collect();
-                let largest = want.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
-                let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-                assert!(worst <= TOLERANCE * largest, "{name} on {device:?}: {worst} of {largest}");
+                let want = guided.read(&name).expect("fixture");
+                assert_close(&format!("{name} on {device:?}"), &actions.expect("actions"), &want, TOLERANCE);
             }
         }
     }

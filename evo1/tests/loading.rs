@@ -5,22 +5,23 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, TensorData};
 use evo1::{
     Frame, LoadOptions, Observation, Policy, PredictOptions, Result, View,
     config::{Precision, Profile},
     device::test_devices,
+    test_support::{Values, fixture},
     trace,
-    weights::{Naming, TensorReader, WeightFile, checkpoint_tensors, floats, write_safetensors},
+    weights::{Naming, WeightFile, checkpoint_tensors, floats, write_safetensors},
 };
 use tempfile::TempDir;
 
-fn fixture() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/tiny-lerobot"))
+fn lerobot() -> PathBuf {
+    fixture("tiny-lerobot")
 }
 
 fn weights() -> BTreeMap<String, TensorData> {
-    let file = WeightFile::open(&fixture().join("model.safetensors")).expect("fixture");
+    let file = WeightFile::open(&lerobot().join("model.safetensors")).expect("fixture");
     file.names().map(|name| (name.to_owned(), file.read(name).expect("tensor"))).collect()
 }
 
@@ -28,7 +29,7 @@ fn weights() -> BTreeMap<String, TensorData> {
 fn policy_with(tensors: &BTreeMap<String, TensorData>) -> TempDir {
     let directory = tempfile::tempdir().expect("directory");
     for file in ["config.json", "vlm_config.json", "tokenizer.json"] {
-        std::fs::copy(fixture().join(file), directory.path().join(file)).expect("copy");
+        std::fs::copy(lerobot().join(file), directory.path().join(file)).expect("copy");
     }
     write_safetensors(&directory.path().join("model.safetensors"), tensors).expect("write");
     directory
@@ -99,7 +100,7 @@ fn values_that_no_trained_network_has_are_reported_and_refused_when_strict() {
         message.contains("1 tensors hold values that no trained network has: `model.action_head.norm_out"),
         "{message}"
     );
-    let (_, report) = Policy::load(&fixture(), &strict).expect("nothing is wrong");
+    let (_, report) = Policy::load(&lerobot(), &strict).expect("nothing is wrong");
     assert_eq!(report.weights.findings, []);
 }
 
@@ -131,7 +132,7 @@ fn a_value_too_large_for_the_number_type_is_refused() {
 
 #[test]
 fn half_precision_files_load_and_compute_in_single_precision() {
-    let inputs = WeightFile::open(&fixture().join("inference.safetensors")).expect("fixture");
+    let inputs = WeightFile::open(&lerobot().join("inference.safetensors")).expect("fixture");
     for device in test_devices() {
         for (dtype, tolerance) in [(DType::BF16, 0.1), (DType::F16, 0.01)] {
             let half = weights().into_iter().map(|(name, data)| (name, data.convert_dtype(dtype))).collect();
@@ -144,17 +145,13 @@ fn half_precision_files_load_and_compute_in_single_precision() {
     }
 }
 
-fn fixtures() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures"))
-}
-
 #[test]
 fn a_checkpoint_of_the_authors_computes_what_pytorch_does() {
-    let inputs = WeightFile::open(&fixtures().join("tiny-official/inference.safetensors")).expect("fixture");
+    let inputs = WeightFile::open(&fixture("tiny-official/inference.safetensors")).expect("fixture");
     for device in test_devices() {
         for (profile, name) in [(None, "flash.out.action"), (Some(Profile::Official), "paper.out.action")] {
             let options = LoadOptions { profile, ..LoadOptions::new(&device) };
-            let (policy, report) = Policy::load(&fixtures().join("tiny-authors"), &options).expect("a checkpoint");
+            let (policy, report) = Policy::load(&fixture("tiny-authors"), &options).expect("a checkpoint");
             assert_eq!(report.unknown_keys, Vec::<String>::new());
             assert_eq!(report.weights.naming, Naming::AUTHORS);
             assert_eq!(policy.config.profile, profile.unwrap_or(Profile::OfficialFlash));
@@ -169,18 +166,9 @@ fn a_checkpoint_of_the_authors_computes_what_pytorch_does() {
 #[test]
 fn both_namings_hold_the_same_weights() {
     let device = test_devices().remove(0);
-    let load = |name| Policy::load(&fixtures().join(name), &LoadOptions::new(&device)).expect(name).0;
-    let all = |policy: Policy| checkpoint_tensors(&policy.network, Naming::LEROBOT, &Values);
+    let load = |name| Policy::load(&fixture(name), &LoadOptions::new(&device)).expect(name).0;
+    let all = |policy: Policy| checkpoint_tensors(&policy.network, Naming::LEROBOT, Values);
     assert_eq!(all(load("tiny-authors")), all(load("tiny-official")));
-}
-
-/// Reads the parameters themselves.
-struct Values;
-
-impl TensorReader for &Values {
-    fn read<const D: usize>(&self, param: &Tensor<D>) -> Option<Tensor<D>> {
-        Some(param.clone())
-    }
 }
 
 #[test]

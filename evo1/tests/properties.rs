@@ -8,14 +8,10 @@ use evo1::{
     convert::Format,
     device::test_devices,
     rng::{RngExt, stream},
+    test_support::{assert_within, frame},
     weights::params,
 };
 use rayon::prelude::*;
-
-fn frame(seed: u64, width: usize, height: usize) -> Frame {
-    let mut rng = stream(seed, "frame");
-    Frame::new(width, height, (0..width * height * 3).map(|_| rng.random()).collect()).expect("full")
-}
 
 fn observation(seed: u64, views: Vec<View>, instruction: &str) -> Observation {
     let mut rng = stream(seed, "state");
@@ -36,11 +32,8 @@ fn options(seed: u64) -> PredictOptions {
     PredictOptions { steps: Some(4), noise: Noise::Seed(seed), ..PredictOptions::default() }
 }
 
-fn assert_close(what: &str, got: &ActionChunk, want: &ActionChunk) {
-    assert_eq!((got.width(), got.horizon()), (want.width(), want.horizon()), "{what}");
-    for (got, want) in got.values().iter().zip(want.values()) {
-        assert!((got - want).abs() <= 2e-5, "{what}: {got} is not {want}");
-    }
+fn assert_same(what: &str, got: &ActionChunk, want: &ActionChunk) {
+    assert_within(what, got, want, 2e-5);
 }
 
 fn largest_difference(a: &ActionChunk, b: &ActionChunk) -> f32 {
@@ -63,7 +56,7 @@ fn packed_weights_predict_the_same_and_are_not_saved() {
         let plain = policy(Profile::LeRobot, &device);
         let packed = plain.clone().packed();
         let predict = |policy: &Policy| policy.predict(&two_views(1), &options(5)).expect("a chunk");
-        assert_close("packed", &predict(&packed), &predict(&plain));
+        assert_same("packed", &predict(&packed), &predict(&plain));
         let folder = tempfile::tempdir().expect("a folder");
         let (saved, path) = (packed.save(folder.path(), Format::LeRobot), folder.path().join("config.json"));
         let was_packed = params(&packed.network) != params(&plain.network);
@@ -84,7 +77,7 @@ fn a_batch_equals_its_samples_one_by_one() {
             let batch = policy.predict_batch(&observations, &options(7)).expect("three chunks");
             for (index, (observation, chunk)) in observations.iter().zip(&batch).enumerate() {
                 let alone = policy.predict(observation, &options(7 + index as u64)).expect("a chunk");
-                assert_close(&format!("{profile}, sample {index}"), chunk, &alone);
+                assert_same(&format!("{profile}, sample {index}"), chunk, &alone);
             }
         }
     }
@@ -168,7 +161,7 @@ fn skipping_what_nothing_sees_changes_nothing() {
                 policy.predict_batch(&observations, &PredictOptions { skips_unseen, ..options(2) }).expect("chunks")
             };
             for (skipping, computing) in predict(true).iter().zip(&predict(false)) {
-                assert_close(profile.name(), skipping, computing);
+                assert_same(profile.name(), skipping, computing);
             }
         }
     }
@@ -183,7 +176,7 @@ fn more_padding_cannot_change_a_lerobot_action() {
         for skips_unseen in [true, false] {
             let options = PredictOptions { skips_unseen, ..options(1) };
             let padded = policy.predict_batch(&[two_views(1), longer.clone()], &options).expect("chunks");
-            assert_close("padded", &padded[0], &alone);
+            assert_same("padded", &padded[0], &alone);
         }
     }
 }

@@ -2,24 +2,18 @@
 
 use burn::tensor::Device;
 use evo1::{
-    ActionChunk, Choice, Frame, Noise, Observation, Policy, PredictOptions, Trace, VelocityModel, View,
-    VisionLanguageModel,
+    ActionChunk, Choice, Noise, Observation, Policy, PredictOptions, Trace, VelocityModel, View, VisionLanguageModel,
     config::{Design, FlowConfig, PolicyConfig, StateInput, TimeInput},
     device::test_devices,
-    rng::{RngExt, stream},
+    test_support::frame,
 };
 
 /// A change of the published model.
 type Edit = fn(&mut PolicyConfig);
 
-fn frame(seed: u64) -> Frame {
-    let mut rng = stream(seed, "frame");
-    Frame::new(64, 64, (0..64 * 64 * 3).map(|_| rng.random()).collect()).expect("full")
-}
-
 fn observation() -> Observation {
     Observation {
-        views: vec![View::Present(frame(1)), View::Present(frame(2))],
+        views: vec![View::Present(frame(1, 64, 64)), View::Present(frame(2, 64, 64))],
         state: vec![0.1, -0.7, 0.4],
         instruction: "open the drawer".into(),
         ..Observation::default()

@@ -2,15 +2,18 @@
 //! ones. Each program is `evo1` with one component more, by the published interface alone.
 #![cfg(unix)]
 
+#[path = "../../evo1-cli/tests/support/server.rs"]
+mod server;
+
 use std::{
-    io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output},
 };
 
-use evo1::{Frame, Observation, View};
-use evo1_serve::client::{CallOptions, Client, ClientOptions};
+use evo1::{Observation, View, test_support::fixture};
+use evo1_serve::client::CallOptions;
 use serde_json::Value;
+use server::{Serving, sample_frame};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
@@ -91,7 +94,7 @@ fn text(path: &Path) -> &str {
 }
 
 fn dataset() -> String {
-    format!("{ROOT}/fixtures/lerobot-datasets/v30")
+    text(&fixture("lerobot-datasets/v30")).to_owned()
 }
 
 /// Arguments of a run of three steps in a folder.
@@ -114,16 +117,6 @@ fn trained(program: &str, folder: &Path, sets: &[&str]) -> PathBuf {
     result["checkpoint"].as_str().expect("a path").into()
 }
 
-/// Ends a process that a failed test leaves.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 const STATE: [f32; 8] = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8];
 
 fn image() -> PathBuf {
@@ -142,22 +135,15 @@ fn predicted(program: &str, policy: &Path) -> Vec<f64> {
 
 /// The actions that a server of the policy gives for the same.
 fn served(program: &str, policy: &Path, width: usize) -> Vec<f64> {
-    let mut serve = command(program, &["serve", "--bind", "127.0.0.1:0", "--seed", "4", "--policy", text(policy)]);
-    let mut running = Running(serve.stdout(Stdio::piped()).spawn().expect("it runs"));
-    let mut line = String::new();
-    BufReader::new(running.0.stdout.as_mut().expect("piped")).read_line(&mut line).expect("a line");
-    let address = line.trim().strip_prefix("listening on ").expect("where it listens").to_owned();
-    let pixels = image::open(image()).expect("an image").into_rgb8();
-    let frame = Frame::new(pixels.width() as usize, pixels.height() as usize, pixels.into_raw()).expect("full");
+    let arguments = ["serve", "--bind", "127.0.0.1:0", "--seed", "4", "--policy", text(policy)];
+    let server = Serving::start(&mut command(program, &arguments));
     let observation = Observation {
-        views: vec![View::Present(frame)],
+        views: vec![View::Present(sample_frame())],
         state: STATE.to_vec(),
         instruction: "go".into(),
         ..Observation::default()
     };
-    let options = ClientOptions { action_dim: width, ..ClientOptions::default() };
-    let mut client = Client::connect(&address, options).expect("a connection");
-    let reply = client.predict(&observation, &CallOptions::default()).expect("a reply");
+    let reply = server.client(width).predict(&observation, &CallOptions::default()).expect("a reply");
     reply.chunk.steps().flat_map(|action| action[..width].to_vec()).map(f64::from).collect()
 }
 

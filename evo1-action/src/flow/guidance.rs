@@ -151,7 +151,7 @@ impl Guidance {
 
 #[cfg(test)]
 mod tests {
-    use evo1_core::device::test_devices;
+    use evo1_core::{device::test_devices, test_support::assert_within};
 
     use super::*;
 
@@ -159,24 +159,22 @@ mod tests {
         GuidanceConfig { schedule, execution_horizon, ..GuidanceConfig::default() }
     }
 
-    fn assert_close(got: &[f32], want: &[f32]) {
-        assert_eq!(got.len(), want.len());
-        assert!(got.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-6), "{got:?} is not {want:?}");
-    }
-
     #[test]
     fn step_weights_fall_from_the_delay_to_the_execution_horizon() {
         use PrefixSchedule::{Exp, Linear, Ones, Zeros};
-        let weights = |schedule, delay, end, left| config(schedule, end).step_weights(delay, left, 8);
-        assert_close(&weights(Linear, 2, 5, 8), &[1.0, 1.0, 0.75, 0.5, 0.25, 0.0, 0.0, 0.0]);
+        let assert_weights = |(schedule, delay, end, left): (PrefixSchedule, _, _, _), want: &[f32]| {
+            let got = config(schedule, end).step_weights(delay, left, 8);
+            assert_within(&format!("{schedule:?}, {delay}, {end}, {left}"), &got, want, 1e-6);
+        };
+        assert_weights((Linear, 2, 5, 8), &[1.0, 1.0, 0.75, 0.5, 0.25, 0.0, 0.0, 0.0]);
         let exp = |l: f32| l * l.exp_m1() / 1_f32.exp_m1();
-        assert_close(&weights(Exp, 2, 5, 8), &[1.0, 1.0, exp(0.75), exp(0.5), exp(0.25), 0.0, 0.0, 0.0]);
-        assert_close(&weights(Ones, 2, 5, 8), &[1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0]);
-        assert_close(&weights(Zeros, 2, 5, 8), &[1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
-        assert_close(&weights(Linear, 2, 5, 3), &[1.0, 1.0, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0]);
-        assert_close(&weights(Linear, 9, 5, 8), &[1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0]);
-        assert_close(&weights(Linear, 0, 20, 20), &[20.0, 19.0, 18.0, 17.0, 16.0, 15.0, 14.0, 13.0].map(|n| n / 21.0));
-        assert_close(&weights(Linear, 0, 0, 8), &[0.0; 8]);
+        assert_weights((Exp, 2, 5, 8), &[1.0, 1.0, exp(0.75), exp(0.5), exp(0.25), 0.0, 0.0, 0.0]);
+        assert_weights((Ones, 2, 5, 8), &[1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0]);
+        assert_weights((Zeros, 2, 5, 8), &[1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+        assert_weights((Linear, 2, 5, 3), &[1.0, 1.0, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0]);
+        assert_weights((Linear, 9, 5, 8), &[1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0]);
+        assert_weights((Linear, 0, 20, 20), &[20.0, 19.0, 18.0, 17.0, 16.0, 15.0, 14.0, 13.0].map(|n| n / 21.0));
+        assert_weights((Linear, 0, 0, 8), &[0.0; 8]);
     }
 
     #[test]
@@ -213,7 +211,7 @@ mod tests {
                         (slope * x + config.weight(time) * jacobian * error) as f32
                     })
                     .collect();
-                assert_close(&got, &want);
+                assert_within(&format!("{method:?} on {device:?}"), &got, &want, 1e-6);
             }
         }
     }

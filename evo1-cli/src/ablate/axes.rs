@@ -1,7 +1,6 @@
 //! The axes of a study by name.
 
 use eyre::{Result, eyre};
-use serde_json::{Map, Value, json};
 
 /// What an axis changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,20 +82,6 @@ pub(super) fn find(name: &str) -> Result<Option<&'static Axis>> {
     Ok(found)
 }
 
-/// Sets the value of a dotted path.
-pub(super) fn assign(root: &mut Value, path: &str, value: Value) {
-    if !root.is_object() {
-        *root = json!({});
-    }
-    let Value::Object(fields) = root else { return };
-    match path.split_once('.') {
-        None => {
-            fields.insert(path.to_owned(), value);
-        }
-        Some((key, rest)) => assign(fields.entry(key).or_insert_with(|| Value::Object(Map::new())), rest, value),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,13 +93,5 @@ mod tests {
         let Err(error) = find("integratoin") else { panic!("misspelt") };
         let message = error.to_string();
         assert!(message.contains("no axis `integratoin`") && message.contains("joint-kv"), "{message}");
-    }
-
-    #[test]
-    fn a_path_is_made_where_it_is_missing() {
-        let mut root = json!({ "a": { "b": 1 }, "c": 2 });
-        assign(&mut root, "a.d.e", json!(3));
-        assign(&mut root, "c", json!(4));
-        assert_eq!(root, json!({ "a": { "b": 1, "d": { "e": 3 } }, "c": 4 }));
     }
 }

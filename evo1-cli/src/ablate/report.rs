@@ -2,10 +2,9 @@
 
 use std::{fs, path::Path};
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use evo1::{CoreError, files::write_atomically};
 use evo1_bench::Provenance;
-use evo1_train::record::{STYLE, escaped};
+use evo1_plot::{Bar, Lines, bars, html::Page, sheet};
 use eyre::Result;
 use indicatif::HumanCount;
 
@@ -13,7 +12,7 @@ use super::{
     study::Study,
     summary::{Mean, Row},
 };
-use crate::plot::{self, Bar, chart::Lines, sheet::sheet_png};
+use crate::plot::write_png;
 
 /// Points of a curve.
 const CURVE_POINTS: usize = 100;
@@ -32,11 +31,11 @@ const NOTES: [&str; 4] = [
 
 /// Writes every file of the results into `out`; the Markdown table.
 pub(crate) fn write(out: &Path, study: &Study, rows: &[Row]) -> Result<String> {
-    let (bars, curves) = (out.join("error.png"), out.join("curves.png"));
+    let (error, curves) = (out.join("error.png"), out.join("curves.png"));
     let has_bars = rows.iter().any(|row| !row.measured.is_empty());
     if has_bars {
         let foot = "mean over seeds, line: ± one standard deviation, dots: seeds; shorter is better";
-        plot::bars_png(&bars, "Held-out action error", foot, &error_bars(rows))?;
+        write_png(&error, bars::draw("Held-out action error", foot, &error_bars(rows)))?;
     }
     let has_curves = write_curves(&curves, rows)?;
     let table = table(rows);
@@ -50,11 +49,11 @@ pub(crate) fn write(out: &Path, study: &Study, rows: &[Row]) -> Result<String> {
     );
     write_atomically(&out.join("results.md"), document.trim_end().as_bytes())?;
     write_atomically(&out.join("results.csv"), csv(rows).as_bytes())?;
-    let pictures = [(has_bars, bars, "Held-out action error"), (has_curves, curves, "Training loss over the steps")];
-    let mut shown = String::new();
+    let pictures = [(has_bars, error, "Held-out action error"), (has_curves, curves, "Training loss over the steps")];
+    let mut shown = Vec::new();
     for (_, path, name) in pictures.iter().filter(|(is_there, ..)| *is_there) {
         let bytes = fs::read(path).map_err(|reason| CoreError::io("read", path, reason))?;
-        shown += &format!("<p><img src=\"data:image/png;base64,{}\" alt=\"{name}\"></p>\n", STANDARD.encode(bytes));
+        shown.push((bytes, *name));
     }
     write_atomically(&out.join("report.html"), page(study, rows, &table, &shown).as_bytes())?;
     Ok(markdown)
@@ -96,7 +95,7 @@ fn write_curves(path: &Path, rows: &[Row]) -> Result<bool> {
         x_name: &format!("training, in units of {unit:.0} steps"),
         y_name: "log₁₀ of the training loss, mean over seeds",
     };
-    sheet_png(path, "Training loss", &[], &[lines])?;
+    write_png(path, sheet::draw("Training loss", &[], &[lines]))?;
     Ok(true)
 }
 
@@ -180,34 +179,27 @@ fn failures(rows: &[Row]) -> Option<String> {
     (!lines.is_empty()).then(|| lines.join("\n"))
 }
 
-fn page(study: &Study, rows: &[Row], table: &[Vec<String>], pictures: &str) -> String {
-    let html_row = |tag: &str, cells: &[String]| {
-        let cells: String = cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escaped(cell))).collect();
-        format!("<tr>{cells}</tr>\n")
-    };
-    let body: String = table[1..].iter().map(|cells| html_row("td", cells)).collect();
-    let notes: String = NOTES.iter().map(|note| format!("<p>{note}</p>\n")).collect();
-    let failed = failures(rows).map_or_else(String::new, |lines| {
-        format!("<h2>Without a result</h2>\n<pre class=\"warning\">{}</pre>\n", escaped(&lines))
-    });
+/// The page of a study; `pictures` are PNG files with their names.
+fn page(study: &Study, rows: &[Row], table: &[Vec<String>], pictures: &[(Vec<u8>, &str)]) -> String {
     let Provenance { version, commit, burn, build, processor, system, .. } = Provenance::here();
     let made = format!(
         "evo1 {version} ({}), burn {burn}, {build} build, {} on {system}",
         commit.as_deref().unwrap_or("unknown commit"),
         processor.as_deref().unwrap_or("unknown processor"),
     );
-    format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\n<style>{STYLE}</style>\
-         </head><body>\n<h1>{title}</h1>\n<p>{question}</p>\n<table>\n{head}{body}</table>\n{pictures}{failed}\
-         <h2>How to read it</h2>\n{notes}<h2>The study</h2>\n<pre>{text}</pre>\n<h2>Every result</h2>\n<pre>{csv}</pre>\n\
-         <p>{made}</p>\n</body></html>\n",
-        title = escaped(&study.title),
-        question = escaped(study.question.trim()),
-        head = html_row("th", &table[0]),
-        text = escaped(&study.text),
-        csv = escaped(&csv(rows)),
-        made = escaped(&made),
-    )
+    let mut page = Page::new(&study.title, &study.title).text(study.question.trim()).table(&table[0], &table[1..]);
+    for (png, name) in pictures {
+        page = page.picture(png, name);
+    }
+    if let Some(lines) = failures(rows) {
+        page = page.heading("Without a result").warning_lines(&lines);
+    }
+    page = page.heading("How to read it");
+    for note in NOTES {
+        page = page.text(note);
+    }
+    let page = page.heading("The study").lines(&study.text).heading("Every result").lines(&csv(rows));
+    page.text(&made).finish()
 }
 
 #[cfg(test)]

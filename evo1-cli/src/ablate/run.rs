@@ -146,7 +146,7 @@ impl Runner<'_> {
             false => {
                 let config = run.join("cell.yaml");
                 // JSON is YAML.
-                let document = phase_document(phase, seed, run, from);
+                let document = phase_document(phase, seed, run, from)?;
                 write_atomically(&config, serde_json::to_string_pretty(&document)?.as_bytes())?;
                 vec!["train".to_owned(), "--config".into(), config.display().to_string(), "--json".into()]
             }

@@ -6,12 +6,12 @@ use std::{
 };
 
 use evo1::{Choice, Components, CoreError};
-use evo1_train::{DataSource, TrainConfig, parse_config};
+use evo1_train::{DataSource, TrainConfig, assign, parse_config};
 use eyre::{Result, WrapErr, bail, ensure, eyre};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::axes::{self, Axis, Target, assign};
+use super::axes::{self, Axis, Target};
 use crate::commands::evaluate::WeightType;
 
 /// The file of a study.
@@ -47,7 +47,7 @@ struct File {
 pub(crate) struct HeldOut {
     /// The path of a data configuration, or its contents.
     pub(crate) data: DataSource,
-    /// BatchSource of 32 observations: 8.
+    /// Batches of 32 observations: 8.
     #[serde(default = "eight")]
     pub(crate) batches: usize,
 }
@@ -146,7 +146,7 @@ impl File {
             base => base.clone(),
         };
         for (key, value) in &self.set {
-            assign(&mut base, key, value.clone());
+            assign(&mut base, key, value.clone())?;
         }
         let base: Value = parse_config(Path::new("base"), &base.to_string(), false, &changes.set)?;
         check::<C>(&base).wrap_err("`base`")?;
@@ -215,15 +215,15 @@ fn cell<C: Components>(base: &Value, settings: Vec<(String, Value)>) -> Result<C
         };
         match found.map(|axis| axis.target) {
             None => {
-                assign(&mut training, &name, value.clone());
+                assign(&mut training, &name, value.clone())?;
                 refusal = refusal.or_else(|| check::<C>(&training).err().map(refused));
             }
             Some(Target::Training(path)) => {
-                assign(&mut training, path, value.clone());
+                assign(&mut training, path, value.clone())?;
                 refusal = refusal.or_else(|| check::<C>(&training).err().map(refused));
             }
             Some(Target::Evaluation(key)) => {
-                assign(&mut evaluation, key, value.clone());
+                assign(&mut evaluation, key, value.clone())?;
                 let settings: EvaluationSettings =
                     serde_json::from_value(evaluation.clone()).map_err(|error| refused(error.into()))?;
                 if settings.steps == Some(0) {
@@ -256,12 +256,12 @@ fn two_stages(training: &Value) -> Result<Vec<Value>> {
     ensure!(steps > 1, "two stages need at least 2 steps, not {steps}");
     let phase = |steps: u64, vlm: bool| {
         let mut phase = training.clone();
-        assign(&mut phase, "stage", Value::Null);
-        assign(&mut phase, "trained", json!({ "vision": vlm, "language": vlm, "action": true }));
-        assign(&mut phase, "steps", steps.into());
-        phase
+        assign(&mut phase, "stage", Value::Null)?;
+        assign(&mut phase, "trained", json!({ "vision": vlm, "language": vlm, "action": true }))?;
+        assign(&mut phase, "steps", steps.into())?;
+        Ok(phase)
     };
-    Ok(vec![phase(steps / 2, false), phase(steps - steps / 2, true)])
+    [phase(steps / 2, false), phase(steps - steps / 2, true)].into_iter().collect()
 }
 
 /// The training configuration of a document.
@@ -280,14 +280,14 @@ fn check<C: Components>(document: &Value) -> Result<()> {
 }
 
 /// The document of a phase of a cell with a seed, an output folder, and the policy that it goes on from.
-pub(crate) fn phase_document(phase: &Value, seed: u64, output: &Path, from: Option<&PathBuf>) -> Value {
+pub(crate) fn phase_document(phase: &Value, seed: u64, output: &Path, from: Option<&PathBuf>) -> Result<Value> {
     let mut document = phase.clone();
-    assign(&mut document, "seed", seed.into());
-    assign(&mut document, "output", output.display().to_string().into());
+    assign(&mut document, "seed", seed.into())?;
+    assign(&mut document, "output", output.display().to_string().into())?;
     if let Some(from) = from {
-        document["policy"] = json!({ "from": from });
+        assign(&mut document, "policy", json!({ "from": from }))?;
     }
-    document
+    Ok(document)
 }
 
 #[cfg(test)]
@@ -364,6 +364,7 @@ mod tests {
         assert!(message("axes: {time_draw: [gamma]}").contains("logit-normal(mean, std)"));
         assert!(message("axes: {stages: [three]}").contains("single, two"));
         assert!(message("axes: {noise: uniform}").contains("expected a list"));
+        assert!(message("axes: {steps.more: [1]}").contains("`steps`, which is a value"));
         assert!(message("").contains("either `axes`, a grid, or `cells`"));
         assert!(message("cells: [{noise: normal}, {noise: normal}]").contains("there twice"));
         assert!(message("axes: {noise: [normal]}\nreference: uniform").contains("the cells are normal"));

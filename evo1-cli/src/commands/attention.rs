@@ -13,6 +13,10 @@ use evo1::{
     files::write_atomically,
     weights::write_safetensors,
 };
+use evo1_plot::{
+    grid::{self, Cell, Grid, Row, Section},
+    heat_map,
+};
 use eyre::{Result, ensure, eyre};
 use image::RgbImage;
 use serde::Serialize;
@@ -21,11 +25,7 @@ use crate::{
     common::Common,
     given::Given,
     output,
-    plot::{
-        grid::{Cell, Grid, Row, Section, grid_png},
-        heat::heat_map,
-        picture,
-    },
+    plot::{picture, write_png},
 };
 
 /// Most words of an instruction that are shown one by one.
@@ -151,7 +151,7 @@ impl Attention {
 
         fs::create_dir_all(&self.out).map_err(|reason| CoreError::io("create", &self.out, reason))?;
         let grid = self.grid(&entries, &checkpoints[0], &frames, &observation)?;
-        grid_png(&self.out.join("attention.png"), &grid)?;
+        write_png(&self.out.join("attention.png"), grid::draw(&grid))?;
         let document = serde_json::to_string_pretty(&entries)? + "\n";
         write_atomically(&self.out.join("attention.json"), document.as_bytes())?;
         self.write_weights(&checkpoints)?;
@@ -299,7 +299,7 @@ fn find_word(maps: &AttentionMaps, wanted: &str) -> Result<Source> {
 
 fn cell(frame: &Frame, entry: &Entry, checkpoint: usize) -> Result<Cell> {
     let map = &entry.maps[checkpoint];
-    let heat: RgbImage = heat_map(frame, &map.weights)?;
+    let heat: RgbImage = heat_map(&picture(frame)?, &map.weights)?;
     let mut label = format!("{:.0} %, H {:.2}", 100.0 * map.mass(), map.entropy());
     if let (Some(overlap), 0) = (entry.overlap, checkpoint) {
         label += &format!(", overlap {overlap:.2}");

@@ -7,16 +7,17 @@ use std::{
 
 use clap::Args;
 use evo1_data::{DataConfig, DatasetConfig, DatasetSource, Mixture, VideoPool, VideoReader};
+use evo1_plot::{
+    Lines,
+    sheet::{self, Strip},
+};
 use eyre::Result;
 use serde_json::{Value, json};
 
 use crate::{
     common::Common,
     output::say,
-    plot::{
-        chart::Lines,
-        sheet::{Strip, sheet_png},
-    },
+    plot::{picture, write_png},
 };
 
 /// Say what a LeRobot dataset holds, and draw a contact sheet of an episode: its frames, states and actions.
@@ -109,7 +110,7 @@ impl Data {
             let mut frames = Vec::new();
             for &number in &shown {
                 let frame = source.frame(&table, self.episode, number, camera, &videos)?;
-                frames.push((format!("frame {number}"), frame));
+                frames.push((format!("frame {number}"), picture(&frame)?));
             }
             strips.push(Strip { name: camera.clone(), frames });
         }
@@ -129,7 +130,8 @@ impl Data {
             lines(&actions, "action", "action", "action (robot units)"),
         ];
         let instruction = source.instruction(&table, self.episode, 0)?;
-        sheet_png(path, &format!("Episode {}: {instruction}", self.episode), &strips, &charts)
+        let title = format!("Episode {}: {instruction}", self.episode);
+        write_png(path, sheet::draw(&title, &strips, &charts))
     }
 }
 

@@ -1,4 +1,4 @@
-//! `evo1 evaluate`: what a policy comes to on recorded data.
+//! `evo1 evaluate`: the loss and the action error of a policy on recorded data.
 
 use std::path::PathBuf;
 

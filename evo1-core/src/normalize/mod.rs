@@ -392,6 +392,7 @@ mod tests {
     use super::*;
     use crate::{
         config::Profile,
+        test_support::{assert_within, fixture, largest},
         weights::{WeightFile, floats},
     };
 

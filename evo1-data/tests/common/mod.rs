@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use evo1_core::test_support;
 use safetensors::{Dtype, SafeTensors};
 
 /// Actions of a window in the reference.
@@ -13,7 +14,7 @@ pub(crate) const HORIZON: usize = 4;
 
 /// A dataset of the fixtures.
 pub(crate) fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/lerobot-datasets").join(name)
+    test_support::fixture("lerobot-datasets").join(name)
 }
 
 /// A copy of a dataset of the fixtures that a test may damage.

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use evo1::{ActionChunk, Frame, Observation, View};
+use evo1::{ActionChunk, Observation, View, test_support::frame};
 use evo1_serve::{
     Answer, Description, ErrorKind, Model, Request, RequestError, Server, ServerOptions, Stop,
     client::{CallOptions, Client, ClientOptions},
@@ -192,14 +192,10 @@ impl Raw {
     }
 }
 
-pub(crate) fn frame(size: usize, seed: usize) -> Frame {
-    Frame::new(size, size, (0..size * size * 3).map(|i| (i * (2 * seed + 7) / 3) as u8).collect()).expect("full")
-}
-
 /// The message of an instruction to [`Scripted`].
 pub(crate) fn message(instruction: &str, seed: u64) -> String {
     let observation = Observation {
-        views: vec![View::Present(frame(8, 1))],
+        views: vec![View::Present(frame(1, 8, 8))],
         state: vec![0.0; 8],
         instruction: instruction.into(),
         ..Observation::default()

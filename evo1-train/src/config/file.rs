@@ -28,8 +28,8 @@ pub fn parse_config<T: DeserializeOwned>(path: &Path, text: &str, is_toml: bool,
         serde_saphyr::from_str(text).map_err(|error| invalid(error.to_string()))?
     };
     let mut root = match parsed {
-        Value::Object(fields) => fields,
-        Value::Null => Map::new(),
+        Value::Object(_) => parsed,
+        Value::Null => Value::Object(Map::new()),
         _ => return Err(invalid("expected keys and values at its top".into())),
     };
     for set in sets {
@@ -39,29 +39,37 @@ pub fn parse_config<T: DeserializeOwned>(path: &Path, text: &str, is_toml: bool,
         let value = serde_saphyr::from_str(value).map_err(|error| Error::config(key, "a YAML value", error))?;
         assign(&mut root, key, value)?;
     }
-    serde_path_to_error::deserialize(Value::Object(root)).map_err(|error| {
+    serde_path_to_error::deserialize(root).map_err(|error| {
         let (field, message) = (error.path().to_string(), error.inner().to_string());
         invalid(if field == "." { message } else { format!("`{field}`: {message}") })
     })
 }
 
-/// Sets the value of a dotted path.
-fn assign(root: &mut Map<String, Value>, path: &str, value: Value) -> Result<()> {
-    let (parents, key) = path.rsplit_once('.').map_or((None, path), |(parents, key)| (Some(parents), key));
-    let mut fields = root;
-    for parent in parents.into_iter().flat_map(|parents| parents.split('.')) {
-        let below = fields.entry(parent).or_insert_with(|| Value::Object(Map::new()));
-        fields = below.as_object_mut().ok_or_else(|| {
-            Error::config(path, "a path through groups of keys", format!("`{parent}`, which is a value"))
+/// Sets the value of a dotted path in a document. Groups of keys on the way are made where they are missing or `null`.
+///
+/// # Errors
+/// When the path goes through something that is no group of keys; the document is then as it was.
+pub fn assign(root: &mut Value, path: &str, value: Value) -> Result<()> {
+    let mut group = "the document".to_owned();
+    let mut place = root;
+    for key in path.split('.') {
+        if place.is_null() {
+            *place = Value::Object(Map::new());
+        }
+        let fields = place.as_object_mut().ok_or_else(|| {
+            Error::config(path, "a path through groups of keys", format!("{group}, which is a value"))
         })?;
+        place = fields.entry(key).or_insert(Value::Null);
+        group = format!("`{key}`");
     }
-    fields.insert(key.to_owned(), value);
+    *place = value;
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use serde::Deserialize;
+    use serde_json::json;
 
     use super::*;
 
@@ -102,5 +110,32 @@ mod tests {
         assert!(message("", &["steps"]).contains("key=value"));
         assert!(message("steps: 7", &["steps.more=1"]).contains("`steps`, which is a value"));
         assert!(message("steps: [", &[]).starts_with("run: "));
+    }
+
+    #[test]
+    fn a_path_is_made_where_it_is_missing() {
+        let mut root = json!({ "a": { "b": 1 }, "c": 2, "n": null });
+        for (path, value) in [("a.d.e", 3), ("c", 4), ("n.m", 5)] {
+            assign(&mut root, path, json!(value)).expect("a path");
+        }
+        assert_eq!(root, json!({ "a": { "b": 1, "d": { "e": 3 } }, "c": 4, "n": { "m": 5 } }));
+        let mut nothing = Value::Null;
+        assign(&mut nothing, "a.b", json!(1)).expect("a path");
+        assert_eq!(nothing, json!({ "a": { "b": 1 } }));
+    }
+
+    #[test]
+    fn a_path_does_not_go_through_a_value() {
+        let before = json!({ "a": { "b": 1 }, "list": [{ "c": 2 }] });
+        for (path, named) in
+            [("a.b.c", "`b`, which is a value"), ("list.c.d", "`list`"), ("a.b.c.d", "`a.b.c.d` must be")]
+        {
+            let mut root = before.clone();
+            let message = assign(&mut root, path, json!(3)).expect_err("a value is in the way").to_string();
+            assert!(message.contains(named), "{message}");
+            assert_eq!(root, before);
+        }
+        let message = assign(&mut json!(7), "a", json!(3)).expect_err("no group").to_string();
+        assert!(message.contains("the document, which is a value"), "{message}");
     }
 }

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::{Decay, Error, LearnerConfig, OptimizerConfig, Result, Schedule, TrainedParts, frozen::check_is_frozen};
 
-pub use file::{parse_config, read_config};
+pub use file::{assign, parse_config, read_config};
 pub use policy::{PolicySource, Preset, TokenizerSource};
 
 /// The file that says how a run was configured, beside its checkpoints.

@@ -112,7 +112,7 @@ impl PolicySource {
         C::check(&config, "policy.overrides").map_err(evo1::Error::from)?;
         let network = Evo1::init(&config, device).map_err(evo1::Error::from)?;
         let network = network.initialized(seed, self.scales, |_| DType::F32);
-        Ok(Policy::new(config, network, tokenizer, None, device))
+        Ok(Policy::new_as(config, network, tokenizer, None, device))
     }
 
     fn overridden(&self, config: PolicyConfig) -> Result<PolicyConfig> {

@@ -7,5 +7,5 @@ mod tensorboard;
 
 pub use curves::write_curves;
 pub use metrics::{Metrics, MetricsFile};
-pub use report::{Fact, STYLE, escaped, write_report};
+pub use report::{Fact, write_report};
 pub use tensorboard::EventFile;

@@ -29,28 +29,27 @@ pub struct LanguageAttention {
 /// Who may attend to whom in a batch.
 #[derive(Debug, Clone)]
 pub struct AttentionMask {
-    /// True where a query may not see a key: later tokens and masked ones. `[batch or 1, 1, tokens, tokens]`
+    /// True where a query may not see a key: later tokens and hidden ones. `[batch or 1, 1, tokens, tokens]`
     pub hidden: Tensor<4, Bool>,
     /// 0 in the rows whose attention output is to be zero, 1 elsewhere. `[batch, tokens, 1]`
     pub row_scale: Option<Tensor<3>>,
 }
 
 impl AttentionMask {
-    /// The mask of a batch: causal, and no key that is masked.
+    /// The mask of a batch: causal, and no hidden key.
     pub fn new(tokens: &TokenBatch, masked_rows: MaskedRows, device: &Device) -> Self {
         let [batch, length] = tokens.dims();
         let causal = Tensor::<2, Bool>::tril_mask([length, length], 0, device).unsqueeze::<4>();
         if tokens.is_all_visible() {
             return Self { hidden: causal, row_scale: None };
         }
-        let masked = tokens.hidden(device);
-        let keys = masked.reshape([batch, 1, 1, length]).expand([batch, 1, length, length]);
+        let keys = tokens.hidden(device).reshape([batch, 1, 1, length]).expand([batch, 1, length, length]);
         let row_scale = match masked_rows {
             MaskedRows::Attend => None,
             MaskedRows::ZeroAttention => {
-                let valid: Vec<f32> =
-                    tokens.attention_mask().flatten().map(|&valid| f32::from(u8::from(valid))).collect();
-                Some(Tensor::from_data(TensorData::new(valid, [batch, length, 1]), (device, DType::F32)))
+                let visible: Vec<f32> =
+                    tokens.attention_mask().flatten().map(|&visible| f32::from(u8::from(visible))).collect();
+                Some(Tensor::from_data(TensorData::new(visible, [batch, length, 1]), (device, DType::F32)))
             }
         };
         Self { hidden: causal.expand([batch, 1, length, length]).bool_or(keys), row_scale }

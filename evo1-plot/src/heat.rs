@@ -1,10 +1,8 @@
 //! Heat maps over pictures.
 
-use evo1::Frame;
-use eyre::{ensure, eyre};
 use image::{ImageBuffer, Luma, Rgb, RgbImage, imageops};
 
-use super::picture;
+use crate::error::{Error, Result};
 
 /// Colours from little to much: dark violet, red, yellow.
 const COLORS: [[f32; 3]; 8] = [
@@ -18,18 +16,26 @@ const COLORS: [[f32; 3]; 8] = [
     [252.0, 255.0, 164.0],
 ];
 
-/// How much of the frame a colour covers where there is least and most.
+/// How much of the picture a colour covers where there is least and most.
 const COVER: (f32, f32) = (0.35, 0.75);
 
-/// `weights`, row by row of a square, over a frame whose colours are taken away; the largest weight is the brightest.
-pub(crate) fn heat_map(frame: &Frame, weights: &[f32]) -> eyre::Result<RgbImage> {
-    let side = u32::try_from(weights.len().isqrt())?;
-    ensure!(side.pow(2) as usize == weights.len(), "{} weights are no square", weights.len());
+/// `weights` over a picture whose colours are taken away; the largest weight is the brightest.
+///
+/// # Shapes
+/// - weights: `[side, side]`, row by row, each over one patch of the picture
+/// - output: as the picture
+///
+/// # Errors
+/// When the weights are not those of a square.
+pub fn heat_map(picture: &RgbImage, weights: &[f32]) -> Result<RgbImage> {
+    let not_square = || Error::NotSquare { count: weights.len() };
+    let side = u32::try_from(weights.len().isqrt()).map_err(|_| not_square())?;
+    if (side as usize).pow(2) != weights.len() {
+        return Err(not_square());
+    }
     let largest = weights.iter().copied().fold(f32::MIN_POSITIVE, f32::max);
     let scaled: Vec<f32> = weights.iter().map(|weight| weight / largest).collect();
-    let map: ImageBuffer<Luma<f32>, Vec<f32>> =
-        ImageBuffer::from_raw(side, side, scaled).ok_or_else(|| eyre!("the map is not filled"))?;
-    let picture = picture(frame)?;
+    let map: ImageBuffer<Luma<f32>, Vec<f32>> = ImageBuffer::from_raw(side, side, scaled).ok_or_else(not_square)?;
     let (width, height) = picture.dimensions();
     let map = imageops::resize(&map, width, height, imageops::FilterType::Triangle);
     Ok(RgbImage::from_fn(width, height, |x, y| {
@@ -57,10 +63,10 @@ mod tests {
     fn the_patch_with_most_is_the_brightest() {
         let mut weights = vec![0.01; 16];
         weights[6] = 0.2;
-        let map = heat_map(&Frame::black(64, 64), &weights).expect("a map");
+        let map = heat_map(&RgbImage::new(64, 64), &weights).expect("a map");
         let brightness = |x, y| map.get_pixel(x, y).0.iter().map(|channel| u32::from(*channel)).sum::<u32>();
         let patch = brightness(2 * 16 + 8, 16 + 8);
         assert!((0..4).all(|x| (0..4).all(|y| (x, y) == (2, 1) || brightness(x * 16 + 8, y * 16 + 8) < patch)));
-        assert!(heat_map(&Frame::black(8, 8), &[0.1; 3]).is_err());
+        assert!(heat_map(&RgbImage::new(8, 8), &[0.1; 3]).is_err());
     }
 }

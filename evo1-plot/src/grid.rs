@@ -1,13 +1,10 @@
 //! A grid of pictures with titles, for example heat maps over camera frames.
 
-use std::path::Path;
+use image::RgbImage;
 
-use eyre::ensure;
-use image::{RgbImage, imageops};
-
-use super::{
+use crate::{
     canvas::{self, Align, BLACK, Canvas, Font, GREY, Rect},
-    write_png,
+    error::{Error, Result},
 };
 
 /// All sizes are in pixels.
@@ -18,7 +15,7 @@ const HEADING_HEIGHT: f64 = 44.0;
 const COLUMN_HEIGHT: f64 = 24.0;
 const ROW_LABEL: f64 = 150.0;
 /// Side of a cell's picture, which is scaled to fill it with its aspect kept.
-pub(crate) const CELL: u32 = 160;
+const CELL: u32 = 160;
 const CELL_GAP: f64 = 10.0;
 const CELL_LABEL: f64 = 20.0;
 
@@ -29,45 +26,54 @@ const LABEL_FONT: Font = Font { size: 15.0, is_bold: false, color: BLACK };
 const CELL_FONT: Font = Font { size: 13.0, is_bold: false, color: GREY };
 
 /// A picture of sections, each a table of pictures.
-pub(crate) struct Grid {
-    pub(crate) title: String,
+#[derive(Debug, Clone)]
+pub struct Grid {
+    /// What stands above everything.
+    pub title: String,
     /// How the pictures are read.
-    pub(crate) notes: Vec<String>,
-    pub(crate) sections: Vec<Section>,
+    pub notes: Vec<String>,
+    /// The tables, from top to bottom.
+    pub sections: Vec<Section>,
 }
 
 /// Rows of pictures below a heading and the names of the columns.
-pub(crate) struct Section {
-    pub(crate) heading: String,
-    pub(crate) columns: Vec<String>,
-    pub(crate) rows: Vec<Row>,
+#[derive(Debug, Clone)]
+pub struct Section {
+    /// What stands above the rows.
+    pub heading: String,
+    /// What stands above each cell of the rows.
+    pub columns: Vec<String>,
+    /// The rows, from top to bottom.
+    pub rows: Vec<Row>,
 }
 
 /// Pictures side by side.
-pub(crate) struct Row {
-    /// One line for each entry.
-    pub(crate) label: Vec<String>,
-    pub(crate) cells: Vec<Cell>,
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// What stands before the pictures, one line for each entry.
+    pub label: Vec<String>,
+    /// The pictures, from left to right.
+    pub cells: Vec<Cell>,
 }
 
 /// A picture with a line below it.
-pub(crate) struct Cell {
-    pub(crate) picture: RgbImage,
-    pub(crate) label: String,
+#[derive(Debug, Clone)]
+pub struct Cell {
+    /// The picture, which is scaled to the size of a cell.
+    pub picture: RgbImage,
+    /// What stands below the picture.
+    pub label: String,
 }
 
-/// Draws `grid` as the PNG file `path`.
+/// Draws a grid.
 ///
 /// # Errors
-/// When the grid has no picture, or the file cannot be written; `path` is then as it was.
-pub(crate) fn grid_png(path: &Path, grid: &Grid) -> eyre::Result<()> {
-    write_png(path, draw(grid))
-}
-
-fn draw(grid: &Grid) -> eyre::Result<RgbImage> {
+/// When the grid has no picture.
+pub fn draw(grid: &Grid) -> Result<RgbImage> {
     let cells = grid.sections.iter().flat_map(|section| &section.rows).map(|row| row.cells.len()).max().unwrap_or(0);
-    ensure!(cells > 0, "there is nothing to show");
-    canvas::register_fonts()?;
+    if cells == 0 {
+        return Err(Error::Empty { what: "picture" });
+    }
     let pitch = f64::from(CELL) + CELL_GAP;
     let row_height = f64::from(CELL) + CELL_LABEL + CELL_GAP;
     let left = MARGIN + ROW_LABEL;
@@ -111,17 +117,15 @@ fn draw(grid: &Grid) -> eyre::Result<RgbImage> {
                     canvas.rect(rect.grown(1.0), GREY)?;
                     let at = (x + 0.5 * f64::from(CELL), y + f64::from(CELL) + 0.5 * CELL_LABEL);
                     line(canvas, &cell.label, at, f64::from(CELL), Align::Center, CELL_FONT)?;
-                    pictures.push((&cell.picture, place));
+                    pictures.push((&cell.picture, rect));
                 }
                 y += row_height;
             }
         }
         Ok(())
     })?;
-    for (picture, (x, y)) in pictures {
-        let (width, height) = fitted(picture);
-        let scaled = imageops::resize(picture, width, height, imageops::FilterType::CatmullRom);
-        imageops::replace(&mut out, &scaled, x.round() as i64, y.round() as i64);
+    for (picture, place) in pictures {
+        canvas::paste(&mut out, picture, place);
     }
     Ok(out)
 }
@@ -133,7 +137,7 @@ fn fitted(picture: &RgbImage) -> (u32, u32) {
     (((width * scale).round() as u32).clamp(1, CELL), ((height * scale).round() as u32).clamp(1, CELL))
 }
 
-fn line(canvas: &Canvas<'_>, text: &str, at: (f64, f64), width: f64, align: Align, font: Font) -> eyre::Result<()> {
+fn line(canvas: &Canvas<'_>, text: &str, at: (f64, f64), width: f64, align: Align, font: Font) -> Result<()> {
     canvas.text(&canvas::shortened(text, font, width)?, at, align, font)
 }
 

@@ -1,12 +1,12 @@
-//! Horizontal bars, of a benchmark's stages or a study's cells.
+//! Horizontal bars, for example of a benchmark's stages or a study's cells.
 
-use eyre::ensure;
 use image::RgbImage;
 
-use super::{
-    MARGIN, TITLE_FONT, TITLE_HEIGHT,
+use crate::{
     canvas::{self, Align, BLACK, Font, GREY, Rect, Stroke},
     chart::PALETTE,
+    error::{Error, Result},
+    layout::{MARGIN, TITLE_HEIGHT, draw_title},
 };
 
 const WIDTH: f64 = 860.0;
@@ -22,16 +22,18 @@ const LABEL_FONT: Font = Font { size: 17.0, is_bold: false, color: BLACK };
 const FOOT_FONT: Font = Font { size: 14.0, is_bold: false, color: GREY };
 
 /// One bar.
-pub(crate) struct Bar {
-    pub(crate) name: String,
+#[derive(Debug, Clone, PartialEq)]
+pub struct Bar {
+    /// What stands before it.
+    pub name: String,
     /// Where it ends.
-    pub(crate) value: f64,
+    pub value: f64,
     /// The thin line over its end.
-    pub(crate) whisker: (f64, f64),
+    pub whisker: (f64, f64),
     /// Single measurements.
-    pub(crate) dots: Vec<f64>,
+    pub dots: Vec<f64>,
     /// What stands at its end.
-    pub(crate) label: String,
+    pub label: String,
 }
 
 impl Bar {
@@ -41,19 +43,23 @@ impl Bar {
     }
 }
 
-pub(super) fn draw(title: &str, foot: &str, bars: &[Bar]) -> eyre::Result<RgbImage> {
-    ensure!(!bars.is_empty(), "there is no bar to draw");
-    canvas::register_fonts()?;
+/// Draws bars below each other, on a common scale that begins at 0; `foot` says how they are read.
+///
+/// # Errors
+/// When there is no bar.
+pub fn draw(title: &str, foot: &str, bars: &[Bar]) -> Result<RgbImage> {
+    if bars.is_empty() {
+        return Err(Error::Empty { what: "bar" });
+    }
     let longest = bars.iter().map(Bar::end).fold(f64::MIN_POSITIVE, f64::max);
     let names = bars.iter().map(|bar| canvas::width_of(&bar.name, LABEL_FONT));
-    let widest = names.collect::<eyre::Result<Vec<_>>>()?.into_iter().fold(0.0, f64::max) + NAME_GAP;
+    let widest = names.collect::<Result<Vec<_>>>()?.into_iter().fold(0.0, f64::max) + NAME_GAP;
     let label_width = widest.clamp(LABEL_WIDTHS.0, LABEL_WIDTHS.1);
     let (left, room) = (MARGIN + label_width, WIDTH - label_width - NUMBER_WIDTH);
     let top = MARGIN + TITLE_HEIGHT;
     let bottom = top + bars.len() as f64 * (BAR_HEIGHT + BAR_GAP);
     canvas::render((WIDTH + 2.0 * MARGIN, bottom + FOOT_HEIGHT + MARGIN), |canvas| {
-        let title = canvas::shortened(title, TITLE_FONT, WIDTH)?;
-        canvas.text(&title, (MARGIN, MARGIN + 10.0), Align::Left, TITLE_FONT)?;
+        draw_title(canvas, title, MARGIN + WIDTH)?;
         for (at, bar) in bars.iter().enumerate() {
             let y = top + at as f64 * (BAR_HEIGHT + BAR_GAP);
             let middle = y + 0.5 * BAR_HEIGHT;

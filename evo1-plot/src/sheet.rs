@@ -1,40 +1,37 @@
-//! A contact sheet: frames of an episode, camera by camera, above the curves of its state and actions.
+//! A contact sheet: strips of pictures above charts, for example an episode's frames, camera by camera, above the lines of
+//! its state and actions.
 
-use std::path::Path;
+use image::RgbImage;
 
-use evo1::Frame;
-use image::{RgbImage, imageops};
-
-use super::{
-    FRAME_FONT, FRAME_GAP, FRAME_LABEL, GREY, MARGIN, TITLE_HEIGHT,
-    canvas::{self, Align, Rect},
+use crate::{
+    canvas::{self, Align, GREY, Rect},
     chart::{self, Lines},
-    draw_title, scaled, write_png,
+    error::Result,
+    layout::{FRAME_FONT, FRAME_GAP, FRAME_LABEL, MARGIN, TITLE_HEIGHT, draw_title},
 };
 
-/// Width of a frame.
+/// Width of a picture.
 const TILE_WIDTH: f64 = 150.0;
 /// Room above each chart.
 const CHART_GAP: f64 = 24.0;
 
-/// Frames of one camera.
-pub(crate) struct Strip {
-    /// The camera.
-    pub(crate) name: String,
-    /// Frames from left to right, each with what stands above it.
-    pub(crate) frames: Vec<(String, Frame)>,
+/// Pictures side by side, for example the frames of one camera.
+#[derive(Debug, Clone)]
+pub struct Strip {
+    /// What stands above the strip.
+    pub name: String,
+    /// Pictures from left to right, each with what stands above it.
+    pub frames: Vec<(String, RgbImage)>,
 }
 
-/// Draws strips of frames and charts below each other as the PNG file `path`.
+/// Draws strips of pictures and charts below each other.
 ///
 /// # Errors
-/// When the file cannot be written; `path` is then as it was.
-pub(crate) fn sheet_png(path: &Path, title: &str, strips: &[Strip], charts: &[Lines<'_>]) -> eyre::Result<()> {
-    write_png(path, draw(title, strips, charts))
-}
-
-fn draw(title: &str, strips: &[Strip], charts: &[Lines<'_>]) -> eyre::Result<RgbImage> {
-    canvas::register_fonts()?;
+/// When the font cannot be read.
+///
+/// # Panics
+/// When a chart has no dimension.
+pub fn draw(title: &str, strips: &[Strip], charts: &[Lines<'_>]) -> Result<RgbImage> {
     let columns = strips.iter().map(|strip| strip.frames.len()).max().unwrap_or(1).max(6) as f64;
     let right = MARGIN + columns * TILE_WIDTH + (columns - 1.0) * FRAME_GAP;
     let mut y = MARGIN + TITLE_HEIGHT;
@@ -44,7 +41,7 @@ fn draw(title: &str, strips: &[Strip], charts: &[Lines<'_>]) -> eyre::Result<Rgb
         let mut bottom = y;
         for (column, (label, frame)) in strip.frames.iter().enumerate() {
             let left = MARGIN + column as f64 * (TILE_WIDTH + FRAME_GAP);
-            let height = (TILE_WIDTH * frame.height() as f64 / frame.width() as f64).round().max(1.0);
+            let height = (TILE_WIDTH * f64::from(frame.height()) / f64::from(frame.width())).round().max(1.0);
             let rect = Rect { left, top: y, right: left + TILE_WIDTH, bottom: y + height };
             bottom = bottom.max(rect.bottom);
             tiles.push((rect, label, frame));
@@ -72,8 +69,7 @@ fn draw(title: &str, strips: &[Strip], charts: &[Lines<'_>]) -> eyre::Result<Rgb
         areas.iter().zip(charts).try_for_each(|(area, lines)| chart::draw(canvas, *area, lines))
     })?;
     for (rect, _, frame) in &tiles {
-        let scaled = scaled(frame, rect.width() as u32, rect.height() as u32)?;
-        imageops::replace(&mut picture, &scaled, rect.left as i64, rect.top as i64);
+        canvas::paste(&mut picture, frame, *rect);
     }
     Ok(picture)
 }
