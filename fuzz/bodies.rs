@@ -10,7 +10,7 @@ use evo1_core::{
     config::{PolicyConfig, Profile, upstream},
     device::DeviceName,
     hub::Repository,
-    normalize::{NormalizationType, Normalizer, Statistics},
+    normalize::{Normalization, NormalizationType, Normalizer, Statistics},
     weights::{Audit, ModelPart, Naming, WeightFile, check},
 };
 
@@ -62,7 +62,7 @@ pub(crate) fn statistics(data: &[u8]) {
     let Ok(statistics) = Statistics::parse(Path::new("norm_stats.json"), text) else { return };
     for (_, robot) in statistics.robots() {
         for kind in [NormalizationType::Bounds, NormalizationType::BoundsQ99, NormalizationType::Normal] {
-            let normalizer = Normalizer::new(kind, &Profile::Paper.semantics());
+            let normalizer = Normalizer::new(Normalization::both(kind), &Profile::Paper.semantics());
             let _ = normalizer.normalize_state(&vec![0.5; robot.state.width()], robot, robot.state.width());
             let _ = normalizer.denormalize_action(&[0.5; 3], robot);
         }
@@ -72,7 +72,7 @@ pub(crate) fn statistics(data: &[u8]) {
 /// LeRobot's `policy_preprocessor.json`.
 pub(crate) fn processors(data: &[u8]) {
     with_file("policy_preprocessor.json", data, |path| {
-        let _ = Statistics::read_lerobot(path.parent().expect("a folder"), 4, 4);
+        let _ = Statistics::read_lerobot(path.parent().expect("a folder"), Some(4), Some(4));
     });
 }
 

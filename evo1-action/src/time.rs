@@ -11,9 +11,15 @@ const BASE: f32 = 10_000.0;
 /// Rows `positions` of the table whose even channels are `sin(p · base^(−c / channels))` and whose odd channels are the
 /// cosine of the same angle: `[positions, channels]`.
 pub fn sinusoid(positions: &[usize], channels: usize, device: &Device) -> Tensor<2> {
+    let values = sinusoid_values(positions, channels);
+    Tensor::from_data(TensorData::new(values, [positions.len(), channels]), (device, DType::F32))
+}
+
+/// [`sinusoid`] on the host, row by row.
+pub fn sinusoid_values(positions: &[usize], channels: usize) -> Vec<f32> {
     let frequencies: Vec<f32> =
         (0..channels.div_ceil(2)).map(|pair| ((2 * pair) as f32 * -(BASE.ln() / channels as f32)).exp()).collect();
-    let values: Vec<f32> = positions
+    positions
         .iter()
         .flat_map(|&position| {
             frequencies.iter().flat_map(move |frequency| {
@@ -21,8 +27,7 @@ pub fn sinusoid(positions: &[usize], channels: usize, device: &Device) -> Tensor
                 [sin, cos]
             })
         })
-        .collect();
-    Tensor::from_data(TensorData::new(values, [positions.len(), channels]), (device, DType::F32))
+        .collect()
 }
 
 /// Row of the time table for a time in [0, 1]: `clamp(⌊κ · t⌋, 0, 999)`.

@@ -120,12 +120,7 @@ impl Common {
     /// Loads a policy directory, or a repository on the Hub, and logs what is worth knowing about it.
     pub(crate) fn load<C: Components>(&self, policy: &Path, device: &Device) -> Result<Policy<C>> {
         let (policy, report) = Policy::load_as(&local(policy)?, &self.load_options(device))?;
-        for key in &report.unknown_keys {
-            warn!("unknown key, ignored: {key}");
-        }
-        for finding in &report.weights.findings {
-            warn!("values that no trained network has: {finding}");
-        }
+        report.warn();
         if policy.statistics.is_none() {
             warn!("no statistics: states and actions are in normalised units");
         }

@@ -216,7 +216,7 @@ fn broken_policy_directories_end_with_1() {
     policy.write("config.json", config.replace("\"hidden_dim\": 40", "\"hidden_dim\": 41").as_bytes());
     policy.infer_is_refused(1, "must have shape");
     policy.write("config.json", config.replace("\"chunk_size\": 4", "\"chunk_size\": 4000000000").as_bytes());
-    policy.infer_is_refused(1, "must have shape");
+    policy.infer_is_refused(1, "`chunk_size` must be from 1 to 100000, got 4000000000");
     policy.write("config.json", config.replace("\"num_layers\": 2", "\"num_layers\": 1000000000").as_bytes());
     policy.infer_is_refused(1, "`num_layers`");
     policy.write("config.json", &config.as_bytes()[..100]);
@@ -334,6 +334,25 @@ fn a_run_trains_stops_and_goes_on() {
         "`batch_size` must be",
     );
     refused(&["train"], 1, "`--config FILE`");
+    refused(&["--profile", "paper", "train", "--resume", text(&run)], 1, "leave out `--profile`");
+
+    // What loading a policy has to say is said of one to go on from, too.
+    let from = folder.path().join("from");
+    let config = std::fs::read_to_string(Path::new(checkpoint).join("config.json")).expect("a configuration");
+    std::fs::create_dir(&from).expect("a folder");
+    for file in std::fs::read_dir(checkpoint).expect("a checkpoint").map(|entry| entry.expect("an entry").path()) {
+        if file.is_file() {
+            std::fs::copy(&file, from.join(file.file_name().expect("a name"))).expect("copied");
+        }
+    }
+    std::fs::write(from.join("config.json"), config.replacen('{', "{\"surprise\": 1,", 1)).expect("written");
+    let policy = format!("policy={{from: {}}}", from.display());
+    let output = format!("output={}", folder.path().join("second").display());
+    let again = ["train", "--config", text(&recipe), "--set", &dataset, "--set", &output, "--set", &policy];
+    let again = [&again[..], &["--set", "steps=1", "--set", "batch_size=2"]].concat();
+    refused(&[&["--strict"], &again[..]].concat(), 1, "surprise");
+    let warned = evo1(&again);
+    assert!(warned.status.success() && stderr(&warned).contains("surprise"), "{}", stderr(&warned));
     refused(&["train", "--resume", text(folder.path())], 1, "not the folder of a run");
 }
 

@@ -285,7 +285,7 @@ fn configurations_of_monsters_are_refused() {
         (r#""num_layers": 2"#, r#""num_layers": 1000000000"#, "`num_layers` must be from 1 to 1000"),
         (r#""vlm_num_layers": 2"#, r#""vlm_num_layers": 1000000000"#, "`vlm_num_layers` must be from 1 to 1000"),
         (r#""num_layers": 2"#, r#""num_layers": 1000"#, "missing"),
-        (r#""chunk_size": 4"#, r#""chunk_size": 4294967295"#, "must have shape"),
+        (r#""chunk_size": 4"#, r#""chunk_size": 4294967295"#, "`chunk_size` must be from 1 to 100000"),
         (r#""hidden_dim": 40"#, r#""hidden_dim": 4294967295"#, "must have shape"),
         (r#""chunk_size": 4"#, r#""chunk_size": 1e300"#, "`chunk_size` must be a whole number"),
         (r#""chunk_size": 4"#, r#""chunk_size": 4, "chunk_size": 4"#, "the key `chunk_size` is there twice"),

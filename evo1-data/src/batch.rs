@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Tensor, TensorData};
 use evo1::{Inputs, Preparer};
-use evo1_core::{View, config::TargetMask, rng};
+use evo1_core::{View, config::TargetMask, normalize::Normalization, rng};
 use rand_distr::{Distribution, StandardNormal};
 
 use crate::{
@@ -54,7 +54,9 @@ impl Collator {
                 return Err(evo1_core::Error::invalid("data configuration", field, expected, given).into());
             }
         }
-        if let Some(given) = config.normalization_type.filter(|&given| given != model.normalization) {
+        if let Some(given) =
+            config.normalization_type.filter(|&given| Normalization::both(given) != model.normalization)
+        {
             let expected = format!("the model's, {:?}", model.normalization);
             let field = "normalization_type";
             return Err(evo1_core::Error::invalid("data configuration", field, expected, format!("{given:?}")).into());

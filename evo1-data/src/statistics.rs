@@ -131,6 +131,7 @@ impl Accumulator {
             std: list(&|summary| summary.std()),
             q01: list(&|summary| summary.quantile(0.01)),
             q99: list(&|summary| summary.quantile(0.99)),
+            ..VectorStatistics::default()
         };
         (statistics.width() > 0).then_some(statistics)
     }

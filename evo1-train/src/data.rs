@@ -1,4 +1,4 @@
-//! BatchSource of a run from the datasets that its configuration names.
+//! Batches of a run from the datasets that its configuration names.
 
 use std::{num::NonZeroUsize, sync::Arc};
 
@@ -7,10 +7,10 @@ use evo1_data::{Loader, LoaderOptions, Mixture, Position};
 
 use crate::{BatchSource, Error, Result, TrainBatch, TrainConfig};
 
-/// BatchSource that threads make ahead of their use, for each of them.
+/// Batches that threads make ahead of their use, for each of them.
 const PREFETCH: usize = 2;
 
-/// BatchSource of a mixture of datasets.
+/// Batches of a mixture of datasets.
 pub struct DatasetBatches {
     loader: Loader,
     start: Position,
@@ -19,7 +19,7 @@ pub struct DatasetBatches {
 }
 
 impl DatasetBatches {
-    /// BatchSource of a mixture for the policy of `preparer`.
+    /// Batches of a mixture for the policy of `preparer`.
     pub fn new(mixture: Arc<Mixture>, preparer: Preparer, config: &TrainConfig) -> Result<Self> {
         let batch_size =
             NonZeroUsize::new(config.batch_size).ok_or_else(|| Error::config("batch_size", "at least 1", 0))?;

@@ -18,7 +18,7 @@ use crate::{BatchSource, DataSource, Draw, Error, Result, TrainConfig, open::bat
 pub struct EvaluationConfig {
     /// The data. Its augmentation and noise on states are left out.
     pub data: DataSource,
-    /// BatchSource.
+    /// Batches.
     pub batches: usize,
     /// Observations of a batch.
     pub batch_size: usize,

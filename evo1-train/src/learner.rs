@@ -80,7 +80,7 @@ pub struct Learner<C: Components = Published> {
 pub struct Progress {
     /// Steps done, skipped ones included.
     pub step: u64,
-    /// BatchSource used: the data's and the generator's position.
+    /// Batches used: the data's and the generator's position.
     pub batches: u64,
     /// Steps skipped because loss or gradient were not finite.
     pub skipped: u64,

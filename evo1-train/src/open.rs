@@ -51,9 +51,9 @@ impl Trainer {
         };
         let mixture = Arc::new(mixture);
         let statistics = config.statistics.of(policy.statistics.take(), &mixture, progress)?;
-        if config.policy.from.is_none() {
-            fit_to_robot(&mut policy.config, &statistics);
-        }
+        fit_to_robot(&mut policy.config, &statistics);
+        C::check(&policy.config, "the data").map_err(evo1::Error::from)?;
+        policy.config.validate_statistics(&statistics, "the data")?;
         policy.statistics = Some(statistics);
         let batches = batches_for(&policy, mixture, &config)?;
         Trainer::new(config, policy, batches)
@@ -99,14 +99,15 @@ fn data_of(config: &TrainConfig) -> Result<DataConfig> {
     Ok(data)
 }
 
-/// A new policy's widths are those of its robot, where all robots of the data have the same.
+/// A policy's widths are those of the robot whose statistics it has, also where it comes from another robot; unknown where
+/// robots of several widths share it.
 fn fit_to_robot(config: &mut PolicyConfig, statistics: &Statistics) {
     let widths: BTreeSet<_> =
         statistics.robots().map(|(_, robot)| (robot.state.width(), robot.action.width())).collect();
-    let (most_state, most_action) = (config.action.max_state_dim, config.action.max_action_dim);
-    if let [(state, action)] = widths.into_iter().collect::<Vec<_>>()[..] {
-        (config.state_dim, config.action_dim) = (state.min(most_state), action.min(most_action));
-    }
+    (config.state_dim, config.action_dim) = match widths.into_iter().collect::<Vec<_>>()[..] {
+        [(state, action)] => (Some(state), Some(action)),
+        _ => (None, None),
+    };
 }
 
 /// The batches of a mixture for a policy. A policy with one set of statistics uses it for every dataset.

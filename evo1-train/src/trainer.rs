@@ -117,7 +117,9 @@ impl<C: Components> Trainer<C> {
         config.validate()?;
         let newest = Checkpoints::open(&config.output, config.checkpoints)?.newest()?;
         let newest = newest.ok_or_else(|| Error::checkpoint(&config.output, "there is no checkpoint to go on from"))?;
-        let (policy, _) = Policy::load_as::<C>(&newest, &LoadOptions::new(device))?;
+        let options = LoadOptions { is_strict: config.policy.strict, ..LoadOptions::new(device) };
+        let (policy, report) = Policy::load_as::<C>(&newest, &options)?;
+        report.warn();
         let batches = batches(&policy)?;
         let learner = restore(&newest, policy, config.learner()?)?;
         Self::with_learner(config, learner, batches)

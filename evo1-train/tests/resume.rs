@@ -20,11 +20,11 @@ use evo1_train::{
     TrainedParts, Trainer,
 };
 
-/// BatchSource of random states and actions, each a function of its index.
+/// Batches of random states and actions, each a function of its index.
 struct Synthetic {
     policy: Policy,
     device: Device,
-    /// BatchSource whose actions are not a number.
+    /// Batches whose actions are not a number.
     broken: fn(u64) -> bool,
 }
 

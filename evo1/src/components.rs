@@ -31,25 +31,31 @@ pub trait Components: Debug + Clone + Send + Sync + 'static {
     /// The noise that `flow.noise` names.
     ///
     /// # Errors
-    /// When there is none of the name, or settings that it has not; so, too, below.
+    /// When there is none of the name, or settings that it has not.
     fn noise_draw(choice: &Choice) -> Result<Arc<dyn NoiseDraw>> {
         flow::noise_draw(choice)
     }
 
     /// The distribution of training times that `flow.time_draw` names.
-    #[allow(clippy::missing_errors_doc)]
+    ///
+    /// # Errors
+    /// As [`Self::noise_draw`].
     fn time_draw(choice: &Choice) -> Result<Arc<dyn TimeDraw>> {
         flow::time_draw(choice)
     }
 
     /// The times of the sampler that `flow.grid` names.
-    #[allow(clippy::missing_errors_doc)]
+    ///
+    /// # Errors
+    /// As [`Self::noise_draw`].
     fn time_grid(choice: &Choice) -> Result<Arc<dyn TimeGrid>> {
         flow::time_grid(choice)
     }
 
     /// The solver that `flow.solver` names.
-    #[allow(clippy::missing_errors_doc)]
+    ///
+    /// # Errors
+    /// As [`Self::noise_draw`].
     fn solver(choice: &Choice) -> Result<Arc<dyn Solver>> {
         flow::solver(choice)
     }

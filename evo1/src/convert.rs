@@ -60,10 +60,12 @@ pub fn convert(
         return Err(Error::NotAPolicy { path: to.to_owned(), message });
     }
     let weights = weight_file(from)?;
-    let FoundConfig { config, origin, .. } = read_config(from, None)?;
+    let file = WeightFile::open(&weights)?;
+    let mut found = read_config(from, None)?;
+    found.fit_layers(&file)?;
+    let FoundConfig { config, origin, .. } = found;
     let statistics = read_statistics(from, &config)?;
     let config = of_robot(config, origin, format, statistics.as_ref());
-    let file = WeightFile::open(&weights)?;
     let own = own_components(&config);
     if !own.is_empty() {
         return Err(Error::OwnComponents { components: own.join(", ") });
@@ -105,8 +107,8 @@ fn of_robot(config: PolicyConfig, origin: Origin, format: Format, statistics: Op
     let robot = statistics.and_then(Statistics::only);
     let Some(robot) = robot.filter(|_| origin == Origin::Authors && format == Format::LeRobot) else { return config };
     PolicyConfig {
-        state_dim: robot.state.width().min(config.action.max_state_dim),
-        action_dim: robot.action.width().min(config.action.max_action_dim),
+        state_dim: Some(robot.state.width().min(config.action.max_state_dim)),
+        action_dim: Some(robot.action.width().min(config.action.max_action_dim)),
         ..config
     }
 }

@@ -28,6 +28,28 @@ pub enum Error {
         /// The components, as `field: name`.
         components: String,
     },
+    /// A checkpoint carries a constant table that is not the one that is computed here.
+    #[error("{}: `{tensor}` is another table than the sinusoids that this model is built with", path.display())]
+    OtherTable {
+        /// The file.
+        path: std::path::PathBuf,
+        /// The table.
+        tensor: String,
+    },
+    /// The gripper is none of the robot's columns.
+    #[error("the gripper is column {index}, counted from 0, of actions that have {width}")]
+    NoGripper {
+        /// The gripper's column.
+        index: usize,
+        /// Columns of an action.
+        width: usize,
+    },
+    /// Nothing says how wide the robot's actions are.
+    #[error(
+        "how wide the robot's actions are is known nowhere: give the policy statistics (`norm_stats.json`), `action_dim` in \
+         its `evo1.json`, or each observation an action mask"
+    )]
+    UnknownActionWidth,
     /// There are no attention weights to look at.
     #[error("the policy's components record no attention to frames: there is nothing to look at")]
     NoAttention,

@@ -126,17 +126,18 @@ pub fn inspect(path: &Path, progress: impl Fn(u64, u64) + Sync) -> Result<Inspec
 /// # Errors
 /// As there.
 pub fn inspect_as<C: Components>(path: &Path, progress: impl Fn(u64, u64) + Sync) -> Result<Inspection> {
-    let (weights, config) = if path.is_dir() {
+    let (weights, has_config) = if path.is_dir() {
         let nothing = || Error::NotAPolicy {
             path: path.to_owned(),
             message: format!("none of `{}` is there", WEIGHT_FILES.join("`, `")),
         };
         let weights = find_weights(path).ok_or_else(nothing)?;
-        (weights, path.join("config.json").is_file().then(|| config_facts(path)).transpose()?)
+        (weights, path.join("config.json").is_file())
     } else {
-        (path.to_owned(), None)
+        (path.to_owned(), false)
     };
     let file = WeightFile::open(&weights)?;
+    let config = has_config.then(|| config_facts(path, &file)).transpose()?;
     let sizes: Vec<u64> = file.files().iter().map(|path| size_of(path)).collect::<Result<_>>()?;
     let tensors: Vec<&str> = file.names().filter(|name| file.dtype(name).is_ok()).collect();
     let values: u64 = tensors.iter().map(|name| file.byte_len(name).unwrap_or(0) as u64).sum();
@@ -254,7 +255,7 @@ fn size_of(path: &Path) -> Result<u64> {
 }
 
 /// The configuration of a directory.
-fn config_facts(directory: &Path) -> Result<ConfigFacts> {
+fn config_facts(directory: &Path, file: &WeightFile) -> Result<ConfigFacts> {
     if is_base(directory)? {
         return Ok(ConfigFacts {
             kind: Kind::Base,
@@ -266,7 +267,8 @@ fn config_facts(directory: &Path) -> Result<ConfigFacts> {
             policy: None,
         });
     }
-    let found = read_config(directory, None)?;
+    let mut found = read_config(directory, None)?;
+    found.fit_layers(file)?;
     Ok(ConfigFacts {
         kind: match found.origin {
             Origin::LeRobot => Kind::LeRobot,

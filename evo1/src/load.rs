@@ -3,16 +3,18 @@
 use std::path::{Path, PathBuf};
 
 use burn::{module::Module, tensor::Device};
+use evo1_action::time::sinusoid_values;
 use evo1_core::{
     config::{
         CONFIG_FILE, PolicyConfig, Precision, Profile,
         upstream::{self, Origin},
     },
     files::read_text,
-    normalize::Statistics,
-    weights::{self, WeightFile},
+    normalize::{Normalization, Statistics},
+    weights::{self, Naming, TABLES, WeightFile, floats},
 };
 use evo1_vlm::PromptTokenizer;
+use tracing::warn;
 
 use crate::{Components, Error, Evo1, Policy, Published, Result};
 
@@ -38,6 +40,19 @@ pub struct LoadReport {
     pub weights: weights::Loaded,
     /// Why the profile is what it is.
     pub profile_source: &'static str,
+}
+
+impl LoadReport {
+    /// Warns of what loading found that nobody would expect: keys that nothing reads, and values that no trained network
+    /// has.
+    pub fn warn(&self) {
+        for key in &self.unknown_keys {
+            warn!("unknown key, ignored: {key}");
+        }
+        for finding in &self.weights.findings {
+            warn!("values that no trained network has: {finding}");
+        }
+    }
 }
 
 impl LoadOptions {
@@ -66,14 +81,20 @@ impl Policy {
     pub fn load_as<C: Components>(directory: &Path, options: &LoadOptions) -> Result<(Policy<C>, LoadReport)> {
         let weights = weight_file(directory)?;
         options.precision.require(&options.device)?;
-        let FoundConfig { config, unknown_keys, profile_source, .. } = read_config(directory, options.profile)?;
+        let mut found = read_config(directory, options.profile)?;
+        let file = WeightFile::open(&weights)?;
+        found.fit_layers(&file)?;
+        let FoundConfig { config, unknown_keys, profile_source, .. } = found;
         if options.is_strict && !unknown_keys.is_empty() {
             return Err(Error::UnknownKeys { keys: unknown_keys });
         }
         C::check(&config, &directory.join(CONFIG_FILE).display().to_string())?;
         let tokenizer = read_tokenizer(directory, &config)?;
         let statistics = read_statistics(directory, &config)?;
-        let file = WeightFile::open(&weights)?;
+        if let Some(statistics) = &statistics {
+            config.validate_statistics(statistics, &directory.display().to_string())?;
+        }
+        check_tables(&config, &file)?;
         let (network, weights) = load_network(Evo1::init(&config, &options.device)?, &file, &config, options)?;
         if !weights.naming.has_action_expert() {
             let message = "its weights are a base model without an action expert".into();
@@ -85,9 +106,13 @@ impl Policy {
 }
 
 impl Policy {
-    /// The configuration of a policy directory, without its weights.
+    /// The configuration of a policy directory, without its weights, which are looked at only for what it leaves open.
     pub fn config_of(directory: &Path) -> Result<PolicyConfig> {
-        Ok(read_config(directory, None)?.config)
+        let mut found = read_config(directory, None)?;
+        if let Some(weights) = find_weights(directory) {
+            found.fit_layers(&WeightFile::open(&weights)?)?;
+        }
+        Ok(found.config)
     }
 }
 
@@ -155,6 +180,8 @@ pub(crate) fn read_statistics(directory: &Path, config: &PolicyConfig) -> Result
 pub(crate) struct FoundConfig {
     pub(crate) config: PolicyConfig,
     pub(crate) origin: Origin,
+    /// Whether the weights say how many language layers there are.
+    has_open_layers: bool,
     /// Files that were read.
     pub(crate) files: Vec<&'static str>,
     pub(crate) unknown_keys: Vec<String>,
@@ -162,9 +189,51 @@ pub(crate) struct FoundConfig {
     pub(crate) profile_source: &'static str,
 }
 
+impl FoundConfig {
+    /// Takes the number of language layers from the weights where the configuration leaves it open.
+    pub(crate) fn fit_layers(&mut self, file: &WeightFile) -> Result<()> {
+        if self.has_open_layers {
+            self.config.vlm.language.num_layers = Naming::detect(file)?.language_layers(file);
+            self.config.validate(&file.path().display().to_string())?;
+        }
+        Ok(())
+    }
+}
+
+/// Files of adapters, which change what the weights beside them compute.
+const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
+
+/// Largest difference between a stored table and its formula: half precision's rounding of numbers up to 1.
+const TABLE_TOLERANCE: f32 = 1.0 / 128.0;
+
+/// Fails unless the tables that a checkpoint carries are those that are computed here.
+fn check_tables(config: &PolicyConfig, file: &WeightFile) -> Result<()> {
+    let naming = Naming::detect(file)?;
+    for table in TABLES {
+        let Some(name) = naming.table(table).filter(|name| file.contains(name)) else { continue };
+        let stored = file.read(&name)?;
+        let channels = config.action.embed_dim;
+        let rows = stored.num_elements() / channels.max(1);
+        let (stored, computed) = (floats(&stored), sinusoid_values(&(0..rows).collect::<Vec<_>>(), channels));
+        let differs = |(stored, computed): (&f32, &f32)| !((stored - computed).abs() <= TABLE_TOLERANCE);
+        if stored.len() != computed.len() || stored.iter().zip(&computed).any(differs) {
+            return Err(Error::OtherTable { path: file.path().to_owned(), tensor: name });
+        }
+    }
+    Ok(())
+}
+
 /// Reads the configuration of a policy directory.
 pub(crate) fn read_config(directory: &Path, profile: Option<Profile>) -> Result<FoundConfig> {
-    let upstream::Upstream { origin, mut config, mut unknown_keys } = upstream::read(directory)?;
+    for adapter in ADAPTER_FILES {
+        if directory.join(adapter).exists() {
+            let message = format!(
+                "it holds an adapter (`{adapter}`): merge it into the weights first (PEFT's `merge_and_unload`)"
+            );
+            return Err(Error::NotAPolicy { path: directory.to_owned(), message });
+        }
+    }
+    let upstream::Upstream { origin, mut config, has_open_layers, mut unknown_keys } = upstream::read(directory)?;
     let mut files = vec!["config.json"];
     if directory.join("vlm_config.json").exists() {
         files.push("vlm_config.json");
@@ -176,6 +245,8 @@ pub(crate) fn read_config(directory: &Path, profile: Option<Profile>) -> Result<
         config = stored;
         unknown_keys.extend(unknown);
         files.insert(0, CONFIG_FILE);
+    } else {
+        config.normalization = Normalization::read_lerobot(directory, config.normalization)?;
     }
     let (profile, profile_source) = match (profile, fixture_profile(directory)) {
         (Some(profile), _) => (Some(profile), "chosen"),
@@ -190,7 +261,7 @@ pub(crate) fn read_config(directory: &Path, profile: Option<Profile>) -> Result<
         Some(profile) => config.with_profile(profile),
         None => config,
     };
-    Ok(FoundConfig { config, origin, files, unknown_keys, profile_source })
+    Ok(FoundConfig { config, origin, has_open_layers: has_open_layers && !is_own, files, unknown_keys, profile_source })
 }
 
 /// The profile of a fixture directory, whose `meta.json` says which reference computed it.

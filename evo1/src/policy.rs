@@ -341,7 +341,9 @@ impl<C: Components> Policy<C> {
     ) -> Result<ActionChunk> {
         let (statistics, padded) = (preparer.statistics_of(observation)?, normalized.width());
         let width = match options.width {
-            ActionWidth::Robot => statistics.map_or(self.config.action_dim, |robot| robot.action.width().min(padded)),
+            ActionWidth::Robot => {
+                self.config.output_dim(statistics.map_or(padded, |robot| robot.action.width().min(padded)))
+            }
             ActionWidth::Padded => padded,
         };
         let normalizer = preparer.normalizer();
@@ -359,7 +361,8 @@ impl<C: Components> Policy<C> {
             values = smoothed(&ActionChunk::new(width, values), sigma).values().to_vec();
         }
         if let Some(gripper) = self.config.gripper {
-            for value in values.iter_mut().skip(gripper.index).step_by(width) {
+            for action in values.chunks_exact_mut(width) {
+                let value = action.get_mut(gripper.index).ok_or(Error::NoGripper { index: gripper.index, width })?;
                 *value = if *value > gripper.threshold { gripper.above } else { gripper.below };
             }
         }

@@ -125,7 +125,20 @@ impl Preparer {
             return Err(Error::UnknownEmbodiment { got, count });
         }
         self.state_of(observation)?;
+        if observation.action_mask.is_none() {
+            self.action_dim(observation)?;
+        }
         Ok(())
+    }
+
+    /// Width of the robot's action, which the network is given where the observation has no mask of its own: the policy's,
+    /// else that of the statistics that the observation names.
+    fn action_dim(&self, observation: &Observation) -> Result<usize> {
+        match (self.config.action_dim, self.statistics_of(observation)?) {
+            (Some(width), _) => Ok(width),
+            (None, Some(robot)) => Ok(robot.action.width()),
+            (None, None) => Err(Error::UnknownActionWidth),
+        }
     }
 
     /// The observation's state, normalised and padded.
@@ -187,10 +200,11 @@ impl Preparer {
         samples.state.extend(self.state_of(observation)?);
         samples.embodiment.push(self.embodiment_of(observation));
         let (horizon, width) = (config.action.horizon, config.action.max_action_dim);
+        let live = if observation.action_mask.is_none() { self.action_dim(observation)? } else { 0 };
         let is_real = |step: usize, column: usize| match &observation.action_mask {
             Some(mask) if mask.len() > width => mask[step * width + column],
             Some(mask) => mask.get(column).copied().unwrap_or(false),
-            None => column < config.action_dim,
+            None => column < live,
         };
         let entries = (0..horizon).flat_map(|step| (0..width).map(move |column| (step, column)));
         samples.action_mask.extend(entries.map(|(step, column)| f32::from(u8::from(is_real(step, column)))));

@@ -51,6 +51,10 @@ impl Policy {
         precision: Precision,
     ) -> Result<Policy<C>> {
         C::check(&config, "configuration")?;
+        // A robot that nobody has described is as wide as the network.
+        let mut config = config;
+        config.state_dim.get_or_insert(config.action.max_state_dim);
+        config.action_dim.get_or_insert(config.action.max_action_dim);
         precision.require(device)?;
         let network = Evo1::init(&config, device)?;
         let network = network.initialized(seed, InitialScales::default(), |path| precision.of(path));
@@ -60,7 +64,7 @@ impl Policy {
 
     /// The tiny preset with weights from a seed and Meta-World's statistics, in f32, for tests.
     pub fn tiny(seed: u64, device: &Device) -> Result<Self> {
-        let config = PolicyConfig { action_dim: 4, ..PolicyConfig::tiny() };
+        let config = PolicyConfig { state_dim: Some(8), action_dim: Some(4), ..PolicyConfig::tiny() };
         Ok(Self { statistics: Some(embedded_statistics()?), ..Self::random(config, seed, device)? })
     }
 

@@ -221,6 +221,7 @@ fn a_saved_policy_is_the_same_policy() {
         for (config, name) in [(PolicyConfig::tiny(), "tiny"), (other(), "other")] {
             let mut policy = Policy::random(config, 5, &device).expect("random");
             policy.statistics = Policy::tiny(0, &device).expect("tiny").statistics;
+            (policy.config.state_dim, policy.config.action_dim) = (Some(8), Some(4));
             for format in [Format::LeRobot, Format::Authors, Format::Burnpack] {
                 let directory = tempfile::tempdir().expect("directory");
                 let path = directory.path().join("new/policy");

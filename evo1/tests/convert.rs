@@ -147,7 +147,7 @@ fn statistics_follow_into_every_format() {
     let lerobot = folder.path().join("lerobot");
     converted(&authors, &lerobot, Format::LeRobot, None);
     let policy = load(&lerobot);
-    assert_eq!((policy.config.state_dim, policy.config.action_dim), (4, 3), "the robot's own widths");
+    assert_eq!((policy.config.state_dim, policy.config.action_dim), (Some(4), Some(3)), "the robot's own widths");
     assert_eq!(policy.statistics.as_ref(), Some(&expected));
     // The processors alone say the same, whether padded or not.
     std::fs::remove_file(lerobot.join("norm_stats.json")).expect("removed");

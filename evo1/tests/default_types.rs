@@ -19,7 +19,7 @@ fn a_device_whose_own_type_is_bf16_predicts_in_the_policys_type() {
 
     let observation = Observation {
         views: vec![View::Present(Frame::black(64, 64)), View::Absent],
-        state: vec![0.123; policy.config.state_dim],
+        state: vec![0.123; policy.config.state_dim.unwrap_or(8)],
         instruction: "open it".into(),
         ..Observation::default()
     };

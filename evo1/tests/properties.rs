@@ -24,7 +24,7 @@ fn two_views(seed: u64) -> Observation {
 }
 
 fn policy(profile: Profile, device: &Device) -> Policy {
-    Policy::random(PolicyConfig { action_dim: 7, ..PolicyConfig::tiny() }.with_profile(profile), 3, device)
+    Policy::random(PolicyConfig { action_dim: Some(7), ..PolicyConfig::tiny() }.with_profile(profile), 3, device)
         .expect("tiny is valid")
 }
 
@@ -219,7 +219,7 @@ fn given_noise_is_used_as_it_is() {
 #[test]
 fn half_precision_predicts_much_the_same() {
     for device in test_devices() {
-        let config = PolicyConfig { action_dim: 7, ..PolicyConfig::tiny() };
+        let config = PolicyConfig { action_dim: Some(7), ..PolicyConfig::tiny() };
         let predict = |dtype| {
             let policy = Policy::random_in(config.clone(), 3, &device, Precision { vlm: dtype, action: dtype })?;
             policy.predict(&two_views(1), &options(1))
@@ -250,7 +250,7 @@ fn other_dimensions_work() {
     config.action.horizon = 1;
     config.action.num_heads = 8;
     config.action.max_action_dim = 9;
-    config.action_dim = 2;
+    config.action_dim = Some(2);
     for tiling in [TilingConfig::default(), TilingConfig { min_tiles: 1, max_tiles: 4, thumbnail: true }] {
         for is_pooled in [false, true] {
             config.tiling = tiling;

@@ -21,7 +21,7 @@ fn observation() -> Observation {
 }
 
 fn policy(edit: impl Fn(&mut PolicyConfig), device: &Device) -> Policy {
-    let mut config = PolicyConfig { action_dim: 7, ..PolicyConfig::tiny() };
+    let mut config = PolicyConfig { action_dim: Some(7), ..PolicyConfig::tiny() };
     edit(&mut config);
     Policy::random(config, 3, device).expect("valid")
 }

@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let observation = Observation {
         views: vec![View::Present(Frame::black(224, 224))],
-        state: vec![0.0; policy.config.state_dim],
+        state: vec![0.0; policy.config.state_dim.unwrap_or(policy.config.action.max_state_dim)],
         instruction: "open the drawer".into(),
         ..Observation::default()
     };

@@ -34,7 +34,7 @@ pub(crate) struct Evaluate {
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
 
-    /// BatchSource of 32 observations
+    /// Batches of 32 observations
     #[arg(long, value_name = "N", default_value_t = 8)]
     batches: usize,
 

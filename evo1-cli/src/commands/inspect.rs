@@ -83,6 +83,11 @@ impl Inspect {
     }
 }
 
+/// A width of the robot's, or that its statistics know it.
+fn known(width: Option<usize>) -> String {
+    width.map_or_else(|| "as many as statistics have".into(), |width| width.to_string())
+}
+
 fn described(inspection: &Inspection) -> String {
     let mut text = format!("path          {}\n", inspection.path.display());
     if let Some(config) = &inspection.config {
@@ -109,9 +114,9 @@ fn described(inspection: &Inspection) -> String {
             text += &format!(
                 "actions       {} steps of {} (padded to {}), states of {} (padded to {}), {} blocks\n",
                 action.horizon,
-                policy.action_dim,
+                known(policy.action_dim),
                 action.max_action_dim,
-                policy.state_dim,
+                known(policy.state_dim),
                 action.max_state_dim,
                 action.num_layers,
             );

@@ -52,11 +52,17 @@ impl Train {
         let trainer = match (&self.config, &self.resume) {
             (_, Some(run)) => {
                 let context = || format!("cannot go on with the run in {}", run.display());
-                let config = TrainConfig::of_run(run, &self.set).wrap_err_with(context)?;
+                if common.profile.is_some() {
+                    bail!("a run goes on with the profile that it began with: leave out `--profile`");
+                }
+                let mut config = TrainConfig::of_run(run, &self.set).wrap_err_with(context)?;
+                config.policy.strict |= common.strict;
                 Trainer::reopen_as::<C>(config, &device, &common.suites).wrap_err_with(context)?
             }
             (Some(path), None) => {
-                let config = TrainConfig::read(path, &self.set)?;
+                let mut config = TrainConfig::read(path, &self.set)?;
+                config.policy.strict |= common.strict;
+                config.policy.profile = common.profile.or(config.policy.profile);
                 let bar = bar("reading statistics {bar:40} {pos} of {len} episodes, {eta} left")?;
                 let progress = |done, of| {
                     bar.set_length(of as u64);

@@ -7,7 +7,11 @@ use super::{
     ActionConfig, Design, FlowConfig, FrameCrop, LanguageConfig, Profile, Semantics, TilingConfig, VisionConfig,
     VlmConfig, check_fields,
 };
-use crate::{Result, device::require_dtype, normalize::NormalizationType};
+use crate::{
+    Error, Result,
+    device::require_dtype,
+    normalize::{Normalization, RobotStatistics, Statistics},
+};
 
 /// Everything that decides what a policy computes, its weights aside.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,17 +38,34 @@ pub struct PolicyConfig {
     pub max_text_length: usize,
     /// Euler steps of a prediction.
     pub num_inference_steps: usize,
-    /// Width of the robot's state; [`ActionConfig::max_state_dim`] when nothing is known.
-    pub state_dim: usize,
-    /// Width of the robot's action; [`ActionConfig::max_action_dim`] when nothing is known.
-    pub action_dim: usize,
-    /// Which statistics normalise state and action.
-    pub normalization: NormalizationType,
+    /// Width of the robot's state, where it is known; where it is not, its statistics know it.
+    #[serde(default)]
+    pub state_dim: Option<usize>,
+    /// Width of the robot's action, where it is known: the columns that the network is given, others being masked. Where it
+    /// is not known, that of the robot's statistics.
+    #[serde(default)]
+    pub action_dim: Option<usize>,
+    /// Columns of an action that are handed on, where they are fewer than the robot's.
+    #[serde(default)]
+    pub cropped_action_dim: Option<usize>,
+    /// Which statistics normalise states, and which actions.
+    pub normalization: Normalization,
     /// A gripper dimension that is made two-valued after denormalising.
     pub gripper: Option<GripperRule>,
     /// The embodiment used when an observation names none.
     pub default_embodiment: usize,
 }
+
+/// Most tiles of a frame.
+const MAX_TILES: usize = 1000;
+/// Most views of a prompt.
+const MAX_VIEWS: usize = 100;
+/// Most tokens of a prompt.
+const MAX_TEXT_LENGTH: usize = 1_000_000;
+/// Most steps of a sampler.
+const MAX_STEPS: usize = 100_000;
+/// Most steps of a chunk.
+const MAX_HORIZON: usize = 100_000;
 
 /// A gripper dimension that is made two-valued.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -147,8 +168,9 @@ impl PolicyConfig {
     pub fn of(vlm: VlmConfig, action: ActionConfig, profile: Profile) -> Self {
         let semantics = profile.semantics();
         Self {
-            state_dim: action.max_state_dim,
-            action_dim: action.max_action_dim,
+            state_dim: None,
+            action_dim: None,
+            cropped_action_dim: None,
             num_inference_steps: semantics.default_steps,
             vlm,
             action,
@@ -159,7 +181,7 @@ impl PolicyConfig {
             tiling: TilingConfig::default(),
             max_views: 3,
             max_text_length: 1024,
-            normalization: NormalizationType::Bounds,
+            normalization: Normalization::default(),
             gripper: None,
             default_embodiment: 0,
         }
@@ -187,23 +209,74 @@ impl PolicyConfig {
         self.validate_prediction(origin)
     }
 
+    /// Columns of an action that are handed on, of `width` that the robot's statistics have, or the network where there are
+    /// none.
+    pub fn output_dim(&self, width: usize) -> usize {
+        let known = self.action_dim.unwrap_or(width).min(width);
+        self.cropped_action_dim.map_or(known, |cropped| cropped.min(known))
+    }
+
+    /// Fails unless statistics are those of the robot that the configuration describes. `origin` names the policy in the
+    /// message.
+    ///
+    /// # Errors
+    /// When a robot's statistics are wider or narrower than its states or actions, wider than the network, lack a list that
+    /// the normalisation needs, or end before the gripper.
+    pub fn validate_statistics(&self, statistics: &Statistics, origin: &str) -> Result<()> {
+        statistics.robots().try_for_each(|(name, robot)| self.validate_robot_statistics(&name, robot, origin))
+    }
+
+    fn validate_robot_statistics(&self, name: &str, robot: &RobotStatistics, origin: &str) -> Result<()> {
+        for (vector, statistics, kind, width, most) in [
+            ("observation.state", &robot.state, self.normalization.state, self.state_dim, self.action.max_state_dim),
+            ("action", &robot.action, self.normalization.action, self.action_dim, self.action.max_action_dim),
+        ] {
+            statistics.require(kind, &format!("{name}.{vector}"), origin)?;
+            let got = statistics.width();
+            let expected = match width {
+                Some(width) if got != width => format!("statistics of the {width} values that the robot has"),
+                None if got > most => format!("statistics of at most {most} values, those of the network"),
+                _ => continue,
+            };
+            return Err(Error::invalid(origin, format!("{name}.{vector}"), expected, format!("{got} values")));
+        }
+        let width = self.output_dim(robot.action.width());
+        match self.gripper {
+            Some(rule) if rule.index >= width => {
+                let expected = format!("below {width}, the width of the actions of {name}");
+                Err(Error::invalid(origin, "gripper_index", expected, rule.index))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The robot's widths, its gripper and its embodiment.
     fn validate_robot(&self, origin: &str) -> Result<()> {
-        let (width, padded) = (self.action_dim, self.action.max_action_dim);
-        let (state, max_state) = (self.state_dim, self.action.max_state_dim);
+        let (padded, max_state) = (self.action.max_action_dim, self.action.max_state_dim);
+        let is_in = |width: Option<usize>, most: usize| width.is_none_or(|width| (1..=most).contains(&width));
+        let shown = |width: Option<usize>, most: usize| format!("{} for {most}", width.unwrap_or_default());
+        let width = self.output_dim(padded);
         check_fields(
             origin,
             [
                 (
-                    (1..=padded).contains(&width),
-                    ("output_features.action.shape", "from 1 to max_action_dim", format!("{width} for {padded}")),
+                    is_in(self.action_dim, padded),
+                    ("output_features.action.shape", "from 1 to max_action_dim", shown(self.action_dim, padded)),
                 ),
                 (
-                    (1..=max_state).contains(&state),
+                    is_in(self.cropped_action_dim, self.action_dim.unwrap_or(padded)),
+                    (
+                        "postprocess_action_dim",
+                        "from 1 to the action's width",
+                        shown(self.cropped_action_dim, self.action_dim.unwrap_or(padded)),
+                    ),
+                ),
+                (
+                    is_in(self.state_dim, max_state),
                     (
                         "input_features.observation.state.shape",
                         "from 1 to max_state_dim",
-                        format!("{state} for {max_state}"),
+                        shown(self.state_dim, max_state),
                     ),
                 ),
                 (
@@ -222,20 +295,30 @@ impl PolicyConfig {
         )
     }
 
-    /// Tiles, views, prompt and steps.
+    /// Tiles, views, prompt and steps: they size memory and loops, so that each has a bound far above any model's.
     fn validate_prediction(&self, origin: &str) -> Result<()> {
         let TilingConfig { min_tiles, max_tiles, .. } = self.tiling;
-        let positive = "a whole number of at least 1";
+        let tiles = format!("{min_tiles} and {max_tiles}");
         check_fields(
             origin,
             [
                 (
-                    (1..=max_tiles).contains(&min_tiles),
-                    ("tiling", "1 ≤ min_tiles ≤ max_tiles", format!("{min_tiles} and {max_tiles}")),
+                    (1..=max_tiles).contains(&min_tiles) && max_tiles <= MAX_TILES,
+                    ("tiling", "1 ≤ min_tiles ≤ max_tiles ≤ 1000", tiles),
                 ),
-                (self.max_views > 0, ("max_views", positive, "0".into())),
-                (self.max_text_length > 0, ("max_text_length", positive, "0".into())),
-                (self.num_inference_steps > 0, ("num_inference_timesteps", positive, "0".into())),
+                ((1..=MAX_VIEWS).contains(&self.max_views), ("max_views", "from 1 to 100", self.max_views.to_string())),
+                (
+                    (1..=MAX_TEXT_LENGTH).contains(&self.max_text_length),
+                    ("max_text_length", "from 1 to 1000000", self.max_text_length.to_string()),
+                ),
+                (
+                    (1..=MAX_STEPS).contains(&self.num_inference_steps),
+                    ("num_inference_timesteps", "from 1 to 100000", self.num_inference_steps.to_string()),
+                ),
+                (
+                    (1..=MAX_HORIZON).contains(&self.action.horizon),
+                    ("chunk_size", "from 1 to 100000", self.action.horizon.to_string()),
+                ),
             ],
         )
     }
@@ -244,11 +327,64 @@ impl PolicyConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::normalize::{NormalizationType, VectorStatistics};
 
     #[test]
     fn presets_are_valid() {
         PolicyConfig::evo1().validate("evo1").expect("evo1");
         PolicyConfig::tiny().validate("tiny").expect("tiny");
+    }
+
+    #[test]
+    fn numbers_that_size_memory_or_loops_have_bounds() {
+        let message = |edit: fn(&mut PolicyConfig, usize), value: usize| {
+            let mut config = PolicyConfig::tiny();
+            edit(&mut config, value);
+            config.validate("evo1.json").expect_err("must be refused").to_string()
+        };
+        let most = u32::MAX as usize;
+        let edits: [(&str, fn(&mut PolicyConfig, usize)); 5] = [
+            ("num_inference_timesteps", |config, value| config.num_inference_steps = value),
+            ("max_views", |config, value| config.max_views = value),
+            ("max_text_length", |config, value| config.max_text_length = value),
+            ("tiling", |config, value| config.tiling.max_tiles = value),
+            ("chunk_size", |config, value| config.action.horizon = value),
+        ];
+        for (field, edit) in edits {
+            for value in [0, most] {
+                let message = message(edit, value);
+                assert!(message.contains(&format!("`{field}`")) && message.contains(&value.to_string()), "{message}");
+            }
+        }
+    }
+
+    #[test]
+    fn statistics_are_those_of_the_robot_that_is_described() {
+        let vector = |width: usize| VectorStatistics {
+            min: Some(vec![0.0; width]),
+            max: Some(vec![1.0; width]),
+            ..VectorStatistics::default()
+        };
+        let robot =
+            |state, action| Statistics::single(RobotStatistics { state: vector(state), action: vector(action) });
+        let gripper = Some(GripperRule { index: 6, threshold: 0.5, above: -1.0, below: 1.0 });
+        let config = PolicyConfig { state_dim: Some(8), action_dim: Some(7), gripper, ..PolicyConfig::tiny() };
+        let check = |config: &PolicyConfig, statistics: &Statistics| {
+            config.validate_statistics(statistics, "policy").map_err(|error| error.to_string())
+        };
+        assert_eq!(check(&config, &robot(8, 7)), Ok(()));
+        let narrow = check(&config, &robot(8, 6)).expect_err("six actions of seven");
+        assert!(narrow.contains("`default.action` must be statistics of the 7 values"), "{narrow}");
+        let unknown = PolicyConfig { state_dim: None, action_dim: None, ..config.clone() };
+        assert_eq!(check(&unknown, &robot(8, 7)), Ok(()));
+        let gripper = check(&unknown, &robot(8, 6)).expect_err("a gripper past the end");
+        assert!(gripper.contains("`gripper_index` must be below 6"), "{gripper}");
+        let wide = check(&unknown, &robot(8, 30)).expect_err("wider than the network");
+        assert!(wide.contains("at most 24 values"), "{wide}");
+        let quantiles = Normalization { action: NormalizationType::BoundsQ99, ..Normalization::default() };
+        let quantiles = PolicyConfig { normalization: quantiles, ..config };
+        let missing = check(&quantiles, &robot(8, 7)).expect_err("no quantiles");
+        assert!(missing.contains("statistics with `q01` and `q99`, got neither"), "{missing}");
     }
 
     #[test]

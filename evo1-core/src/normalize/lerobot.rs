@@ -13,10 +13,13 @@ use burn::tensor::TensorData;
 use serde::Deserialize;
 use serde_json::json as value;
 
-use super::{RobotStatistics, Statistics, VectorStatistics};
+use super::{Normalization, NormalizationType, RobotStatistics, Statistics, VectorStatistics};
 use crate::{
     Error, Result,
-    config::{PolicyConfig, upstream::lerobot_document},
+    config::{
+        PolicyConfig,
+        upstream::{lerobot_document, modes, normalization_of},
+    },
     files::write_atomically,
     json,
     weights::{WeightFile, floats, write_safetensors},
@@ -36,12 +39,25 @@ struct Pipeline {
 struct Step {
     registry_name: Option<String>,
     state_file: Option<PathBuf>,
+    #[serde(default)]
+    config: StepConfig,
 }
+
+/// What a normaliser's step says beside its tensors.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct StepConfig {
+    eps: Option<f64>,
+    norm_map: BTreeMap<String, String>,
+}
+
+/// The ε of LeRobot's normalisers, which ours have too.
+const EPSILON: f64 = 1e-8;
 
 impl Statistics {
     /// The statistics of the LeRobot policy in `directory`, cut to the robot's widths; `None` when its pipelines keep
     /// none.
-    pub fn read_lerobot(directory: &Path, state_dim: usize, action_dim: usize) -> Result<Option<Self>> {
+    pub fn read_lerobot(directory: &Path, state_dim: Option<usize>, action_dim: Option<usize>) -> Result<Option<Self>> {
         let state = state_file(directory, PREPROCESSOR, NORMALIZER)?;
         let action = state_file(directory, POSTPROCESSOR, UNNORMALIZER)?;
         let (Some(state), Some(action)) = (state.as_ref(), action.as_ref().or(state.as_ref())) else { return Ok(None) };
@@ -54,16 +70,54 @@ impl Statistics {
     }
 }
 
-/// The tensors of a pipeline's normaliser.
-fn state_file(directory: &Path, pipeline: &str, step: &str) -> Result<Option<WeightFile>> {
+impl Normalization {
+    /// What the pipelines of the LeRobot policy in `directory` normalise with, which is what LeRobot obeys, whatever the
+    /// policy's configuration says; `configured` where there is no pipeline.
+    ///
+    /// # Errors
+    /// When a pipeline asks for a normalisation that there is not.
+    pub fn read_lerobot(directory: &Path, configured: Self) -> Result<Self> {
+        let of = |pipeline, step, feature: &str, configured| -> Result<NormalizationType> {
+            let Some((path, step)) = step_of(directory, pipeline, step)? else { return Ok(configured) };
+            if step.config.norm_map.is_empty() {
+                return Ok(configured);
+            }
+            let mode = step.config.norm_map.get(feature).map_or("IDENTITY", String::as_str);
+            let unknown =
+                || Error::invalid(path.display(), format!("norm_map.{feature}"), format!("one of {}", modes()), mode);
+            normalization_of(mode).ok_or_else(unknown)
+        };
+        Ok(Self {
+            state: of(PREPROCESSOR, NORMALIZER, "STATE", configured.state)?,
+            action: of(POSTPROCESSOR, UNNORMALIZER, "ACTION", configured.action)?,
+        })
+    }
+}
+
+/// The step of a pipeline that normalises, and the pipeline's file.
+///
+/// # Errors
+/// When it has another ε than ours.
+fn step_of(directory: &Path, pipeline: &str, step: &str) -> Result<Option<(PathBuf, Step)>> {
     let path = directory.join(format!("{pipeline}.json"));
     if !path.exists() {
         return Ok(None);
     }
     let Pipeline { steps } = json::read(&path)?;
-    let file =
-        steps.into_iter().find(|found| found.registry_name.as_deref() == Some(step)).and_then(|step| step.state_file);
-    let Some(file) = file else { return Ok(None) };
+    let Some(step) = steps.into_iter().find(|found| found.registry_name.as_deref() == Some(step)) else {
+        return Ok(None);
+    };
+    match step.config.eps.filter(|&eps| eps != EPSILON) {
+        Some(eps) => Err(Error::invalid(path.display(), format!("{NORMALIZER}.eps"), EPSILON, eps)),
+        None => Ok(Some((path, step))),
+    }
+}
+
+/// The tensors of a pipeline's normaliser.
+fn state_file(directory: &Path, pipeline: &str, step: &str) -> Result<Option<WeightFile>> {
+    let Some((path, Step { state_file: Some(file), .. })) = step_of(directory, pipeline, step)? else {
+        return Ok(None);
+    };
     if file.components().count() != 1 || file.is_absolute() {
         return Err(Error::invalid(
             path.display(),
@@ -109,7 +163,7 @@ impl RobotStatistics {
             {
                 "registry_name": "evo1_action_processor",
                 "config": {
-                    "action_dim": config.action_dim,
+                    "action_dim": config.output_dim(self.action.width()),
                     "binarize_gripper": policy["binarize_gripper"],
                     "gripper_index": policy["gripper_index"],
                     "gripper_threshold": policy["gripper_threshold"],
@@ -138,7 +192,7 @@ impl VectorStatistics {
             .into_iter()
             .map(|(name, list)| {
                 let padding = match name {
-                    "min" | "q01" => -1.0,
+                    "min" | "q01" | "q10" => -1.0,
                     "mean" => 0.0,
                     _ => 1.0,
                 };
@@ -151,15 +205,15 @@ impl VectorStatistics {
     }
 }
 
-/// The statistics of one vector, of which the first `width` dimensions are the robot's.
-fn vector(file: &WeightFile, name: &str, width: usize) -> Result<VectorStatistics> {
+/// The statistics of one vector, of which the first `width` dimensions are the robot's; all of them where that is unknown.
+fn vector(file: &WeightFile, name: &str, width: Option<usize>) -> Result<VectorStatistics> {
     let list = |statistic: &str| -> Result<Option<Vec<f32>>> {
         let tensor = format!("{name}.{statistic}");
         if !file.contains(&tensor) {
             return Ok(None);
         }
         let mut values = floats(&file.read(&tensor)?);
-        values.truncate(width);
+        values.truncate(width.unwrap_or(usize::MAX));
         Ok(Some(values))
     };
     Ok(VectorStatistics {
@@ -169,6 +223,8 @@ fn vector(file: &WeightFile, name: &str, width: usize) -> Result<VectorStatistic
         std: list("std")?,
         q01: list("q01")?,
         q99: list("q99")?,
+        q10: list("q10")?,
+        q90: list("q90")?,
     })
 }
 
@@ -183,7 +239,8 @@ mod tests {
 
     #[test]
     fn padded_statistics_are_cut_to_the_robot() {
-        let statistics = Statistics::read_lerobot(Path::new(FIXTURE), 4, 4).expect("readable").expect("there");
+        let statistics =
+            Statistics::read_lerobot(Path::new(FIXTURE), Some(4), Some(4)).expect("readable").expect("there");
         let robot = statistics.select(&StatisticsKey::default()).expect("one robot");
         assert_eq!(robot.state.min.as_deref(), Some(&[-1.0, -2.0, -3.0, -4.0][..]));
         assert_eq!(robot.action.max.as_deref(), Some(&[0.1, 0.2, 0.3, 0.4][..]));
@@ -194,13 +251,14 @@ mod tests {
     #[test]
     fn what_is_written_is_what_lerobot_writes() {
         let fixture = |name: &str| Path::new(FIXTURE).join(name);
-        let statistics = Statistics::read_lerobot(Path::new(FIXTURE), 4, 4).expect("readable").expect("there");
+        let statistics =
+            Statistics::read_lerobot(Path::new(FIXTURE), Some(4), Some(4)).expect("readable").expect("there");
         let config = include_str!("../../../fixtures/tiny-lerobot/config.json");
         let vlm = include_str!("../../../fixtures/tiny-lerobot/vlm_config.json");
         let config = upstream::parse(Path::new("policy"), config, Some(vlm)).expect("fixture").config;
         let directory = tempfile::tempdir().expect("directory");
         statistics.only().expect("one robot").write_lerobot(directory.path(), &config).expect("written");
-        let again = Statistics::read_lerobot(directory.path(), 4, 4).expect("readable").expect("there");
+        let again = Statistics::read_lerobot(directory.path(), Some(4), Some(4)).expect("readable").expect("there");
         assert_eq!(again, statistics);
         for pipeline in [PREPROCESSOR, POSTPROCESSOR] {
             let json = |path: &Path| -> Value { json::read(path).expect("JSON") };
@@ -229,7 +287,7 @@ mod tests {
     #[test]
     fn a_policy_without_pipelines_has_no_statistics() {
         let directory = tempfile::tempdir().expect("directory");
-        assert_eq!(Statistics::read_lerobot(directory.path(), 4, 4).expect("nothing to read"), None);
+        assert_eq!(Statistics::read_lerobot(directory.path(), Some(4), Some(4)).expect("nothing to read"), None);
     }
 
     #[test]
@@ -237,7 +295,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("directory");
         let step = r#"{"steps":[{"registry_name":"normalizer_processor","state_file":"../secret"}]}"#;
         std::fs::write(directory.path().join("policy_preprocessor.json"), step).expect("write");
-        let message = Statistics::read_lerobot(directory.path(), 4, 4).expect_err("outside").to_string();
+        let message = Statistics::read_lerobot(directory.path(), Some(4), Some(4)).expect_err("outside").to_string();
         assert!(message.contains("`state_file` must be the name of a file in the same folder"), "{message}");
     }
 }

@@ -26,12 +26,70 @@ pub enum NormalizationType {
     /// Smallest and largest value become −1 and 1.
     #[default]
     Bounds,
-    /// The 1 % and 99 % quantiles become −1 and 1; the bounds stand in where a file has no quantiles.
+    /// The 1 % and 99 % quantiles become −1 and 1.
     BoundsQ99,
+    /// The 10 % and 90 % quantiles become −1 and 1.
+    BoundsQ90,
     /// Mean 0 and deviation 1.
     Normal,
     /// Nothing is changed.
     Identity,
+}
+
+impl NormalizationType {
+    /// The lists of statistics that it is made from: of low and high values, or of means and deviations.
+    fn lists(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Bounds => Some(("min", "max")),
+            Self::BoundsQ99 => Some(("q01", "q99")),
+            Self::BoundsQ90 => Some(("q10", "q90")),
+            Self::Normal => Some(("mean", "std")),
+            Self::Identity => None,
+        }
+    }
+
+    fn is_bounded(self) -> bool {
+        matches!(self, Self::Bounds | Self::BoundsQ99 | Self::BoundsQ90)
+    }
+}
+
+/// What normalises states, and what actions. In files it is one name where both are the same.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "StoredNormalization", from = "StoredNormalization")]
+pub struct Normalization {
+    /// Of states.
+    pub state: NormalizationType,
+    /// Of actions.
+    pub action: NormalizationType,
+}
+
+impl Normalization {
+    /// The same for both.
+    pub fn both(kind: NormalizationType) -> Self {
+        Self { state: kind, action: kind }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum StoredNormalization {
+    Both(NormalizationType),
+    Each { state: NormalizationType, action: NormalizationType },
+}
+
+impl From<Normalization> for StoredNormalization {
+    fn from(Normalization { state, action }: Normalization) -> Self {
+        if state == action { Self::Both(state) } else { Self::Each { state, action } }
+    }
+}
+
+impl From<StoredNormalization> for Normalization {
+    fn from(stored: StoredNormalization) -> Self {
+        match stored {
+            StoredNormalization::Both(kind) => Self::both(kind),
+            StoredNormalization::Each { state, action } => Self { state, action },
+        }
+    }
 }
 
 /// Statistics of one vector, one value per dimension. A file need not have all of them.
@@ -55,6 +113,12 @@ pub struct VectorStatistics {
     /// 99 % quantiles.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub q99: Option<Vec<f32>>,
+    /// 10 % quantiles.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub q10: Option<Vec<f32>>,
+    /// 90 % quantiles.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub q90: Option<Vec<f32>>,
 }
 
 /// Statistics of one robot: its states and its actions.
@@ -218,6 +282,8 @@ impl VectorStatistics {
             ("std", &self.std),
             ("q01", &self.q01),
             ("q99", &self.q99),
+            ("q10", &self.q10),
+            ("q90", &self.q90),
         ]
         .into_iter()
         .filter_map(|(name, list)| Some((name, list.as_deref()?)))
@@ -229,33 +295,36 @@ impl VectorStatistics {
         self.lists().first().map_or(0, |(_, list)| list.len())
     }
 
+    /// The list of a name.
+    fn list(&self, name: &str) -> Option<&[f32]> {
+        self.lists().into_iter().find(|(known, _)| *known == name).map(|(_, list)| list)
+    }
+
+    /// Fails unless there are the lists that a normalisation is made from. `what` and `origin` name the vector and its file
+    /// in the message.
+    pub(crate) fn require(&self, kind: NormalizationType, what: &str, origin: &str) -> Result<()> {
+        let Some((low, high)) = kind.lists() else { return Ok(()) };
+        match (self.list(low), self.list(high)) {
+            (Some(_), Some(_)) => Ok(()),
+            (low_list, high_list) => {
+                let got = if low_list.is_some() || high_list.is_some() { "one of them" } else { "neither" };
+                Err(Error::invalid(origin, what, format!("statistics with `{low}` and `{high}`"), got))
+            }
+        }
+    }
+
     /// The affine map of a normalisation type: `(offset, range)` or `(mean, deviation)` per dimension.
     fn map(&self, kind: NormalizationType, what: &'static str) -> Result<(&[f32], &[f32])> {
-        let both = |low: &'static str, high: &'static str, lists: (&'_ Option<Vec<f32>>, &'_ Option<Vec<f32>>)| {
-            let present = |list: &Option<Vec<f32>>| list.is_some();
-            if present(lists.0) && present(lists.1) { Ok(()) } else { Err((low, high)) }
-        };
-        let missing =
-            |(low, high)| Error::invalid("statistics", what, format!("`{low}` and `{high}`"), "neither or one");
-        let (low, high) = match kind {
-            NormalizationType::BoundsQ99 if self.q01.is_some() && self.q99.is_some() => (&self.q01, &self.q99),
-            NormalizationType::Normal => {
-                both("mean", "std", (&self.mean, &self.std)).map_err(missing)?;
-                (&self.mean, &self.std)
-            }
-            _ => {
-                both("min", "max", (&self.min, &self.max)).map_err(missing)?;
-                (&self.min, &self.max)
-            }
-        };
-        Ok((low.as_deref().unwrap_or_default(), high.as_deref().unwrap_or_default()))
+        self.require(kind, what, "statistics")?;
+        let Some((low, high)) = kind.lists() else { return Ok((&[], &[])) };
+        Ok((self.list(low).unwrap_or_default(), self.list(high).unwrap_or_default()))
     }
 }
 
 /// Normalises states and actions as a reference does.
 #[derive(Debug, Clone, Copy)]
 pub struct Normalizer {
-    kind: NormalizationType,
+    kinds: Normalization,
     clamp: StateClamp,
     padding: StatePadding,
     epsilon: RangeEpsilon,
@@ -263,14 +332,14 @@ pub struct Normalizer {
 
 impl Normalizer {
     /// The normaliser of a reference.
-    pub fn new(kind: NormalizationType, semantics: &Semantics) -> Self {
+    pub fn new(kinds: Normalization, semantics: &Semantics) -> Self {
         let Semantics { state_clamp, state_padding, range_epsilon, .. } = *semantics;
-        Self { kind, clamp: state_clamp, padding: state_padding, epsilon: range_epsilon }
+        Self { kinds, clamp: state_clamp, padding: state_padding, epsilon: range_epsilon }
     }
 
     /// A robot's state, normalised and padded to `padded` dimensions.
     pub fn normalize_state(&self, state: &[f32], statistics: &RobotStatistics, padded: usize) -> Result<Vec<f32>> {
-        self.check_width("state", state, &statistics.state)?;
+        self.check_width("state", state, &statistics.state, self.kinds.state)?;
         self.normalize_padded_state(state, statistics, padded)
     }
 
@@ -286,15 +355,15 @@ impl Normalizer {
         padded: usize,
     ) -> Result<Vec<f32>> {
         if state.len() < statistics.state.width() {
-            self.check_width("state", state, &statistics.state)?;
+            self.check_width("state", state, &statistics.state, self.kinds.state)?;
         }
-        let mut out = self.normalized(state, &statistics.state, "observation.state")?;
+        let mut out = self.normalized(state, &statistics.state, self.kinds.state, "observation.state")?;
         let limit = match self.clamp {
             StateClamp::Unit => Some(1.0),
             StateClamp::Within(limit) => Some(limit.abs()),
             StateClamp::Off => None,
         };
-        if let Some(limit) = limit.filter(|_| self.is_bounded()) {
+        if let Some(limit) = limit.filter(|_| self.kinds.state.is_bounded()) {
             out.iter_mut().for_each(|value| *value = value.clamp(-limit, limit));
         }
         out.resize(padded, self.padded_state_value());
@@ -304,7 +373,7 @@ impl Normalizer {
     /// What a padded dimension of the state holds.
     pub fn padded_state_value(&self) -> f32 {
         match self.padding {
-            StatePadding::BeforeNormalizing if self.is_bounded() => -1.0,
+            StatePadding::BeforeNormalizing if self.kinds.state.is_bounded() => -1.0,
             _ => 0.0,
         }
     }
@@ -313,10 +382,10 @@ impl Normalizer {
     ///
     /// The official references clamp to [−1, 1] and give a constant dimension the value 0.
     pub fn normalize_action(&self, action: &[f32], statistics: &RobotStatistics, padded: usize) -> Result<Vec<f32>> {
-        self.check_width("action", action, &statistics.action)?;
-        let mut out = self.normalized(action, &statistics.action, "action")?;
-        if self.epsilon == RangeEpsilon::Added && self.is_bounded() {
-            let (low, high) = statistics.action.map(self.kind, "action")?;
+        self.check_width("action", action, &statistics.action, self.kinds.action)?;
+        let mut out = self.normalized(action, &statistics.action, self.kinds.action, "action")?;
+        if self.epsilon == RangeEpsilon::Added && self.kinds.action.is_bounded() {
+            let (low, high) = statistics.action.map(self.kinds.action, "action")?;
             for (value, (low, high)) in out.iter_mut().zip(low.iter().zip(high)) {
                 *value = if (high - low).abs() < EPSILON { 0.0 } else { value.clamp(-1.0, 1.0) };
             }
@@ -328,27 +397,34 @@ impl Normalizer {
     /// One predicted action in the robot's units. Columns past the statistics' width are treated as a range of zero
     /// at zero, as the official server does.
     pub fn denormalize_action(&self, action: &[f32], statistics: &RobotStatistics) -> Result<Vec<f32>> {
-        if self.kind == NormalizationType::Identity {
+        let kind = self.kinds.action;
+        if kind == NormalizationType::Identity {
             return Ok(action.to_vec());
         }
-        let (low, high) = statistics.action.map(self.kind, "action")?;
+        let (low, high) = statistics.action.map(kind, "action")?;
         let bounds = low.iter().zip(high).map(|(&low, &high)| (low, high)).chain(std::iter::repeat((0.0, 0.0)));
         Ok(action
             .iter()
             .zip(bounds)
-            .map(|(&value, (low, high))| match self.kind {
+            .map(|(&value, (low, high))| match kind {
                 NormalizationType::Normal => value * high + low,
                 _ => (value + 1.0) / 2.0 * self.range(low, high) + low,
             })
             .collect())
     }
 
-    fn normalized(&self, values: &[f32], statistics: &VectorStatistics, what: &'static str) -> Result<Vec<f32>> {
-        if self.kind == NormalizationType::Identity {
+    fn normalized(
+        &self,
+        values: &[f32],
+        statistics: &VectorStatistics,
+        kind: NormalizationType,
+        what: &'static str,
+    ) -> Result<Vec<f32>> {
+        if kind == NormalizationType::Identity {
             return Ok(values.to_vec());
         }
-        let (low, high) = statistics.map(self.kind, what)?;
-        let padding = match (self.epsilon, self.kind) {
+        let (low, high) = statistics.map(kind, what)?;
+        let padding = match (self.epsilon, kind) {
             (RangeEpsilon::Added, _) => (0.0, 0.0),
             (RangeEpsilon::WhenConstant, NormalizationType::Normal) => (0.0, 1.0),
             (RangeEpsilon::WhenConstant, _) => (-1.0, 1.0),
@@ -357,7 +433,7 @@ impl Normalizer {
         Ok(values
             .iter()
             .zip(bounds)
-            .map(|(value, (low, high))| match self.kind {
+            .map(|(value, (low, high))| match kind {
                 NormalizationType::Normal => (value - low) / (high + EPSILON),
                 _ => 2.0 * (value - low) / self.range(low, high) - 1.0,
             })
@@ -372,13 +448,15 @@ impl Normalizer {
         }
     }
 
-    fn is_bounded(&self) -> bool {
-        matches!(self.kind, NormalizationType::Bounds | NormalizationType::BoundsQ99)
-    }
-
-    fn check_width(&self, what: &'static str, values: &[f32], statistics: &VectorStatistics) -> Result<()> {
+    fn check_width(
+        &self,
+        what: &'static str,
+        values: &[f32],
+        statistics: &VectorStatistics,
+        kind: NormalizationType,
+    ) -> Result<()> {
         let expected = statistics.width();
-        if self.kind != NormalizationType::Identity && values.len() != expected {
+        if kind != NormalizationType::Identity && values.len() != expected {
             return Err(Error::StatisticsWidth { what, expected, got: values.len() });
         }
         Ok(())
@@ -421,7 +499,7 @@ mod tests {
     }
 
     fn normalizer(profile: Profile) -> Normalizer {
-        Normalizer::new(NormalizationType::Bounds, &profile.semantics())
+        Normalizer::new(Normalization::default(), &profile.semantics())
     }
 
     /// Within 1e-5, relative to the largest value where that is above 1.
@@ -488,17 +566,17 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_fall_back_to_bounds() {
+    fn quantiles_that_are_absent_are_refused() {
         let bounds = VectorStatistics { min: Some(vec![-2.0]), max: Some(vec![2.0]), ..VectorStatistics::default() };
         let quantiles = VectorStatistics { q01: Some(vec![-1.0]), q99: Some(vec![1.0]), ..bounds.clone() };
         let semantics = Profile::LeRobot.semantics();
-        let normalizer = Normalizer::new(NormalizationType::BoundsQ99, &semantics);
+        let normalizer = Normalizer::new(Normalization::both(NormalizationType::BoundsQ99), &semantics);
         let state = |state: &VectorStatistics| {
             let robot = RobotStatistics { state: state.clone(), action: bounds.clone() };
-            normalizer.normalize_state(&[1.0], &robot, 1).expect("state")
+            normalizer.normalize_state(&[1.0], &robot, 1).map_err(|error| error.to_string())
         };
-        assert_eq!(state(&quantiles), [1.0]);
-        assert_eq!(state(&bounds), [0.5]);
+        assert_eq!(state(&quantiles), Ok(vec![1.0]));
+        assert!(state(&bounds).expect_err("no quantiles").contains("`q01` and `q99`, got neither"));
     }
 
     #[test]

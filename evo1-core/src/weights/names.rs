@@ -219,6 +219,14 @@ impl Naming {
         starts.into_iter().find(|(start, _)| rest.starts_with(start)).map(|(_, component)| component)
     }
 
+    /// Language layers that a checkpoint has.
+    pub fn language_layers(self, file: &WeightFile) -> usize {
+        let layers = format!("{}{}layers.", self.vlm, self.language);
+        let indices =
+            file.names().filter_map(|name| name.strip_prefix(&layers)?.split('.').next()?.parse::<usize>().ok());
+        indices.max().map_or(0, |last| last + 1)
+    }
+
     /// Whether a checkpoint of this naming has an action expert.
     pub fn has_action_expert(self) -> bool {
         self.action.is_some()

@@ -40,7 +40,7 @@ pub struct TrainConfig {
     pub steps: u64,
     /// Observations of a batch, on each device: 16.
     pub batch_size: usize,
-    /// BatchSource whose gradients are averaged for a step: 1.
+    /// Batches whose gradients are averaged for a step: 1.
     pub accumulate: usize,
     /// Points on the path (τ, ε) drawn for each observation: 1. The context is computed once for all of them.
     pub draws: usize,

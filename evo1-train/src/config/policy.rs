@@ -27,6 +27,9 @@ pub struct PolicySource {
     /// The reference whose semantics are used: `paper`, `official`, `official-flash` or `lerobot`; the policy's own when
     /// `null`.
     pub profile: Option<Profile>,
+    /// Refuse a policy or base model with unknown configuration keys or with values that no trained network has, instead of
+    /// warning of them: `false`.
+    pub strict: bool,
     /// Values of the policy's configuration that are others than the preset's, for example
     /// `{action: {horizon: 8}, max_views: 1}`.
     pub overrides: Value,
@@ -81,13 +84,17 @@ impl PolicySource {
 
     /// The policy whose weights exist: of a directory, or on a base model. Nothing for a preset.
     pub fn open_existing<C: Components>(&self, seed: u64, device: &Device) -> Result<Option<Policy<C>>> {
-        let options = LoadOptions { profile: self.profile, ..LoadOptions::new(device) };
+        let options = LoadOptions { profile: self.profile, is_strict: self.strict, ..LoadOptions::new(device) };
         if let Some(directory) = &self.from {
-            return Ok(Some(Policy::load_as(directory, &options)?.0));
+            let (policy, report) = Policy::load_as(directory, &options)?;
+            report.warn();
+            return Ok(Some(policy));
         }
         let Some(base) = &self.base else { return Ok(None) };
         let config = PolicyConfig { vlm: Policy::base_config(base)?, ..PolicyConfig::evo1() };
-        Ok(Some(Policy::from_base_as(base, self.overridden(config)?, seed, &options)?.0))
+        let (policy, report) = Policy::from_base_as(base, self.overridden(config)?, seed, &options)?;
+        report.warn();
+        Ok(Some(policy))
     }
 
     /// The configuration of a preset.

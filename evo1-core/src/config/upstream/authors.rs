@@ -2,10 +2,14 @@
 
 use serde_json::{Value, json};
 
-use super::{document::Document, internvl};
+use super::{
+    document::{Document, Fields},
+    internvl,
+};
 use crate::{
     Result,
     config::{ActionConfig, Design, PolicyConfig, Profile, VlmConfig},
+    normalize::{Normalization, NormalizationType},
 };
 
 /// Reads a configuration of the authors' code. Its vision-language model is InternVL3-1B with 14 language layers, unless
@@ -47,8 +51,20 @@ pub(super) fn read(policy: &Document, vlm: Option<&Document>) -> Result<PolicyCo
         max_views: root.count("max_views")?.unwrap_or(3),
         max_text_length: root.count("max_text_length")?.unwrap_or(1024),
         num_inference_steps: root.count("num_inference_timesteps")?.unwrap_or(profile.semantics().default_steps),
+        normalization: normalization(&root)?,
         ..PolicyConfig::of(model, action, profile)
     })
+}
+
+/// What the authors' server normalises with: `bounds` unless the configuration says another.
+fn normalization(root: &Fields<'_>) -> Result<Normalization> {
+    let kind = match root.text("normalization_type")? {
+        None | Some("bounds") => NormalizationType::Bounds,
+        Some("bounds_q99") => NormalizationType::BoundsQ99,
+        Some("normal") => NormalizationType::Normal,
+        Some(other) => return Err(root.invalid("normalization_type", "one of bounds, bounds_q99, normal", other)),
+    };
+    Ok(Normalization::both(kind))
 }
 
 /// A `config.json` of the authors' code that says what `config` does, as far as that code can.
@@ -73,6 +89,12 @@ pub fn authors_document(config: &PolicyConfig) -> Value {
         "vlm_num_layers": config.vlm.language.num_layers,
         "max_text_length": config.max_text_length,
         "max_views": config.max_views,
+        "normalization_type": match config.normalization.action {
+            NormalizationType::BoundsQ99 => "bounds_q99",
+            NormalizationType::Normal => "normal",
+            // Others are said beside this file.
+            NormalizationType::Bounds | NormalizationType::BoundsQ90 | NormalizationType::Identity => "bounds",
+        },
     })
 }
 

@@ -87,6 +87,11 @@ impl<'a> Fields<'a> {
         self.fields.get(key).filter(|value| !value.is_null())
     }
 
+    /// Whether a key is there with a null.
+    pub(super) fn is_null(&self, key: &str) -> bool {
+        self.fields.get(key).is_some_and(Value::is_null)
+    }
+
     fn typed<T>(&self, key: &str, expected: &str, convert: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>> {
         match self.value(key) {
             None => Ok(None),

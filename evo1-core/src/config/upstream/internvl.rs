@@ -91,15 +91,12 @@ pub(super) fn native(root: &Fields<'_>) -> Result<VlmConfig> {
 
     let rope_theta = match text.object("rope_parameters")? {
         Some(rope) => {
-            // The dynamic kind differs beyond 32768 tokens only.
-            if rope.text("rope_type")? != Some("dynamic") {
-                require_supported(&rope, "rope_type", &"default".into())?;
-            }
-            rope.number("factor")?;
+            require_plain_rope(&rope)?;
             rope.number("rope_theta")?
         }
         None => text.number("rope_theta")?,
     };
+    text.object("rope_scaling")?.as_ref().map(require_plain_rope).transpose()?;
     // Which tokens pad, begin and end a text is the tokenizer's business.
     for key in ["pad_token_id", "bos_token_id", "eos_token_id"] {
         text.count(key)?;
@@ -107,8 +104,19 @@ pub(super) fn native(root: &Fields<'_>) -> Result<VlmConfig> {
     model(root, &vision, &text, rope_theta)
 }
 
-/// The model that a `config.json` of InternVL's original code describes. Its `rope_scaling` changes nothing below 32768
-/// tokens.
+/// Fails unless positions are those of the plain rotary embedding below 32768 tokens: the dynamic kind differs beyond.
+fn require_plain_rope(rope: &Fields<'_>) -> Result<()> {
+    for key in ["rope_type", "type"] {
+        if rope.text(key)? != Some("dynamic") {
+            require_supported(rope, key, &"default".into())?;
+        }
+    }
+    // What a kind's own values are is of no consequence then.
+    rope.number("factor")?;
+    Ok(())
+}
+
+/// The model that a `config.json` of InternVL's original code describes.
 fn original(root: &Fields<'_>, language: &Fields<'_>) -> Result<VlmConfig> {
     let vision = root.required_object("vision_config")?;
     for (key, supported) in [
@@ -122,6 +130,7 @@ fn original(root: &Fields<'_>, language: &Fields<'_>) -> Result<VlmConfig> {
     }
     require_supported(language, "hidden_act", &"silu".into())?;
     require_supported(language, "use_sliding_window", &Value::Bool(false))?;
+    language.object("rope_scaling")?.as_ref().map(require_plain_rope).transpose()?;
     require_supported(root, "select_layer", &(-1).into())?;
     require_supported(root, "ps_version", &"v2".into())?;
     let mut config = model(root, &vision, language, language.number("rope_theta")?)?;
@@ -133,6 +142,11 @@ fn original(root: &Fields<'_>, language: &Fields<'_>) -> Result<VlmConfig> {
 fn model(root: &Fields<'_>, vision: &Fields<'_>, text: &Fields<'_>, rope_theta: Option<f64>) -> Result<VlmConfig> {
     let image_size = vision.square("image_size")?.ok_or_else(|| vision.missing("image_size"))?;
     let num_heads = text.required_count("num_attention_heads")?;
+    let hidden_size = text.required_count("hidden_size")?;
+    if let Some(head_dim) = text.count("head_dim")?.filter(|head_dim| head_dim * num_heads != hidden_size) {
+        let expected = format!("hidden_size over num_attention_heads, {hidden_size} over {num_heads}");
+        return Err(text.invalid("head_dim", expected, head_dim));
+    }
     Ok(VlmConfig {
         model: VlmConfig::published_model(),
         vision: VisionConfig {
@@ -146,7 +160,7 @@ fn model(root: &Fields<'_>, vision: &Fields<'_>, text: &Fields<'_>, rope_theta: 
         },
         language: LanguageConfig {
             vocab_size: text.required_count("vocab_size")?,
-            hidden_size: text.required_count("hidden_size")?,
+            hidden_size,
             intermediate_size: text.required_count("intermediate_size")?,
             num_layers: text.required_count("num_hidden_layers")?,
             num_heads,
@@ -262,6 +276,23 @@ mod tests {
     fn a_base_model_is_read_in_both_layouts() {
         assert_eq!(read(&internvl3_1b()).expect("original"), with_all_layers());
         assert_eq!(read(&vlm_document(&with_all_layers())).expect("native"), with_all_layers());
+    }
+
+    #[test]
+    fn other_positions_and_head_sizes_are_refused() {
+        let refused = |edit: fn(&mut Value), expected: &str| {
+            for mut config in [internvl3_1b(), vlm_document(&with_all_layers())] {
+                let key = if config.get("llm_config").is_some() { "llm_config" } else { "text_config" };
+                edit(&mut config[key]);
+                let message = read(&config).expect_err("must be refused").to_string();
+                assert!(message.contains(expected), "{message}");
+            }
+        };
+        refused(
+            |text| text["rope_scaling"] = json!({ "type": "linear", "factor": 4.0 }),
+            "must be \"default\", got \"linear\"",
+        );
+        refused(|text| text["head_dim"] = 128.into(), "hidden_size over num_attention_heads, 896 over 14, got 128");
     }
 
     #[test]

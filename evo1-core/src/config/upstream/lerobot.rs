@@ -9,18 +9,17 @@ use super::{
 use crate::{
     Result,
     config::{ActionConfig, Design, GripperRule, PolicyConfig, Profile, VlmConfig},
-    normalize::NormalizationType,
+    normalize::{Normalization, NormalizationType},
 };
 
 /// Keys of LeRobot's `config.json` that do not change what the network computes, or whose parts are free names.
-pub(super) const KEYS_WITHOUT_EFFECT: [&str; 38] = [
+pub(super) const KEYS_WITHOUT_EFFECT: [&str; 37] = [
     "type",
     "n_obs_steps",
     "input_features",
     "output_features",
     "device",
     "use_amp",
-    "use_peft",
     "push_to_hub",
     "repo_id",
     "private",
@@ -67,13 +66,25 @@ pub(super) fn read(policy: &Document, vlm: Option<&Document>) -> Result<PolicyCo
     {
         return Err(root.invalid("type", "`evo1`", kind));
     }
+    if root.flag("use_peft")?.unwrap_or(false) {
+        return Err(root.invalid(
+            "use_peft",
+            "false: merge the adapter into the weights first (PEFT's `merge_and_unload`)",
+            true,
+        ));
+    }
     let profile = Profile::LeRobot;
     let mut model = match vlm {
         Some(document) => internvl::native(&document.root())?,
         None => VlmConfig::internvl3_1b(),
     };
     model.image_size = root.square("image_resolution")?.unwrap_or(model.image_size);
-    model.language.num_layers = root.count("vlm_num_layers")?.unwrap_or(model.language.num_layers);
+    model.language.num_layers = match (root.count("vlm_num_layers")?, vlm) {
+        (Some(layers), _) => layers,
+        // A null stands for all layers of the base model, where a key that is missing stands for those that Evo-1 keeps.
+        (None, None) if root.is_null("vlm_num_layers") => INTERNVL3_1B_LANGUAGE_LAYERS,
+        (None, _) => model.language.num_layers,
+    };
     model.return_cls_only = root.flag("return_cls_only")?.unwrap_or(false);
 
     let action = ActionConfig {
@@ -94,8 +105,9 @@ pub(super) fn read(policy: &Document, vlm: Option<&Document>) -> Result<PolicyCo
         max_views: root.required_count("max_views")?,
         max_text_length: root.count("max_text_length")?.unwrap_or(1024),
         num_inference_steps: root.count("num_inference_timesteps")?.unwrap_or(profile.semantics().default_steps),
-        state_dim: feature_width(&root, "input_features", "observation.state")?.unwrap_or(action.max_state_dim),
-        action_dim: action_width(&root)?.unwrap_or(action.max_action_dim),
+        state_dim: feature_width(&root, "input_features", "observation.state")?,
+        action_dim: feature_width(&root, "output_features", "action")?,
+        cropped_action_dim: root.count("postprocess_action_dim")?,
         normalization: normalization(&root)?,
         gripper: gripper(&root)?,
         default_embodiment: root.count("default_embodiment_id")?.unwrap_or(0),
@@ -108,32 +120,31 @@ pub fn lerobot_document(config: &PolicyConfig) -> Value {
     let (action, is_binary) = (&config.action, config.gripper.is_some());
     // What LeRobot writes where no gripper is made two-valued.
     let gripper = config.gripper.unwrap_or(GripperRule { index: 6, threshold: 0.5, above: -1.0, below: 1.0 });
+    let Normalization { state: of_state, action: of_action } = config.normalization;
+    // LeRobot knows no robot of an unknown width: its columns are the network's.
+    let state_dim = config.state_dim.unwrap_or(action.max_state_dim);
+    let action_dim = config.action_dim.unwrap_or(action.max_action_dim);
     let size = config.vlm.image_size;
     let views: Map<String, Value> = (0..config.max_views)
         .map(|view| {
             let name = format!("observation.images.view{view}");
             (name, json!({ "type": "VISUAL", "shape": [3, size, size] }))
         })
-        .chain([("observation.state".into(), json!({ "type": "STATE", "shape": [config.state_dim] }))])
+        .chain([("observation.state".into(), json!({ "type": "STATE", "shape": [state_dim] }))])
         .collect();
-    let mapping = match config.normalization {
-        NormalizationType::Bounds => "MIN_MAX",
-        NormalizationType::BoundsQ99 => "QUANTILES",
-        NormalizationType::Normal => "MEAN_STD",
-        NormalizationType::Identity => "IDENTITY",
-    };
     json!({
         "type": "evo1",
         "n_obs_steps": 1,
         "input_features": views,
-        "output_features": { "action": { "type": "ACTION", "shape": [config.action_dim] } },
+        "output_features": { "action": { "type": "ACTION", "shape": [action_dim] } },
+        "postprocess_action_dim": config.cropped_action_dim,
         "chunk_size": action.horizon,
         "n_action_steps": action.horizon,
         "max_state_dim": action.max_state_dim,
         "max_action_dim": action.max_action_dim,
         "max_views": config.max_views,
         "image_resolution": [size, size],
-        "normalization_mapping": { "VISUAL": "IDENTITY", "STATE": mapping, "ACTION": mapping },
+        "normalization_mapping": { "VISUAL": "IDENTITY", "STATE": mode(of_state), "ACTION": mode(of_action) },
         "vlm_num_layers": config.vlm.language.num_layers,
         "max_text_length": config.max_text_length,
         "embed_dim": action.embed_dim,
@@ -154,11 +165,8 @@ pub fn lerobot_document(config: &PolicyConfig) -> Value {
     })
 }
 
-/// The robot's action width: `postprocess_action_dim` if it is given, else `output_features.action.shape`.
-fn action_width(root: &Fields<'_>) -> Result<Option<usize>> {
-    let cropped = root.count("postprocess_action_dim")?;
-    Ok(cropped.or(feature_width(root, "output_features", "action")?))
-}
+/// Language layers of InternVL3-1B, of which Evo-1 keeps some.
+const INTERNVL3_1B_LANGUAGE_LAYERS: usize = 24;
 
 /// First dimension of the shape of a feature.
 fn feature_width(root: &Fields<'_>, features: &str, feature: &str) -> Result<Option<usize>> {
@@ -167,21 +175,39 @@ fn feature_width(root: &Fields<'_>, features: &str, feature: &str) -> Result<Opt
     Ok(feature.counts("shape")?.and_then(|shape| shape.first().copied()))
 }
 
-fn normalization(root: &Fields<'_>) -> Result<NormalizationType> {
-    let Some(mapping) = root.object("normalization_mapping")? else { return Ok(NormalizationType::Bounds) };
+/// LeRobot's names of normalisations.
+const MODES: [(&str, NormalizationType); 5] = [
+    ("MIN_MAX", NormalizationType::Bounds),
+    ("QUANTILES", NormalizationType::BoundsQ99),
+    ("QUANTILE10", NormalizationType::BoundsQ90),
+    ("MEAN_STD", NormalizationType::Normal),
+    ("IDENTITY", NormalizationType::Identity),
+];
+
+/// LeRobot's name of a normalisation.
+fn mode(kind: NormalizationType) -> &'static str {
+    MODES.iter().find(|(_, known)| *known == kind).map_or("IDENTITY", |(name, _)| name)
+}
+
+/// The normalisation of a name of LeRobot's.
+pub(crate) fn normalization_of(mode: &str) -> Option<NormalizationType> {
+    MODES.iter().find(|(name, _)| *name == mode).map(|(_, kind)| *kind)
+}
+
+/// LeRobot's names of normalisations, for messages.
+pub(crate) fn modes() -> String {
+    MODES.map(|(name, _)| name).join(", ")
+}
+
+/// What normalises states and actions: LeRobot leaves alone what its mapping does not name.
+fn normalization(root: &Fields<'_>) -> Result<Normalization> {
+    let Some(mapping) = root.object("normalization_mapping")? else { return Ok(Normalization::default()) };
     mapping.text("VISUAL")?;
-    let state = mapping.text("STATE")?.unwrap_or("MIN_MAX");
-    let action = mapping.text("ACTION")?.unwrap_or("MIN_MAX");
-    if state != action {
-        return Err(mapping.invalid("ACTION", format!("the same as STATE, `{state}`"), action));
-    }
-    match action {
-        "MIN_MAX" => Ok(NormalizationType::Bounds),
-        "QUANTILES" => Ok(NormalizationType::BoundsQ99),
-        "MEAN_STD" => Ok(NormalizationType::Normal),
-        "IDENTITY" => Ok(NormalizationType::Identity),
-        other => Err(mapping.invalid("ACTION", "MIN_MAX, QUANTILES, MEAN_STD or IDENTITY", other)),
-    }
+    let of = |feature: &str| {
+        let mode = mapping.text(feature)?.unwrap_or("IDENTITY");
+        normalization_of(mode).ok_or_else(|| mapping.invalid(feature, format!("one of {}", modes()), mode))
+    };
+    Ok(Normalization { state: of("STATE")?, action: of("ACTION")? })
 }
 
 fn gripper(root: &Fields<'_>) -> Result<Option<GripperRule>> {
@@ -220,8 +246,45 @@ mod tests {
         let upstream = parse(|_| {}).expect("fixture");
         assert_eq!((upstream.origin, upstream.unknown_keys), (Origin::LeRobot, vec![]));
         let config = upstream.config;
-        assert_eq!((config.action.horizon, config.action.max_action_dim, config.action_dim), (4, 5, 4));
+        assert_eq!((config.action.horizon, config.action.max_action_dim, config.action_dim), (4, 5, Some(4)));
         assert_eq!((config.vlm.language.num_layers, config.vlm.tokens_per_tile()), (2, 4));
+    }
+
+    #[test]
+    fn a_null_number_of_layers_stands_for_all_and_a_missing_one_for_those_that_evo_1_keeps() {
+        let layers = |edit: fn(&mut Map<String, Value>)| {
+            let mut fields: Map<String, Value> =
+                serde_json::from_value(lerobot_document(&PolicyConfig::evo1())).expect("an object");
+            edit(&mut fields);
+            let text = serde_json::to_string(&fields).expect("json");
+            parse_upstream(Path::new("policy"), &text, None).expect("a policy").config.vlm.language.num_layers
+        };
+        let null = |fields: &mut Map<String, Value>| _ = fields.insert("vlm_num_layers".into(), Value::Null);
+        let missing = |fields: &mut Map<String, Value>| _ = fields.remove("vlm_num_layers");
+        assert_eq!((layers(|_| {}), layers(null), layers(missing)), (14, 24, 14));
+    }
+
+    #[test]
+    fn a_cropped_action_is_as_wide_for_the_network_as_its_feature() {
+        let config =
+            parse(|fields| _ = fields.insert("postprocess_action_dim".into(), 3.into())).expect("a policy").config;
+        assert_eq!((config.action_dim, config.cropped_action_dim), (Some(4), Some(3)));
+        let unknown = parse(|fields| _ = fields.remove("output_features")).expect("a policy").config;
+        assert_eq!((unknown.action_dim, unknown.cropped_action_dim), (None, None));
+        let wide = message(|fields| _ = fields.insert("postprocess_action_dim".into(), 5.into()));
+        assert!(wide.contains("`postprocess_action_dim` must be from 1 to the action's width, got 5 for 4"), "{wide}");
+    }
+
+    #[test]
+    fn states_and_actions_are_normalised_each_as_the_mapping_says() {
+        let with = |mapping: Value| parse(|fields| _ = fields.insert("normalization_mapping".into(), mapping.clone()));
+        let of = |mapping: Value| with(mapping).expect("a policy").config.normalization;
+        let (state, action) = (NormalizationType::Normal, NormalizationType::BoundsQ90);
+        assert_eq!(of(json!({ "STATE": "MEAN_STD", "ACTION": "QUANTILE10" })), Normalization { state, action });
+        let action = NormalizationType::Bounds;
+        assert_eq!(of(json!({ "ACTION": "MIN_MAX" })), Normalization { state: NormalizationType::Identity, action });
+        let other = with(json!({ "STATE": "MAX" })).expect_err("refused").to_string();
+        assert!(other.contains("MIN_MAX, QUANTILES, QUANTILE10, MEAN_STD, IDENTITY, got MAX"), "{other}");
     }
 
     #[test]

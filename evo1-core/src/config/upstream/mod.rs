@@ -14,6 +14,7 @@ use std::path::Path;
 pub use authors::{KEPT_LANGUAGE_LAYERS, authors_document};
 pub use internvl::{is_base, read_base, vlm_document};
 pub use lerobot::lerobot_document;
+pub(crate) use lerobot::{modes, normalization_of};
 
 use super::PolicyConfig;
 use crate::{Result, files::read_text};
@@ -26,6 +27,8 @@ pub struct Upstream {
     pub origin: Origin,
     /// The policy that the files describe.
     pub config: PolicyConfig,
+    /// Whether the files leave open how many language layers there are, so that the weights say it.
+    pub has_open_layers: bool,
     /// `file: key` for every key that this crate does not know.
     pub unknown_keys: Vec<String>,
 }
@@ -55,8 +58,10 @@ pub fn parse(directory: &Path, config: &str, vlm_config: Option<&str>) -> Result
     } else {
         (Origin::Authors, authors::read(&policy, vlm.as_ref())?, &authors::KEYS_WITHOUT_EFFECT[..])
     };
+    // The authors' code cuts the language model before it saves it, and LeRobot when it loads it.
+    let has_open_layers = origin == Origin::Authors && policy.root().value("vlm_num_layers").is_none();
     config.validate(&policy.name())?;
     let mut unknown_keys = policy.unread_keys(without_effect);
     unknown_keys.extend(vlm.iter().flat_map(|vlm| vlm.unread_keys(&internvl::KEYS_WITHOUT_EFFECT)));
-    Ok(Upstream { origin, config, unknown_keys })
+    Ok(Upstream { origin, config, has_open_layers, unknown_keys })
 }

@@ -1,0 +1,286 @@
+//! What a policy's files say of its robot: widths, statistics, normalisation, and what of them is refused.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use burn::tensor::TensorData;
+use evo1::{
+    ActionChunk, LoadOptions, Observation, Policy, PredictOptions, View,
+    config::{GripperRule, PolicyConfig},
+    convert::{ConvertOptions, Format, convert},
+    device::test_devices,
+    normalize::{Normalization, NormalizationType, RobotStatistics, Statistics, VectorStatistics},
+    rng::{RngExt, stream},
+    test_support::{fixture, frame},
+    weights::{WeightFile, write_safetensors},
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Statistics of a seed with every list that a normalisation may ask for.
+fn statistics(width: usize, seed: u64) -> VectorStatistics {
+    let mut rng = stream(seed, "statistics");
+    let mut list = |low: f32, high: f32| Some((0..width).map(|_| rng.random_range(low..high)).collect());
+    VectorStatistics {
+        min: list(-3.0, -2.0),
+        max: list(2.0, 3.0),
+        mean: list(-0.5, 0.5),
+        std: list(0.5, 1.5),
+        q01: list(-2.0, -1.5),
+        q99: list(1.5, 2.0),
+        q10: list(-1.5, -1.0),
+        q90: list(1.0, 1.5),
+    }
+}
+
+fn robot(state: usize, action: usize) -> Statistics {
+    Statistics::single(RobotStatistics { state: statistics(state, 1), action: statistics(action, 2) })
+}
+
+fn observation(state: usize, size: usize) -> Observation {
+    Observation {
+        views: vec![View::Present(frame(3, size, size))],
+        state: (0..state).map(|at| 0.1 * at as f32).collect(),
+        instruction: "open the drawer".into(),
+        ..Observation::default()
+    }
+}
+
+fn options() -> PredictOptions {
+    PredictOptions { steps: Some(3), ..PredictOptions::default() }
+}
+
+fn load(directory: &Path) -> evo1::Result<Policy> {
+    Ok(Policy::load(directory, &LoadOptions::new(&test_devices().remove(0)))?.0)
+}
+
+fn refused(directory: &Path) -> String {
+    load(directory).expect_err("must be refused").to_string()
+}
+
+fn predicted(policy: &Policy, observation: &Observation) -> ActionChunk {
+    policy.predict(observation, &options()).expect("a chunk")
+}
+
+/// A copy of a fixture's policy, to be changed.
+fn copied(name: &str) -> TempDir {
+    let directory = tempfile::tempdir().expect("a folder");
+    for file in fs::read_dir(fixture(name)).expect("fixture").map(|entry| entry.expect("entry").path()) {
+        fs::copy(&file, directory.path().join(file.file_name().expect("a name"))).expect("copied");
+    }
+    directory
+}
+
+fn edited(directory: &Path, file: &str, edit: impl FnOnce(&mut Value)) {
+    let path = directory.join(file);
+    let mut document: Value = serde_json::from_slice(&fs::read(&path).expect("a file")).expect("JSON");
+    edit(&mut document);
+    fs::write(path, document.to_string()).expect("written");
+}
+
+/// The masks of observations without one, normalisation and widths are the same whatever a policy is written as.
+#[test]
+fn every_format_predicts_the_same_of_any_robot_without_a_mask() {
+    let device = test_devices().remove(0);
+    let kinds = [
+        NormalizationType::Bounds,
+        NormalizationType::BoundsQ99,
+        NormalizationType::BoundsQ90,
+        NormalizationType::Normal,
+        NormalizationType::Identity,
+    ];
+    for case in 0..12_u64 {
+        let mut rng = stream(case, "robot");
+        let (state, action) = (rng.random_range(1..=24), rng.random_range(1..=24));
+        let normalization =
+            Normalization { state: kinds[rng.random_range(0..5)], action: kinds[rng.random_range(0..5)] };
+        let is_known = rng.random::<bool>();
+        let config = PolicyConfig {
+            state_dim: is_known.then_some(state),
+            action_dim: is_known.then_some(action),
+            normalization,
+            ..PolicyConfig::tiny()
+        };
+        let mut policy = Policy::random(config.clone(), case, &device).expect("valid");
+        // A random policy is as wide as its network, unless it is said how wide.
+        (policy.config.state_dim, policy.config.action_dim) = (config.state_dim, config.action_dim);
+        policy.statistics = (!is_known || rng.random::<bool>()).then(|| robot(state, action));
+        let observation = observation(state, 64);
+        let want = predicted(&policy, &observation);
+        assert_eq!(want.width(), action, "case {case}");
+        let folder = tempfile::tempdir().expect("a folder");
+        for format in [Format::LeRobot, Format::Authors, Format::Burnpack] {
+            let directory = folder.path().join(format!("{format:?}"));
+            policy.save(&directory, format).expect("saved");
+            let loaded = load(&directory).unwrap_or_else(|error| panic!("case {case}, {format:?}: {error}"));
+            assert_eq!(predicted(&loaded, &observation), want, "case {case}, {format:?}");
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_of_the_authors_is_masked_by_its_statistics_and_converted_unchanged() {
+    let directory = copied("tiny-authors");
+    robot(4, 3).write(&directory.path().join("norm_stats.json")).expect("written");
+    let policy = load(directory.path()).expect("a policy");
+    assert_eq!(policy.config.action_dim, None);
+    let size = policy.config.vlm.image_size;
+    let (without, mut with) = (observation(4, size), observation(4, size));
+    with.action_mask = Some(vec![true; 3]);
+    let want = predicted(&policy, &with);
+    assert_eq!(predicted(&policy, &without), want);
+    for format in [Format::LeRobot, Format::Authors, Format::Burnpack] {
+        let to = directory.path().join(format!("{format:?}"));
+        let options = ConvertOptions { format, precision: None, is_strict: true };
+        convert(directory.path(), &to, &options, |_, _| {}).expect("converted");
+        assert_eq!(predicted(&load(&to).expect("a policy"), &without), want, "{format:?}");
+    }
+}
+
+#[test]
+fn a_width_that_is_known_nowhere_is_asked_for() {
+    let directory = copied("tiny-authors");
+    let policy = load(directory.path()).expect("a policy");
+    let observation = observation(4, policy.config.vlm.image_size);
+    let message = policy.predict(&observation, &options()).expect_err("unknown").to_string();
+    assert!(message.contains("known nowhere") && message.contains("norm_stats.json"), "{message}");
+    let masked = Observation { action_mask: Some(vec![true; 3]), ..observation };
+    assert_eq!(predicted(&policy, &masked).width(), policy.config.action.max_action_dim);
+}
+
+#[test]
+fn a_cropped_action_is_the_beginning_of_the_whole_one() {
+    let directory = copied("tiny-lerobot");
+    let whole = load(directory.path()).expect("a policy");
+    edited(directory.path(), "config.json", |config| config["postprocess_action_dim"] = 3.into());
+    let cropped = load(directory.path()).expect("a policy");
+    let observation = observation(4, whole.config.vlm.image_size);
+    let (whole, cropped) = (predicted(&whole, &observation), predicted(&cropped, &observation));
+    assert_eq!((whole.width(), cropped.width()), (4, 3));
+    for (whole, cropped) in whole.steps().zip(cropped.steps()) {
+        assert_eq!(whole[..3], *cropped);
+    }
+}
+
+#[test]
+fn statistics_of_another_robot_are_refused() {
+    let directory = copied("tiny-lerobot");
+    robot(4, 3).write(&directory.path().join("norm_stats.json")).expect("written");
+    let message = refused(directory.path());
+    assert!(message.contains("`default.action` must be statistics of the 4 values that the robot has"), "{message}");
+}
+
+/// Statistics of several robots, one of which has no gripper.
+#[test]
+fn a_gripper_past_the_end_of_an_action_changes_no_other_joint() {
+    let device = test_devices().remove(0);
+    let gripper = Some(GripperRule { index: 6, threshold: 0.5, above: -1.0, below: 1.0 });
+    let mut policy = Policy::random(PolicyConfig { gripper, ..PolicyConfig::tiny() }, 1, &device).expect("valid");
+    (policy.config.state_dim, policy.config.action_dim) = (None, None);
+    policy.statistics = Some(robot(8, 6));
+    let message = policy.predict(&observation(8, 64), &options()).expect_err("no gripper").to_string();
+    assert!(message.contains("column 6, counted from 0, of actions that have 6"), "{message}");
+    let directory = tempfile::tempdir().expect("a folder");
+    policy.save(directory.path(), Format::Burnpack).expect("saved");
+    assert!(refused(directory.path()).contains("`gripper_index` must be below 6"));
+}
+
+fn processors() -> TempDir {
+    let directory = copied("tiny-lerobot");
+    for file in fs::read_dir(fixture("lerobot-processors")).expect("fixture").map(|entry| entry.expect("entry").path())
+    {
+        fs::copy(&file, directory.path().join(file.file_name().expect("a name"))).expect("copied");
+    }
+    directory
+}
+
+fn normalizer(directory: &Path, pipeline: &str, edit: impl FnOnce(&mut Value)) {
+    edited(directory, pipeline, |document| {
+        let steps = document["steps"].as_array_mut().expect("steps");
+        let is_normalizer =
+            |step: &&mut Value| step["registry_name"].as_str().is_some_and(|name| name.contains("normalizer"));
+        edit(&mut steps.iter_mut().find(is_normalizer).expect("a normaliser")["config"]);
+    });
+}
+
+#[test]
+fn the_pipelines_of_a_lerobot_policy_are_obeyed_or_refused() {
+    let directory = processors();
+    assert_eq!(load(directory.path()).expect("a policy").config.normalization, Normalization::default());
+    normalizer(directory.path(), "policy_preprocessor.json", |config| {
+        config["norm_map"] = json!({ "ACTION": "MIN_MAX" })
+    });
+    normalizer(directory.path(), "policy_postprocessor.json", |config| {
+        config["norm_map"]["ACTION"] = "IDENTITY".into()
+    });
+    let identity = Normalization::both(NormalizationType::Identity);
+    assert_eq!(load(directory.path()).expect("a policy").config.normalization, identity);
+
+    let directory = processors();
+    normalizer(directory.path(), "policy_preprocessor.json", |config| config["norm_map"]["STATE"] = "QUANTILES".into());
+    assert!(refused(directory.path()).contains("statistics with `q01` and `q99`"), "{}", refused(directory.path()));
+    normalizer(directory.path(), "policy_preprocessor.json", |config| config["norm_map"]["STATE"] = "LOUD".into());
+    assert!(refused(directory.path()).contains("MEAN_STD, IDENTITY, got LOUD"), "{}", refused(directory.path()));
+
+    let directory = processors();
+    normalizer(directory.path(), "policy_preprocessor.json", |config| config["eps"] = 0.5.into());
+    assert!(refused(directory.path()).contains("eps` must be"), "{}", refused(directory.path()));
+}
+
+#[test]
+fn the_authors_normalisation_is_obeyed() {
+    let directory = copied("tiny-authors");
+    for (name, kind) in [("normal", NormalizationType::Normal), ("bounds_q99", NormalizationType::BoundsQ99)] {
+        edited(directory.path(), "config.json", |config| config["normalization_type"] = name.into());
+        let policy = load(directory.path()).expect("a policy");
+        assert_eq!(policy.config.normalization, Normalization::both(kind));
+    }
+    edited(directory.path(), "config.json", |config| config["normalization_type"] = "loud".into());
+    assert!(refused(directory.path()).contains("one of bounds, bounds_q99, normal, got loud"));
+}
+
+#[test]
+fn an_adapter_that_is_not_merged_is_refused() {
+    let directory = copied("tiny-lerobot");
+    fs::write(directory.path().join("adapter_model.safetensors"), []).expect("written");
+    assert!(refused(directory.path()).contains("merge it into the weights first"));
+    let directory = copied("tiny-lerobot");
+    edited(directory.path(), "config.json", |config| config["use_peft"] = true.into());
+    assert!(refused(directory.path()).contains("`use_peft` must be false"));
+}
+
+fn rewritten(path: &PathBuf, edit: impl Fn(&str, TensorData) -> Option<TensorData>) {
+    let file = WeightFile::open(path).expect("weights");
+    let tensors = file.names().filter_map(|name| Some((name.to_owned(), edit(name, file.read(name).expect(name))?)));
+    write_safetensors(path, &tensors.collect()).expect("written");
+}
+
+#[test]
+fn a_stored_table_that_is_another_is_refused() {
+    let directory = copied("tiny-lerobot");
+    rewritten(&directory.path().join("model.safetensors"), |name, data| {
+        let halved = || data.iter::<f32>().map(|value| value / 2.0).collect::<Vec<_>>();
+        Some(if name.ends_with("time_pos_enc.pe") { TensorData::new(halved(), data.shape().clone()) } else { data })
+    });
+    assert!(refused(directory.path()).contains("time_pos_enc.pe` is another table"), "{}", refused(directory.path()));
+}
+
+#[test]
+fn a_checkpoint_of_the_authors_has_as_many_language_layers_as_its_weights() {
+    let device = test_devices().remove(0);
+    for layers in [1, 3] {
+        let mut config = PolicyConfig::tiny();
+        config.vlm.language.num_layers = layers;
+        let policy = Policy::random(config, 1, &device).expect("valid");
+        let directory = tempfile::tempdir().expect("a folder");
+        policy.save(directory.path(), Format::Authors).expect("saved");
+        fs::remove_file(directory.path().join("evo1.json")).expect("it says what the authors' file cannot");
+        edited(directory.path(), "config.json", |config| {
+            config.as_object_mut().expect("keys").remove("vlm_num_layers");
+        });
+        let loaded = load(directory.path()).expect("a policy");
+        assert_eq!(loaded.config.vlm.language.num_layers, layers);
+    }
+}
