@@ -215,8 +215,8 @@ fn check_tables(config: &PolicyConfig, file: &WeightFile) -> Result<()> {
         let channels = config.action.embed_dim;
         let rows = stored.num_elements() / channels.max(1);
         let (stored, computed) = (floats(&stored), sinusoid_values(&(0..rows).collect::<Vec<_>>(), channels));
-        let differs = |(stored, computed): (&f32, &f32)| !((stored - computed).abs() <= TABLE_TOLERANCE);
-        if stored.len() != computed.len() || stored.iter().zip(&computed).any(differs) {
+        let is_same = |(stored, computed): (&f32, &f32)| (stored - computed).abs() <= TABLE_TOLERANCE;
+        if stored.len() != computed.len() || !stored.iter().zip(&computed).all(is_same) {
             return Err(Error::OtherTable { path: file.path().to_owned(), tensor: name });
         }
     }

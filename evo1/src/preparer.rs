@@ -164,11 +164,12 @@ impl Preparer {
         let views = (0..config.max_views).map(|view| observation.views.get(view).unwrap_or(&View::Absent));
         let (mut image_tokens, mut present) = (Vec::new(), Vec::new());
         for view in views {
-            let tiles = match view.frame() {
-                // Nothing sees a masked view when unseen tokens are skipped, so that one tile stands for any number.
-                Some(_) if skips && !view.is_present() => 1,
+            let frame = view.frame();
+            let frame = frame.map(|frame| config.crop.map_or(Cow::Borrowed(frame), |crop| Cow::Owned(crop.of(frame))));
+            let tiles = match frame {
+                // Nothing sees a masked view when unseen tokens are skipped, but its tokens keep their places in the prompt.
+                Some(frame) if skips && !view.is_present() => frame::tile_count(&frame, size, &config.tiling),
                 Some(frame) => {
-                    let frame = config.crop.map_or(Cow::Borrowed(frame), |crop| Cow::Owned(crop.of(frame)));
                     let tiles = frame::tiles(&frame, size, semantics.frames, &config.tiling, self.arithmetic);
                     if !view.is_present() && tiles.pixels.chunks_exact(3 * size * size).all(|tile| tile == black()) {
                         samples.black_tiles.extend(samples.tiles(size)..samples.tiles(size) + tiles.count);

@@ -167,6 +167,24 @@ fn skipping_what_nothing_sees_changes_nothing() {
     }
 }
 
+/// A masked frame of several tiles keeps all their places, so that later tokens stay where they are.
+#[test]
+fn skipping_a_masked_view_of_several_tiles_changes_nothing() {
+    let device = test_devices().remove(0);
+    for thumbnail in [false, true] {
+        let tiling = TilingConfig { min_tiles: 1, max_tiles: 4, thumbnail };
+        let config = PolicyConfig { action_dim: Some(7), tiling, max_text_length: 512, ..PolicyConfig::tiny() };
+        let policy = Policy::random(config, 3, &device).expect("valid");
+        let views =
+            vec![View::Present(frame(1, 64, 64)), View::Masked(frame(2, 192, 64)), View::Present(frame(3, 64, 64))];
+        let observation = observation(1, views, "open it");
+        let predict = |skips_unseen| {
+            policy.predict(&observation, &PredictOptions { skips_unseen, ..options(2) }).expect("a chunk")
+        };
+        assert_same("several tiles", &predict(true), &predict(false));
+    }
+}
+
 #[test]
 fn more_padding_cannot_change_a_lerobot_action() {
     for device in test_devices() {

@@ -1,9 +1,6 @@
 //! What a policy's files say of its robot: widths, statistics, normalisation, and what of them is refused.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use burn::tensor::TensorData;
 use evo1::{
@@ -210,10 +207,10 @@ fn the_pipelines_of_a_lerobot_policy_are_obeyed_or_refused() {
     let directory = processors();
     assert_eq!(load(directory.path()).expect("a policy").config.normalization, Normalization::default());
     normalizer(directory.path(), "policy_preprocessor.json", |config| {
-        config["norm_map"] = json!({ "ACTION": "MIN_MAX" })
+        config["norm_map"] = json!({ "ACTION": "MIN_MAX" });
     });
     normalizer(directory.path(), "policy_postprocessor.json", |config| {
-        config["norm_map"]["ACTION"] = "IDENTITY".into()
+        config["norm_map"]["ACTION"] = "IDENTITY".into();
     });
     let identity = Normalization::both(NormalizationType::Identity);
     assert_eq!(load(directory.path()).expect("a policy").config.normalization, identity);
@@ -251,7 +248,7 @@ fn an_adapter_that_is_not_merged_is_refused() {
     assert!(refused(directory.path()).contains("`use_peft` must be false"));
 }
 
-fn rewritten(path: &PathBuf, edit: impl Fn(&str, TensorData) -> Option<TensorData>) {
+fn rewritten(path: &Path, edit: impl Fn(&str, TensorData) -> Option<TensorData>) {
     let file = WeightFile::open(path).expect("weights");
     let tensors = file.names().filter_map(|name| Some((name.to_owned(), edit(name, file.read(name).expect(name))?)));
     write_safetensors(path, &tensors.collect()).expect("written");

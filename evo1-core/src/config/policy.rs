@@ -337,13 +337,14 @@ mod tests {
 
     #[test]
     fn numbers_that_size_memory_or_loops_have_bounds() {
-        let message = |edit: fn(&mut PolicyConfig, usize), value: usize| {
+        type Edit = fn(&mut PolicyConfig, usize);
+        let message = |edit: Edit, value: usize| {
             let mut config = PolicyConfig::tiny();
             edit(&mut config, value);
             config.validate("evo1.json").expect_err("must be refused").to_string()
         };
         let most = u32::MAX as usize;
-        let edits: [(&str, fn(&mut PolicyConfig, usize)); 5] = [
+        let edits: [(&str, Edit); 5] = [
             ("num_inference_timesteps", |config, value| config.num_inference_steps = value),
             ("max_views", |config, value| config.max_views = value),
             ("max_text_length", |config, value| config.max_text_length = value),

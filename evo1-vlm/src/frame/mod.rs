@@ -52,6 +52,16 @@ pub fn tiles(
     tiles
 }
 
+/// How many tiles [`tiles`] makes of a frame.
+///
+/// # Panics
+/// When `tiling` allows no grid ([`grid`]).
+pub fn tile_count(frame: &Frame, size: usize, tiling: &TilingConfig) -> usize {
+    let (columns, rows) = grid(frame.width(), frame.height(), size, tiling);
+    let tiles = columns * rows;
+    tiles + usize::from(tiling.thumbnail && tiles > 1)
+}
+
 /// A frame scaled to `width` × `height` pixels by Pillow's bicubic filter, which augmentation in training uses.
 ///
 /// # Panics
