@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{DType, Device};
 use clap::{Args, ValueEnum};
 use evo1::{
-    Choice, Components, Frame, LoadOptions, Policy,
+    Components, Frame, LoadOptions, Policy,
     config::{Precision, Profile},
     device::{DeviceName, allow_tf32},
     hub::Repository,
@@ -178,7 +178,7 @@ pub(crate) fn decode_frame(bytes: &[u8]) -> Result<Frame> {
 
 /// Reads a component's name, or its settings as JSON.
 #[cfg(feature = "train")]
-pub(crate) fn parse_choice(text: &str) -> Result<Choice, String> {
+pub(crate) fn parse_choice(text: &str) -> Result<evo1::Choice, String> {
     let value: serde_json::Result<serde_json::Value> =
         if text.starts_with('{') { serde_json::from_str(text) } else { Ok(text.into()) };
     value.map_err(|error| error.to_string())?.try_into()

@@ -17,6 +17,7 @@ macro_rules! absent {
                 }
 
                 impl $command {
+                    #[allow(clippy::extra_unused_type_parameters, reason = "it is called as the command is")]
                     pub(crate) fn run$(<$components: evo1::Components>)?(self $(, _: $common)?) -> Result<()> {
                         bail!(
                             "this build has no `evo1 {}`: build with `--features {}`",
