@@ -6,7 +6,7 @@ use burn::{
     tensor::{Bool, Device, Int, Tensor},
 };
 use evo1_core::{
-    Trace,
+    Context, Trace,
     config::ActionConfig,
     ops::{attention, attention_weights, linear, linear_residual, matmul, merge_heads, repeat_samples, split_heads},
 };
@@ -91,6 +91,11 @@ impl MultiHeadAttention {
         let heads = |start| split_heads(projected.clone().narrow(2, start, embed), self.heads);
         let hidden = hidden.map(|hidden| hidden.reshape([batch, 1, 1, keys]));
         KeyValues { key: heads(0), value: heads(embed), hidden }
+    }
+
+    /// Keys and values of a context's tokens, of which hidden ones stay hidden.
+    pub fn of_context(&self, context: &Context) -> KeyValues {
+        self.keys_values(context.tokens.clone(), context.hidden.clone())
     }
 
     /// What x attends to, its heads side by side, before the output projection: `[batch, horizon, embed]` → the same

@@ -11,7 +11,7 @@ use evo1_action::{
 };
 use evo1_core::{
     Choice, Component, Error, Result,
-    config::{ActionConfig, FlowConfig, PolicyConfig, VlmConfig},
+    config::{FlowConfig, PolicyConfig},
 };
 use evo1_vlm::{InternVl, VisionLanguageModel};
 
@@ -97,19 +97,19 @@ impl<V: VisionLanguageModel, A: VelocityModel> Components for (V, A) {
 /// The built-in components.
 pub type Published = (InternVl, ActionExpert);
 
-/// The components of a configuration that are not built in, as `field: name`: no other program knows their parameters.
-pub(crate) fn own_components(config: &PolicyConfig) -> Vec<String> {
+/// Fails when a configuration names components that are not built in: no other program knows their parameters.
+pub(crate) fn require_built_in(config: &PolicyConfig) -> crate::Result<()> {
     let PolicyConfig { vlm, action, .. } = config;
     let choices = [
-        ("vlm.model", &vlm.model, vec![VlmConfig::published_model().name().to_owned()]),
-        ("action.expert", &action.expert, vec![ActionConfig::published_expert().name().to_owned()]),
-        ("action.design.integration", &action.design.integration, owned(Integrations::names())),
-        ("action.design.head", &action.design.head, owned(Heads::names())),
+        ("vlm.model", &vlm.model, InternVl::names()),
+        ("action.expert", &action.expert, <ActionExpert>::names()),
+        ("action.design.integration", &action.design.integration, Integrations::names()),
+        ("action.design.head", &action.design.head, Heads::names()),
     ];
-    let own = choices.into_iter().filter(|(_, choice, built_in)| !built_in.iter().any(|name| name == choice.name()));
-    own.map(|(field, choice, _)| format!("{field}: {}", choice.name())).collect()
-}
-
-fn owned(names: Vec<&str>) -> Vec<String> {
-    names.into_iter().map(str::to_owned).collect()
+    let own = choices.into_iter().filter(|(_, choice, built_in)| !built_in.contains(&choice.name()));
+    let own: Vec<String> = own.map(|(field, choice, _)| format!("{field}: {}", choice.name())).collect();
+    match own.is_empty() {
+        true => Ok(()),
+        false => Err(crate::Error::OwnComponents { components: own.join(", ") }),
+    }
 }

@@ -21,7 +21,7 @@ use tracing::warn;
 pub use crate::save::Format;
 use crate::{
     Error, Evo1, Result,
-    components::own_components,
+    components::require_built_in,
     load::{FoundConfig, read_config, read_statistics, weight_file},
     save::{ConfigFiles, create, keeps_keys, write_statistics, write_weights},
 };
@@ -66,10 +66,7 @@ pub fn convert(
     let FoundConfig { config, origin, .. } = found;
     let statistics = read_statistics(from, &config)?;
     let config = of_robot(config, origin, format, statistics.as_ref());
-    let own = own_components(&config);
-    if !own.is_empty() {
-        return Err(Error::OwnComponents { components: own.join(", ") });
-    }
+    require_built_in(&config)?;
     let specs = params(&<Evo1>::init(&config, &Default::default())?);
     let layers = config.vlm.language.num_layers;
     let tensors = converted(&specs, file, layers, format.naming(), options.is_strict, |path| {

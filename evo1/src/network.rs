@@ -37,19 +37,20 @@ impl<V: VisionLanguageModel, A: VelocityModel> Evo1<V, A> {
 
     /// The network with values from a seed, as each component starts. `dtype` gives each parameter's number type.
     pub fn initialized(self, seed: u64, scales: InitialScales, dtype: impl Fn(&str) -> DType) -> Self {
-        // All are asked before a parameter is replaced.
-        let named = params(&self).into_iter().filter_map(|spec| Some((spec.path.clone(), self.value(spec, &scales)?)));
-        let values: BTreeMap<String, InitialValue> = named.collect();
+        let values = self.values(&scales);
         initialize(self, seed, |spec| values.get(&spec.path).copied(), dtype)
     }
 
     /// The network with an action expert that has the values it has in [`Self::initialized`]; the rest stays as it is.
     pub(crate) fn with_initialized_action(self, seed: u64, dtype: impl Fn(&str) -> DType) -> Self {
-        let named = params(&self.action).into_iter();
-        let named = named.filter_map(|spec| Some((format!("action.{}", spec.path), self.action.initial_value(&spec)?)));
-        let values: BTreeMap<String, InitialValue> = named.collect();
+        let values = self.values(&InitialScales::default());
         let action = initialize_part("action", self.action, seed, |spec| values.get(&spec.path).copied(), dtype);
         Self { action, ..self }
+    }
+
+    /// How parameters start that components have a rule for, by path. All are asked before any is replaced.
+    fn values(&self, scales: &InitialScales) -> BTreeMap<String, InitialValue> {
+        params(self).into_iter().filter_map(|spec| Some((spec.path.clone(), self.value(spec, scales)?))).collect()
     }
 
     /// How a parameter starts, by the component that it belongs to.

@@ -18,7 +18,7 @@ use evo1_core::{
 };
 use tracing::warn;
 
-use crate::{Components, Error, Evo1, Policy, Result, components::own_components};
+use crate::{Components, Error, Evo1, Policy, Result, components::require_built_in};
 
 /// What a policy directory is written as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub enum Format {
 impl Format {
     /// LeRobot's, or burn's for a policy with components that LeRobot does not know.
     pub fn of(config: &PolicyConfig) -> Self {
-        if own_components(config).is_empty() { Self::LeRobot } else { Self::Burnpack }
+        if require_built_in(config).is_ok() { Self::LeRobot } else { Self::Burnpack }
     }
 
     pub(crate) fn naming(self) -> Naming {
@@ -64,9 +64,8 @@ impl<C: Components> Policy<C> {
     /// When the configuration describes another network, a file cannot be written, or a format of the references is asked
     /// for a policy with components that they do not know.
     pub fn save(&self, directory: &Path, format: Format) -> Result<()> {
-        let own = own_components(&self.config);
-        if format != Format::Burnpack && !own.is_empty() {
-            return Err(Error::OwnComponents { components: own.join(", ") });
+        if format != Format::Burnpack {
+            require_built_in(&self.config)?;
         }
         self.check_shapes()?;
         create(directory)?;

@@ -34,7 +34,7 @@ impl Integration for Interleaved {
 
     fn of_context(&self, block: usize, attention: &MultiHeadAttention, context: &Context) -> Option<KeyValues> {
         let is_cross = self.sources(block).context;
-        is_cross.then(|| attention.keys_values(context.tokens.clone(), context.hidden.clone()))
+        is_cross.then(|| attention.of_context(context))
     }
 
     fn of_step(

@@ -33,7 +33,7 @@ impl Integration for JointKv {
     }
 
     fn of_context(&self, _: usize, attention: &MultiHeadAttention, context: &Context) -> Option<KeyValues> {
-        Some(attention.keys_values(context.tokens.clone(), context.hidden.clone()))
+        Some(attention.of_context(context))
     }
 
     fn of_step(

@@ -30,7 +30,7 @@ impl Integration for MidLayerCross {
     }
 
     fn of_context(&self, _: usize, attention: &MultiHeadAttention, context: &Context) -> Option<KeyValues> {
-        Some(attention.keys_values(context.tokens.clone(), context.hidden.clone()))
+        Some(attention.of_context(context))
     }
 
     fn of_step(&self, _: usize, _: &MultiHeadAttention, _: &Tensor<3>, of_context: Option<&KeyValues>) -> KeyValues {

@@ -303,21 +303,23 @@ impl VectorStatistics {
     /// Fails unless there are the lists that a normalisation is made from. `what` and `origin` name the vector and its file
     /// in the message.
     pub(crate) fn require(&self, kind: NormalizationType, what: &str, origin: &str) -> Result<()> {
-        let Some((low, high)) = kind.lists() else { return Ok(()) };
+        self.map_of(kind, what, origin).map(|_| ())
+    }
+
+    /// The affine map of a normalisation type: `(offset, range)` or `(mean, deviation)` per dimension.
+    fn map(&self, kind: NormalizationType, what: &'static str) -> Result<(&[f32], &[f32])> {
+        self.map_of(kind, what, "statistics")
+    }
+
+    fn map_of(&self, kind: NormalizationType, what: &str, origin: &str) -> Result<(&[f32], &[f32])> {
+        let Some((low, high)) = kind.lists() else { return Ok((&[], &[])) };
         match (self.list(low), self.list(high)) {
-            (Some(_), Some(_)) => Ok(()),
+            (Some(low), Some(high)) => Ok((low, high)),
             (low_list, high_list) => {
                 let got = if low_list.is_some() || high_list.is_some() { "one of them" } else { "neither" };
                 Err(Error::invalid(origin, what, format!("statistics with `{low}` and `{high}`"), got))
             }
         }
-    }
-
-    /// The affine map of a normalisation type: `(offset, range)` or `(mean, deviation)` per dimension.
-    fn map(&self, kind: NormalizationType, what: &'static str) -> Result<(&[f32], &[f32])> {
-        self.require(kind, what, "statistics")?;
-        let Some((low, high)) = kind.lists() else { return Ok((&[], &[])) };
-        Ok((self.list(low).unwrap_or_default(), self.list(high).unwrap_or_default()))
     }
 }
 

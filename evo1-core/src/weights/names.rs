@@ -171,16 +171,14 @@ impl Naming {
     /// The naming of a checkpoint, by where its token embeddings and its vision tower are; burn's by how its names begin.
     pub fn detect(file: &WeightFile) -> Result<Self> {
         let is_used = |naming: &Self| {
-            // A vision-language model of another kind has other names, and stands in no other program's files.
-            if naming.layout == Layout::Burn {
-                return file.names().any(|name| name.starts_with(naming.vlm));
-            }
             let embeddings = format!("{}{}embed_tokens.weight", naming.vlm, naming.language);
-            let tower = match naming.layout {
-                Layout::Native | Layout::Burn => format!("{}vision_tower.embeddings.cls_token", naming.vlm),
-                Layout::Original => format!("{}vision_model.embeddings.class_embedding", naming.vlm),
-            };
-            file.contains(&embeddings) && file.contains(&tower)
+            let has = |tower: &str| file.contains(&embeddings) && file.contains(&format!("{}{tower}", naming.vlm));
+            match naming.layout {
+                // A vision-language model of another kind has other names, and stands in no other program's files.
+                Layout::Burn => file.names().any(|name| name.starts_with(naming.vlm)),
+                Layout::Native => has("vision_tower.embeddings.cls_token"),
+                Layout::Original => has("vision_model.embeddings.class_embedding"),
+            }
         };
         Self::ALL.into_iter().find(is_used).ok_or_else(|| Error::UnknownNaming {
             path: file.path().to_owned(),
