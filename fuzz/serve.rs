@@ -1,6 +1,7 @@
 //! What the fuzz targets of the server's messages do with their bytes; [`bodies`](bodies.rs) are those of files. A test of
 //! the workspace runs them on the corpus.
 
+use evo1::config::Cameras;
 use evo1_serve::{
     client,
     protocol::{
@@ -37,7 +38,7 @@ pub(crate) fn messages(data: &[u8]) {
 
 /// A message of openpi's protocol.
 pub(crate) fn openpi(data: &[u8]) {
-    for cameras in [vec![], vec!["image".to_owned()]] {
+    for cameras in [Cameras::default(), Cameras::named(["image"])] {
         if let Ok(request) = openpi::parse(data, &SHAPE, &OpenPiOptions { cameras }) {
             assert!(request.observation.state.iter().all(|value| value.is_finite()));
             assert!(request.observation.views.len() <= SHAPE.views);

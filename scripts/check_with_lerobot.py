@@ -4,9 +4,10 @@
     scripts/check_with_lerobot.py target/release/evo1
 
 Every fixture of LeRobot goes through burn's format and through the authors' layout and back; its action from the same
-noise must be that of the fixture's own directory. A checkpoint of the authors' code with a `norm_stats.json` becomes a LeRobot policy, whose
-processors must normalise as LeRobot's own do. Needs torch, transformers, safetensors and lerobot 0.6.1. Prints the largest
-differences; exits 1 when a policy does not load or one is above 1e-6.
+noise must be that of the fixture's own directory. A checkpoint of the authors' code with a `norm_stats.json` becomes a LeRobot
+policy, whose processors must normalise as LeRobot's own do. A policy that `evo1 train` fine-tuned on a dataset with two cameras
+must run in LeRobot on what that dataset calls them. No file that was written is changed. Needs torch, transformers, safetensors
+and lerobot 0.6.1. Prints the largest differences; exits 1 when a policy does not load or one is above 1e-6.
 """
 
 import json
@@ -43,32 +44,56 @@ def base_model(policy: Path, folder: Path) -> None:
                             padding_side="right", model_max_length=8192).save_pretrained(folder)
 
 
-def action(written: Path, fixture: Path, folder: Path) -> torch.Tensor:
-    """What LeRobot makes of a policy directory and the fixture's inputs and noise."""
-    meta, inputs = json.loads((fixture / "meta.json").read_text()), load_file(fixture / "inference.safetensors")
-    base, policy_folder = folder / "base", folder / "policy"
-    base_model(written, base)
-    shutil.copytree(written, policy_folder)
-    config = json.loads((policy_folder / "config.json").read_text())
-    cameras = [name for name, feature in config["input_features"].items() if feature["type"] == "VISUAL"]
-    # The authors' layout has no names of cameras: there is one for every view that the model has.
-    cameras = cameras[:inputs["in.images_u8"].shape[1]]
-    config["input_features"] = {name: feature for name, feature in config["input_features"].items()
-                                if feature["type"] != "VISUAL" or name in cameras}
-    config |= {"vlm_model_name": str(base), "vlm_dtype": "float32", "device": "cpu", "use_amp": False,
-               "use_flash_attn": False}
-    (policy_folder / "config.json").write_text(json.dumps(config))
-    policy = Evo1Policy.from_pretrained(policy_folder, strict=True).float().eval()
+def load(written: Path, folder: Path) -> Evo1Policy:
+    """The policy as LeRobot loads it, on a base model in `folder`: strictly, so that every tensor is the file's."""
+    base_model(written, folder)
+    overrides = [f"--vlm_model_name={folder}", "--vlm_dtype=float32", "--device=cpu", "--use_amp=false", "--use_flash_attn=false"]
+    config = PreTrainedConfig.from_pretrained(written, cli_overrides=overrides)
+    policy = Evo1Policy.from_pretrained(written, config=config, strict=True).float().eval()
     expected = load_file(written / "model.safetensors")
     for name, tensor in policy.state_dict().items():
         assert torch.equal(tensor, expected[name].to(tensor.dtype)), f"{name} was not loaded"
+    return policy
+
+
+def action(written: Path, fixture: Path, folder: Path) -> torch.Tensor:
+    """What LeRobot makes of a policy directory and the fixture's inputs and noise."""
+    meta, inputs = json.loads((fixture / "meta.json").read_text()), load_file(fixture / "inference.safetensors")
+    policy = load(written, folder / "base")
     batch = {"task": meta["prompts"], "observation.state": inputs["in.state"],
              "embodiment_id": inputs["in.embodiment_id"]}
-    for view, camera in enumerate(cameras):
-        batch[camera] = inputs["in.images_u8"][:, view].float() / 255
+    # The last cameras may be lacking.
+    for camera, frames in zip(policy.config.image_features, inputs["in.images_u8"].unbind(1)):
+        batch[camera] = frames.float() / 255
     torch.manual_seed(meta["seed"])
     with torch.no_grad():
         return policy.predict_action_chunk(batch)
+
+
+def fine_tuned(evo1: str, folder: Path) -> Path:
+    """A LeRobot policy, fine-tuned by `evo1 train` on two cameras and vectors of four values of another robot."""
+    data = {"data_groups": {"arm": {"set": {"path": str(FIXTURES / "lerobot-datasets" / "v21"), "state_dims": [0, 1, 2, 3],
+                                            "action_dims": [0, 1, 2, 3]}}}}
+    # YAML, of which JSON is a part.
+    recipe = folder / "train.yaml"
+    folder.mkdir(parents=True)
+    recipe.write_text(json.dumps({"policy": {"from": str(FIXTURES / "tiny-lerobot")}, "data": data, "steps": 2, "batch_size": 2,
+                                  "output": str(folder / "run")}))
+    subprocess.run([evo1, "train", "--config", recipe], check=True, stdout=subprocess.DEVNULL)
+    return next((folder / "run" / "checkpoints").glob("*2"))
+
+
+def runs(written: Path, folder: Path) -> None:
+    """LeRobot predicts with the policy, from what the dataset calls its cameras to actions in the robot's units."""
+    policy = load(written, folder / "base")
+    cameras = list(policy.config.image_features)
+    assert cameras == ["observation.images.front", "observation.images.wrist"], cameras
+    before, after = make_pre_post_processors(policy.config, pretrained_path=str(written))
+    frames = {camera: torch.rand(3, 48, 64) for camera in cameras}
+    with torch.no_grad():
+        chunk = policy.predict_action_chunk(before({**frames, "observation.state": torch.zeros(4), "task": "push"}))
+    actions = torch.stack([after(step) for step in chunk[0]])
+    assert actions.shape[-1] == 4 and actions.isfinite().all(), actions
 
 
 def with_statistics(folder: Path, values: dict[str, torch.Tensor]) -> Path:
@@ -108,6 +133,8 @@ def main(evo1: str) -> int:
                 found = float((action(back, FIXTURES / name, folder) - expected).abs().max())
                 print(f"{name} through {form}: loaded strictly, action differs by {found:.1e}")
                 worst = max(worst, found)
+        runs(fine_tuned(evo1, root / "fine-tuned"), root / "fine-tuned")
+        print("fine-tuned on two cameras: loaded strictly, predicts from them")
         values = load_file(FIXTURES / "tiny-lerobot" / "processor.safetensors")
         checkpoint = with_statistics(root / "authors", values)
         written = convert(evo1, checkpoint, root / "from-authors", "lerobot")

@@ -266,6 +266,8 @@ def reference_statistics(name, states, actions, out):
             "std": values.std(0),
             "q01": np.quantile(values, 0.01, axis=0),
             "q99": np.quantile(values, 0.99, axis=0),
+            "q10": np.quantile(values, 0.1, axis=0),
+            "q90": np.quantile(values, 0.9, axis=0),
         }.items():
             out[f"statistics.{name}.{part}.{statistic}"] = result
 

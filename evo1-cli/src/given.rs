@@ -1,19 +1,20 @@
 //! The observation that a command line gives.
 
-use std::path::PathBuf;
+use std::{convert::Infallible, path::PathBuf, str::FromStr};
 
 use clap::Args;
-use evo1::{Observation, StatisticsKey, View};
-use eyre::Result;
+use evo1::{Observation, StatisticsKey, View, config::PolicyConfig};
+use eyre::{Result, ensure};
 
 use crate::{common::read_frame, sample};
 
 /// An observation; what is left out is the sample's.
 #[derive(Args)]
 pub(crate) struct Given {
-    /// Camera frame, PNG or JPEG, once for each view in the policy's order; the sample's frames when left out
-    #[arg(long, value_name = "FILE")]
-    image: Vec<PathBuf>,
+    /// Camera frame, PNG or JPEG: once for each camera by its name, or once for each view in the policy's order, which is
+    /// printed; the sample's frames when left out
+    #[arg(long, value_name = "[CAMERA=]FILE")]
+    image: Vec<GivenImage>,
 
     /// The robot's state in its own units, comma-separated; the sample's when left out
     #[arg(long, value_name = "VALUES", value_delimiter = ',', allow_hyphen_values = true)]
@@ -36,14 +37,32 @@ pub(crate) struct Given {
     dataset_key: Option<String>,
 }
 
+/// A camera frame on the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct GivenImage {
+    camera: Option<String>,
+    file: PathBuf,
+}
+
+impl FromStr for GivenImage {
+    type Err = Infallible;
+
+    /// `CAMERA=FILE`, or `FILE` where a file is called so or there is no `=`.
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(match text.split_once('=') {
+            Some((camera, file)) if !PathBuf::from(text).exists() => {
+                Self { camera: Some(camera.into()), file: file.into() }
+            }
+            _ => Self { camera: None, file: text.into() },
+        })
+    }
+}
+
 impl Given {
-    /// The observation given, with the sample's parts where none was.
-    pub(crate) fn observation(&self) -> Result<Observation> {
+    /// The observation given to a policy, with the sample's parts where none was.
+    pub(crate) fn observation(&self, policy: &PolicyConfig) -> Result<Observation> {
         let sample = sample::observation()?;
-        let views = match self.image.as_slice() {
-            [] => sample.views,
-            paths => paths.iter().map(|path| Ok(View::Present(read_frame(path)?))).collect::<Result<_>>()?,
-        };
+        let views = if self.image.is_empty() { sample.views } else { self.views(policy)? };
         Ok(Observation {
             views,
             state: self.state.clone().unwrap_or(sample.state),
@@ -52,5 +71,31 @@ impl Given {
             statistics: StatisticsKey { arm: self.arm_key.clone(), dataset: self.dataset_key.clone() },
             ..Observation::default()
         })
+    }
+
+    /// The frames given as views: by the names of their cameras, or in the order in which they come.
+    fn views(&self, policy: &PolicyConfig) -> Result<Vec<View>> {
+        let frame = |image: &GivenImage| Ok(View::Present(read_frame(&image.file)?));
+        let named = self.image.iter().filter_map(|image| Some((image.camera.clone()?, image))).collect::<Vec<_>>();
+        let cameras = &policy.cameras;
+        if named.is_empty() {
+            for (view, camera) in cameras.names.iter().enumerate() {
+                let file = self.image.get(view).map_or("absent".into(), |image| image.file.display().to_string());
+                eprintln!("view {}: {camera}: {file}", view + 1);
+            }
+            return self.image.iter().map(frame).collect();
+        }
+        ensure!(
+            named.len() == self.image.len(),
+            "every `--image` names its camera, or none does: got {} with a name and {} without",
+            named.len(),
+            self.image.len() - named.len()
+        );
+        ensure!(
+            !cameras.is_unknown(),
+            "the policy does not know what its cameras are called: give frames without names, in the order of its views"
+        );
+        let arranged = cameras.arrange(named)?;
+        arranged.into_iter().map(|image| image.map_or(Ok(View::Absent), frame)).collect()
     }
 }

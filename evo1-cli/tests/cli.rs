@@ -165,7 +165,6 @@ fn observations_that_make_no_sense_end_with_1() {
     refused(&["infer", "--image", text(&cut_png)], 1, "cut.png");
     refused(&["infer", "--image", "no/such/file.png"], 1, "no/such/file.png");
     refused(&["infer", "--image", text(directory.path())], 1, "cannot read the image");
-    refused(&["infer", "--prompt", ""], 1, "the instruction is empty");
     refused(&["infer", "--prompt", "<IMG_CONTEXT>"], 1, "<IMG_CONTEXT>");
     refused(&["infer", "--state", "1,2"], 1, "state has 2 values, but its statistics have 8");
     refused(&["infer", "--state", "nan,0,0,0,0,0,0,0"], 1, "state value 0 is NaN");
@@ -354,6 +353,53 @@ fn a_run_trains_stops_and_goes_on() {
     let warned = evo1(&again);
     assert!(warned.status.success() && stderr(&warned).contains("surprise"), "{}", stderr(&warned));
     refused(&["train", "--resume", text(folder.path())], 1, "not the folder of a run");
+
+    let arms = "data.data_groups.default.dataset.suite_config=\
+                {state_key: observation.state.arms, action_key: action.arms}";
+    let output = format!("output={}", folder.path().join("arms").display());
+    let other = evo1(&[&again[..], &["--set", arms, "--set", &output]].concat());
+    assert!(other.status.success(), "{}", stderr(&other));
+    let said =
+        "comes from another robot and takes this one's width of states (14, was 8); width of actions (14, was 7)";
+    assert!(stderr(&other).contains(said), "{}", stderr(&other));
+}
+
+#[test]
+fn frames_are_given_by_the_names_of_cameras_or_in_the_order_that_is_printed() {
+    let folder = tempfile::tempdir().expect("folder");
+    for file in ["model.safetensors", "tokenizer.json", "vlm_config.json", "config.json"] {
+        std::fs::copy(fixture("tiny-lerobot").join(file), folder.path().join(file)).expect("copied");
+    }
+    let (dark, light) = (folder.path().join("dark.png"), folder.path().join("light.png"));
+    for (path, level) in [(&dark, 20), (&light, 220)] {
+        image::RgbImage::from_pixel(16, 16, image::Rgb([level; 3])).save(path).expect("a picture");
+    }
+    let image = |camera: &str, file: &Path| format!("{camera}{}", file.display());
+    let infer = |images: [String; 2]| {
+        let policy = ["infer", "--policy", text(folder.path()), "--state", "0,0,0,0", "--json"];
+        evo1(&[&policy[..], &["--image", &images[0], "--image", &images[1]]].concat())
+    };
+    let actions = |images: [String; 2]| document(&infer(images))["actions"].clone();
+    let in_order = actions([image("", &dark), image("", &light)]);
+    assert_eq!(actions([image("cam1=", &light), image("observation.images.cam0=", &dark)]), in_order);
+    assert_ne!(actions([image("cam0=", &light), image("cam1=", &dark)]), in_order);
+    let printed = stderr(&infer([image("", &dark), image("", &light)]));
+    assert!(printed.contains(&format!("view 2: observation.images.cam1: {}", light.display())), "{printed}");
+    let message = stderr(&infer([image("top=", &dark), image("cam1=", &light)]));
+    assert!(
+        message.contains("cam0` is lacking: the policy's cameras are") && message.contains("top, cam1"),
+        "{message}"
+    );
+    let message = stderr(&infer([image("cam0=", &dark), image("", &light)]));
+    assert!(message.contains("got 1 with a name and 1 without"), "{message}");
+
+    let inspected = done(&["inspect", text(folder.path())]);
+    assert!(
+        inspected.contains("cameras       observation.images.cam0\n              observation.images.cam1"),
+        "{inspected}"
+    );
+    assert!(inspected.contains("execution     4 of 4 steps before the next chunk"), "{inspected}");
+    done(&["infer", "--prompt", ""]);
 }
 
 /// A study of three cells, one of which cannot run, on the fixtures' dataset.

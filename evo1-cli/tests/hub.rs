@@ -105,6 +105,11 @@ fn answer(path: &str, range: &str) -> (String, String, Vec<u8>) {
         let body = format!(r#"{{"id":"robots/tiny","sha":"{COMMIT}","siblings":[{siblings}]}}"#);
         return ("200 OK".into(), "Content-Type: application/json\r\n".into(), body.into_bytes());
     }
+    if path == "/api/models/robots/run/revision/main" {
+        let file = r#"{"rfilename":"pretrained_model/config.json","size":3}"#;
+        let body = format!(r#"{{"id":"robots/run","sha":"{COMMIT}","siblings":[{file}]}}"#);
+        return ("200 OK".into(), "Content-Type: application/json\r\n".into(), body.into_bytes());
+    }
     let name = path.strip_prefix(&format!("/robots/tiny/resolve/{COMMIT}/"));
     match name.map(|name| (name, std::fs::read(fixture().join(name)))) {
         Some((name, Ok(bytes))) => {
@@ -199,6 +204,10 @@ fn what_cannot_be_downloaded_says_why() {
     refused(
         &infer("hf://robots/other", &hub.address, &cache, false),
         &["hf://robots/other", "404 Repository not found", "check the name"],
+    );
+    refused(
+        &infer("hf://robots/run", &hub.address, &cache, false),
+        &["no `config.json` at its top, but in `pretrained_model`", "download the folder"],
     );
     refused(&infer("hf://robots/tiny", &hub.address, &cache, true), &["not in the cache", "HF_HUB_OFFLINE"]);
     refused(&infer("hf://robots/tiny", &nobody(), &cache, false), &["check the network", "HF_ENDPOINT"]);

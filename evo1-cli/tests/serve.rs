@@ -18,6 +18,7 @@ use std::{
 use evo1::{
     Frame, Observation, View,
     rng::{self, RngExt},
+    test_support::fixture,
 };
 use evo1_serve::{
     client::{CallOptions, ClientOptions, Reply, read_reply},
@@ -189,6 +190,22 @@ fn hostile_traffic_neither_ends_nor_misleads_the_server() {
     let (code, log) = server.terminate();
     assert_eq!(code, Some(0), "{log}");
     assert!(!log.contains("panicked"), "{log}");
+}
+
+#[test]
+fn a_policy_without_statistics_is_served_only_where_that_is_said_and_info_describes_the_robot() {
+    let policy = fixture("tiny-lerobot");
+    let serve = ["serve", "--policy", policy.to_str().expect("text"), "--bind", "127.0.0.1:0", "--device", "flex"];
+    let message = refusal(serve, &evo1(&serve), 1);
+    assert!(message.contains("no statistics") && message.contains("--normalized"), "{message}");
+    let server = Serving::start(command(&serve).arg("--normalized").stderr(Stdio::piped()));
+    let mut stream = TcpStream::connect(server.socket_address()).expect("a connection");
+    stream.write_all(b"GET /info HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("sent");
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).expect("a reply");
+    let info: serde_json::Value = serde_json::from_str(reply.split("\r\n\r\n").nth(1).expect("a body")).expect("JSON");
+    assert_eq!(info["cameras"]["names"], serde_json::json!(["observation.images.cam0", "observation.images.cam1"]));
+    assert_eq!((&info["action_dim"], &info["n_action_steps"]), (&4.into(), &4.into()));
 }
 
 /// An observation of small frames, so that thousands of them take little time.

@@ -48,6 +48,16 @@ pub enum Error {
         /// What came.
         got: String,
     },
+    /// The cameras of an observation or of data are not those of the policy.
+    #[error("{problem}: the policy's cameras are {}, those given are {}", named(known), named(given))]
+    Cameras {
+        /// What is wrong.
+        problem: String,
+        /// The policy's cameras.
+        known: Vec<String>,
+        /// The cameras given.
+        given: Vec<String>,
+    },
     /// A device name that means nothing.
     #[error("unknown device `{name}`: expected one of {expected}")]
     UnknownDevice {
@@ -122,6 +132,17 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
+    /// The names of a checkpoint's tensors have what a wrapper of PyTorch put before them.
+    #[error(
+        "{}: every name begins with `{prefix}`, which a wrapper of PyTorch put there: save the module inside it, or take the prefix off",
+        path.display()
+    )]
+    WrappedNames {
+        /// The file.
+        path: PathBuf,
+        /// What the names begin with.
+        prefix: &'static str,
+    },
     /// The names of a checkpoint's tensors are of no known kind.
     #[error("{}: its tensors are named like no Evo-1 or InternVL3 checkpoint: {}", path.display(), listed(names))]
     UnknownNaming {
@@ -157,7 +178,7 @@ pub enum Error {
         names: Vec<String>,
     },
     /// A tensor has another shape than the model's.
-    #[error("{}: tensor `{tensor}` must have shape {expected:?}, got {got:?}", path.display())]
+    #[error("{}: tensor `{tensor}` must have shape {expected:?}, got {got:?}{}", path.display(), emptied(got))]
     TensorShape {
         /// The file.
         path: PathBuf,
@@ -259,6 +280,19 @@ impl Error {
             got: got.to_string(),
         }
     }
+}
+
+/// Where tensors are empty that are not.
+fn emptied(shape: &[usize]) -> &'static str {
+    match shape {
+        [0] => ": DeepSpeed's ZeRO-3 leaves its tensors elsewhere; put them together with its `zero_to_fp32.py`",
+        _ => "",
+    }
+}
+
+/// All names, or that there is none.
+fn named(names: &[String]) -> String {
+    if names.is_empty() { "none".into() } else { names.join(", ") }
 }
 
 /// The first names of a list, and how many follow.

@@ -37,8 +37,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 .filter_map(|view| if let View::Present(frame) = view { Some(frame) } else { None })
                 .collect();
             let cameras: Vec<_> = source
-                .cameras
-                .iter()
+                .cameras()
                 .zip(&frames)
                 .map(|(name, frame)| json!({ "name": name, "height": frame.height(), "width": frame.width() }))
                 .collect();

@@ -20,16 +20,12 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
-    marker::PhantomData,
     path::{Path, PathBuf},
 };
 
 use evo1_core::{config::GripperRule, normalize::NormalizationType};
-use serde::{
-    Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
-};
+use indexmap::IndexMap;
+use serde::Deserialize;
 
 use crate::{Error, Result};
 
@@ -87,9 +83,10 @@ fn decoder_cache_size() -> usize {
 pub struct DatasetConfig {
     /// Its folder; relative to the configuration file.
     pub path: PathBuf,
-    /// The cameras that are views, in this order; all cameras in the order of the alphabet when there is none.
+    /// The cameras that are views, in this order; without it those of the policy, by name, and where it knows no names all
+    /// cameras, in the order of `info.json`.
     #[serde(default)]
-    pub view_map: Ordered<String>,
+    pub view_map: IndexMap<String, String>,
     /// Whether actions are made relative to the state of their row, on the dimensions that the suite names.
     #[serde(default)]
     pub use_delta_action: bool,
@@ -291,7 +288,7 @@ impl DatasetConfig {
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
-            view_map: Ordered::default(),
+            view_map: IndexMap::new(),
             use_delta_action: false,
             process_suite: default_suite(),
             suite_config: BTreeMap::new(),
@@ -339,38 +336,6 @@ impl DatasetConfig {
     }
 }
 
-/// A map that keeps the order of its file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ordered<V>(pub Vec<(String, V)>);
-
-impl<V> Default for Ordered<V> {
-    fn default() -> Self {
-        Self(Vec::new())
-    }
-}
-
-impl<'de, V: Deserialize<'de>> Deserialize<'de> for Ordered<V> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Entries<V>(PhantomData<V>);
-        impl<'de, V: Deserialize<'de>> Visitor<'de> for Entries<V> {
-            type Value = Ordered<V>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a map")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    entries.push(entry);
-                }
-                Ok(Ordered(entries))
-            }
-        }
-        deserializer.deserialize_map(Entries(PhantomData))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -387,7 +352,7 @@ mod tests {
         .expect("valid");
         assert_eq!(config.normalization_type, Some(NormalizationType::BoundsQ99));
         let libero = &config.data_groups["franka"]["libero"];
-        assert_eq!(libero.view_map.0[1], ("image_2".into(), "observation.images.wrist_image".into()));
+        assert_eq!(libero.view_map["image_2"], "observation.images.wrist_image");
         assert!(!libero.use_delta_action);
         assert_eq!(libero.suite_config["ee_pose_dims"], serde_json::json!([0, 6]));
     }

@@ -24,6 +24,29 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
+    /// The cameras of a dataset are not those of the policy.
+    #[error("{dataset}: {reason}; a `view_map` in the data configuration says which camera each view shows")]
+    Cameras {
+        /// The dataset.
+        dataset: String,
+        /// The cameras on both sides.
+        reason: Box<evo1_core::Error>,
+    },
+    /// A dataset has more views than the policy.
+    #[error(
+        "{dataset}: it has {got} cameras ({cameras}), but the policy takes at most {max} views; a `view_map` in the data \
+             configuration chooses among them"
+    )]
+    TooManyCameras {
+        /// The dataset.
+        dataset: String,
+        /// Its cameras.
+        cameras: String,
+        /// The policy's views.
+        max: usize,
+        /// The dataset's cameras.
+        got: usize,
+    },
     /// A file of a dataset lies outside of the dataset's folder.
     #[error(
         "{} leads out of the dataset's folder {}; set `follow_links: true` for the dataset if this is meant, as in a Hugging Face cache",

@@ -56,7 +56,7 @@ mod video;
 
 pub use augment::{Changes, ColorChange};
 pub use batch::Batch;
-pub use config::{Augmentation, DataConfig, DatasetConfig, Exclusion, FrameWeight, OnError, Ordered, StateNoise};
+pub use config::{Augmentation, DataConfig, DatasetConfig, Exclusion, FrameWeight, OnError, StateNoise};
 #[cfg(feature = "epochs")]
 pub use epochs::Epochs;
 pub use error::{Error, Result};

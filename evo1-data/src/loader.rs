@@ -84,6 +84,16 @@ impl Loader {
             let got = mixture.horizon();
             return Err(evo1_core::Error::invalid("mixture", "horizon", format!("the model's, {horizon}"), got).into());
         }
+        let max = preparer.config.max_views;
+        if let Some(source) = mixture.sources().iter().find(|source| source.views.len() > max) {
+            let cameras = source.cameras().collect::<Vec<_>>().join(", ");
+            return Err(Error::TooManyCameras {
+                dataset: source.name.to_string(),
+                cameras,
+                max,
+                got: source.views.len(),
+            });
+        }
         let collator = Collator::new(preparer, mixture.config.clone(), options.skips_unseen)?;
         let batch_size = options.batch_size.get() as u64;
         let work = Work { mixture, collator, batch_size, skipped: Arc::default() };

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, num::NonZeroUsize, ops::Range};
 
-use evo1_core::normalize::Statistics;
+use evo1_core::{config::Cameras, normalize::Statistics};
 
 use crate::{
     DataConfig, DatasetConfig, DatasetSource, Error, Result, Suites, Table, VideoPool,
@@ -27,15 +27,18 @@ impl Mixture {
     /// # Errors
     /// When a dataset cannot be read, a view or suite does not exist, or no frame has a weight.
     pub fn open(config: &DataConfig, horizon: usize) -> Result<Self> {
-        Self::open_with(config, horizon, &Suites::default())
+        Self::open_with(config, horizon, &Cameras::default(), &Suites::default())
     }
 
-    /// [`Self::open`] with suites of your own.
-    pub fn open_with(config: &DataConfig, horizon: usize, suites: &Suites) -> Result<Self> {
+    /// [`Self::open`] for a policy with these cameras, with suites of your own.
+    ///
+    /// # Errors
+    /// As there, and when a dataset without a `view_map` has other cameras.
+    pub fn open_with(config: &DataConfig, horizon: usize, cameras: &Cameras, suites: &Suites) -> Result<Self> {
         let mut sources = Vec::new();
         for (embodiment, (group, datasets)) in config.data_groups.iter().enumerate() {
             for (name, dataset) in datasets {
-                sources.push(DatasetSource::open(group, name, dataset, embodiment, suites)?);
+                sources.push(DatasetSource::open(group, name, dataset, embodiment, suites, cameras)?);
             }
         }
         let sampler = DataSampler::new(weighted(&sources)?);

@@ -48,14 +48,14 @@ impl DatasetSource {
             for (entity, values) in [("state", &state), ("action", &action)] {
                 series(&recording, entity, values).map_err(|error| failed(&error))?;
             }
-            for camera in &self.cameras {
+            for camera in self.cameras() {
                 let picture = self.frame(&table, episode, frame, camera, videos)?;
                 let (mut jpeg, width, height) = (Vec::new(), picture.width() as u32, picture.height() as u32);
                 JpegEncoder::new_with_quality(&mut jpeg, QUALITY)
                     .encode(picture.rgb(), width, height, ExtendedColorType::Rgb8)
                     .map_err(|error| failed(&error))?;
                 let encoded = EncodedImage::new(jpeg).with_media_type("image/jpeg");
-                recording.log(camera.as_str(), &encoded).map_err(|error| failed(&error))?;
+                recording.log(camera, &encoded).map_err(|error| failed(&error))?;
             }
             progress(frame + 1, table.rows());
         }

@@ -1,8 +1,8 @@
-//! One dataset as it is used: states and actions by its suite, frames by its view map.
+//! One dataset as it is used: states and actions by its suite, frames by the names of its cameras.
 
 use std::{path::Path, sync::Arc};
 
-use evo1_core::{Frame, Observation, StatisticsKey, View};
+use evo1_core::{Frame, Observation, StatisticsKey, View, config::Cameras};
 
 use crate::{
     Dataset, DatasetConfig, Error, OpenOptions, Result, Suite, Suites, Table, VideoPool,
@@ -20,21 +20,22 @@ pub struct DatasetSource {
     pub dataset: Dataset,
     /// How it is used.
     pub config: DatasetConfig,
-    /// The cameras that are views, in order.
-    pub cameras: Vec<String>,
+    /// The camera that each view shows; nothing where the dataset lacks a camera of the policy's.
+    pub views: Vec<Option<String>>,
     /// The embodiment of its samples.
     pub embodiment: usize,
     suite: Box<dyn Suite>,
 }
 
 impl DatasetSource {
-    /// Opens a dataset. `embodiment` is used when the configuration names none.
+    /// Opens a dataset for a policy with these cameras. `embodiment` is used when the configuration names none.
     pub(crate) fn open(
         group: &str,
         name: &str,
         config: &DatasetConfig,
         embodiment: usize,
         suites: &Suites,
+        cameras: &Cameras,
     ) -> Result<Self> {
         let options = OpenOptions { follow_links: config.follow_links, ..OpenOptions::default() };
         let dataset = Dataset::open(&config.path, &options)?;
@@ -52,11 +53,15 @@ impl DatasetSource {
         })?;
         let total = dataset.episodes().len();
         config.episode_range(total).map_err(|message| bad("episodes", message))?;
-        let cameras: Vec<String> = match config.view_map.0.as_slice() {
-            [] => dataset.info().cameras().map(str::to_owned).collect(),
-            views => views.iter().map(|(_, camera)| camera.clone()).collect(),
+        let views: Vec<Option<String>> = if config.view_map.is_empty() {
+            let given = dataset.info().cameras().map(|camera| (camera.to_owned(), camera.to_owned())).collect();
+            cameras
+                .arrange(given)
+                .map_err(|reason| Error::Cameras { dataset: name.clone(), reason: Box::new(reason) })?
+        } else {
+            config.view_map.values().cloned().map(Some).collect()
         };
-        for camera in &cameras {
+        for camera in views.iter().flatten() {
             if !dataset.feature(camera)?.is_camera() {
                 return Err(Error::inconsistent(
                     &dataset.info_path(),
@@ -66,19 +71,44 @@ impl DatasetSource {
                 ));
             }
         }
-        if cameras.is_empty() {
+        if views.iter().all(Option::is_none) {
             return Err(Error::inconsistent(&dataset.info_path(), "the number of cameras", "at least 1", 0));
         }
         let embodiment = config.embodiment_id.unwrap_or(embodiment);
-        Ok(Self {
+        let source = Self {
             group: group.to_owned(),
             name: name.into(),
             dataset,
             config: config.clone(),
-            cameras,
+            views,
             embodiment,
             suite,
-        })
+        };
+        if let Some(dimension) = source.relative_last_dimension() {
+            tracing::warn!(
+                "{}: with `use_delta_action` every action is relative to the state up to its last dimension, {dimension}: \
+                 if that is a gripper, the suite `custom` with `relative_dims` leaves it absolute",
+                source.name
+            );
+        }
+        Ok(source)
+    }
+
+    /// The last dimension of an action where it is relative to the state, which a gripper must not be.
+    fn relative_last_dimension(&self) -> Option<usize> {
+        if !self.config.use_delta_action {
+            return None;
+        }
+        // An episode that cannot be read is refused where it is needed.
+        let table = self.dataset.table(self.episodes().start).ok()?;
+        let widths = (self.suite.action(&table, 0).ok()?.len(), self.suite.state(&table, 0).ok()?.len());
+        let last = widths.0.checked_sub(1)?;
+        self.suite.relative_dims(widths.0, widths.1).iter().any(|range| range.contains(&last)).then_some(last)
+    }
+
+    /// The cameras that views show.
+    pub fn cameras(&self) -> impl Iterator<Item = &str> {
+        self.views.iter().flatten().map(String::as_str)
     }
 
     /// The key of its statistics.
@@ -142,8 +172,10 @@ impl DatasetSource {
             actions.extend(action);
             action_is_pad.push(step > last);
         }
-        let views =
-            self.cameras.iter().map(|camera| self.frame(&table, episode, frame, camera, videos).map(View::Present));
+        let views = self.views.iter().map(|camera| match camera {
+            Some(camera) => self.frame(&table, episode, frame, camera, videos).map(View::Present),
+            None => Ok(View::Absent),
+        });
         let observation = Observation {
             views: views.collect::<Result<_>>()?,
             state,

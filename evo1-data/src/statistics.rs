@@ -131,7 +131,8 @@ impl Accumulator {
             std: list(&|summary| summary.std()),
             q01: list(&|summary| summary.quantile(0.01)),
             q99: list(&|summary| summary.quantile(0.99)),
-            ..VectorStatistics::default()
+            q10: list(&|summary| summary.quantile(0.1)),
+            q90: list(&|summary| summary.quantile(0.9)),
         };
         (statistics.width() > 0).then_some(statistics)
     }

@@ -36,7 +36,7 @@ pub trait Suite: Send + Sync + fmt::Debug {
     fn action(&self, table: &Table, row: usize) -> Result<Vec<f32>, String>;
 
     /// The dimensions of an action from which the same dimensions of the state are subtracted when actions are relative.
-    /// Grippers stay absolute. None by default.
+    /// Others, a gripper's in most suites, stay absolute. None by default.
     fn relative_dims(&self, action_width: usize, state_width: usize) -> Vec<Range<usize>> {
         let _ = (action_width, state_width);
         Vec::new()

@@ -14,11 +14,12 @@ use burn::{
     tensor::{Device, Tensor},
 };
 use evo1::Policy;
-use evo1_core::config::{PolicyConfig, Profile};
+use evo1_core::config::{Cameras, PolicyConfig, Profile};
 use evo1_data::{
     Augmentation, Batch, DataConfig, DatasetConfig, Exclusion, FrameWeight, Loader, LoaderOptions, Mixture, Position,
-    StateNoise,
+    StateNoise, Suites,
 };
+use indexmap::IndexMap;
 
 mod common;
 
@@ -333,4 +334,53 @@ fn embodiments_follow_the_arm_keys() {
     let mixture = Mixture::open(&config, 4).expect("a mixture");
     let ids: Vec<_> = mixture.sources().iter().map(|source| (source.group.as_str(), source.embodiment)).collect();
     assert_eq!(ids, [("a", 0), ("b", 1)]);
+}
+
+/// The names of a dataset's views for a policy with these cameras.
+fn views(cameras: &Cameras, config: &DataConfig) -> evo1_data::Result<Vec<Option<String>>> {
+    Ok(Mixture::open_with(config, 4, cameras, &Suites::default())?.sources()[0].views.clone())
+}
+
+#[test]
+fn cameras_are_views_in_the_order_of_the_policy_else_of_the_dataset() {
+    let [front, wrist] = ["observation.images.front", "observation.images.wrist"].map(String::from);
+    let of = |cameras: &Cameras| views(cameras, &data()).expect("opens");
+    assert_eq!(of(&Cameras::default()), [Some(front.clone()), Some(wrist.clone())]);
+    assert_eq!(of(&Cameras::named([&wrist, &front].map(String::clone))), [Some(wrist.clone()), Some(front.clone())]);
+    let third =
+        Cameras { optional: 1, ..Cameras::named(["observation.images.top".into(), wrist.clone(), front.clone()]) };
+    // The policy's first camera may be lacking, but another one that nobody knows may be it.
+    assert_eq!(of(&third), [None, Some(wrist.clone()), Some(front.clone())]);
+
+    let message = views(&Cameras::named(["top", "side"]), &data()).expect_err("other cameras").to_string();
+    assert!(message.contains("the policy's cameras are top, side, those given are"), "{message}");
+    assert!(message.contains(&front) && message.contains("view_map"), "{message}");
+    let view_map = IndexMap::from([("image_1".into(), wrist.clone()), ("image_2".into(), front.clone())]);
+    let mapped = DataConfig::single(DatasetConfig { view_map, ..fixture_set() });
+    assert_eq!(views(&Cameras::named(["top", "side"]), &mapped).expect("told"), [Some(wrist), Some(front)]);
+}
+
+/// A dataset whose `info.json` lists its cameras in another order than that of the alphabet.
+#[test]
+fn the_order_of_a_dataset_is_that_of_its_file() {
+    let root = common::copied("v21");
+    let path = root.path().join("meta/info.json");
+    let text = std::fs::read_to_string(&path).expect("info.json");
+    let swapped = text.replace("images.front", "images.xx").replace("images.wrist", "images.aa");
+    let swapped = swapped.replace("images.aa", "images.front").replace("images.xx", "images.wrist");
+    std::fs::write(&path, swapped).expect("written");
+    let found = views(&Cameras::default(), &DataConfig::single(DatasetConfig::new(root.path()))).expect("opens");
+    assert_eq!(found, ["observation.images.wrist", "observation.images.front"].map(|name| Some(name.to_owned())));
+}
+
+#[test]
+fn more_cameras_than_the_policy_has_views_are_named() {
+    let mut policy = policy(Profile::LeRobot, &device());
+    policy.config.max_views = 1;
+    let mixture = Arc::new(Mixture::open(&data(), policy.config.action.horizon).expect("a mixture"));
+    let options = LoaderOptions::new(NonZeroUsize::MIN);
+    let Err(error) = Loader::new(mixture, policy.preparer(), options) else { panic!("two cameras, one view") };
+    let message = error.to_string();
+    assert!(message.contains("2 cameras (observation.images.front, observation.images.wrist)"), "{message}");
+    assert!(message.contains("at most 1 views") && message.contains("view_map"), "{message}");
 }

@@ -273,7 +273,7 @@ fn statistics_of_an_arm_equal_numpys_over_all_its_datasets() {
 fn assert_statistics(reference: &Reference, name: &str, robot: &RobotStatistics) {
     for (part, vector) in [("state", &robot.state), ("action", &robot.action)] {
         let lists = vector.lists();
-        assert_eq!(lists.len(), 6);
+        assert_eq!(lists.len(), 8);
         for (statistic, got) in lists {
             let (expected, _) = reference.values(&format!("statistics.{name}.{part}.{statistic}"));
             assert_eq!(got.len(), expected.len());

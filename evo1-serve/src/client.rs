@@ -32,8 +32,8 @@ pub struct ClientOptions {
     pub swaps_channels: bool,
     /// Padded width of an action on the wire: 24.
     pub max_action_dim: usize,
-    /// Values of the robot's actions, which observations without an action mask are given.
-    pub action_dim: usize,
+    /// Values of the robot's actions, for observations without an action mask, which are refused without it.
+    pub action_dim: Option<usize>,
 }
 
 impl Default for ClientOptions {
@@ -44,7 +44,7 @@ impl Default for ClientOptions {
             timeout: Duration::from_secs(600),
             swaps_channels: true,
             max_action_dim: 24,
-            action_dim: 24,
+            action_dim: None,
         }
     }
 }
@@ -100,6 +100,11 @@ pub enum ClientError {
         /// Cause and remedy.
         message: String,
     },
+    /// Nothing says how wide the robot's actions are.
+    #[error(
+        "how wide the robot's actions are is unknown: give the observation an action mask, or the client `action_dim`"
+    )]
+    UnknownActionWidth,
     /// The reply is none.
     #[error("the reply is not one of the protocol: {0}")]
     Reply(String),
@@ -157,6 +162,9 @@ impl Client {
 
     /// One prediction: sends the observation and waits for its chunk.
     pub fn predict(&mut self, observation: &Observation, call: &CallOptions) -> Result<Reply, ClientError> {
+        if observation.action_mask.is_none() && self.options.action_dim.is_none() {
+            return Err(ClientError::UnknownActionWidth);
+        }
         let message = json::encode(observation, call, &self.options);
         self.exchange(&message).and_then(|reply| read_reply(&reply))
     }

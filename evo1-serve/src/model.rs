@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use evo1::{
     Components, FinishOptions, Frame, Noise, Observation, Policy, PredictOptions, Published, StatisticsKey, View,
+    config::{Cameras, GripperRule},
+    normalize::Statistics,
 };
 use serde::Serialize;
 
@@ -37,7 +39,7 @@ pub trait Model: Send + Sync + 'static {
 }
 
 /// What a model is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Description {
     /// Its name: the policy's directory.
     pub policy: String,
@@ -53,8 +55,18 @@ pub struct Description {
     pub max_action_dim: usize,
     /// Widest state.
     pub max_state_dim: usize,
+    /// Width of the robot's action, where it is known: columns of an action mask that are to be 1.
+    pub action_dim: Option<usize>,
+    /// Width of the robot's state, where it is known.
+    pub state_dim: Option<usize>,
+    /// Actions of a chunk that are meant to be executed before the next one is asked for.
+    pub n_action_steps: usize,
+    /// The column of the action that is made two-valued, and how.
+    pub gripper: Option<GripperRule>,
     /// Camera views.
     pub views: usize,
+    /// The cameras of the views, as far as they are known by name.
+    pub cameras: Cameras,
     /// Side length of the frames that it sees.
     pub image_size: usize,
     /// Robots whose statistics it has.
@@ -113,6 +125,7 @@ impl<C: Components> Model for PolicyModel<C> {
     fn description(&self) -> Description {
         let (config, shape) = (&self.policy.config, self.shape());
         let robots = self.policy.statistics.iter().flat_map(|statistics| statistics.robots());
+        let only = self.policy.statistics.as_ref().and_then(Statistics::only);
         Description {
             policy: self.name.clone(),
             profile: config.profile.to_string(),
@@ -121,7 +134,12 @@ impl<C: Components> Model for PolicyModel<C> {
             horizon: shape.horizon,
             max_action_dim: shape.action,
             max_state_dim: shape.state,
+            action_dim: config.action_width(only),
+            state_dim: config.state_width(only),
+            n_action_steps: config.n_action_steps.unwrap_or(shape.horizon),
+            gripper: config.gripper,
             views: shape.views,
+            cameras: config.cameras.clone(),
             image_size: shape.image_size,
             robots: robots
                 .map(|(key, robot)| Robot { key, state_dim: robot.state.width(), action_dim: robot.action.width() })

@@ -25,7 +25,8 @@ pub struct ServerOptions {
     pub swaps_channels: bool,
     /// Who scales frames of the JSON protocol.
     pub scaling: Scaling,
-    /// Cameras of the openpi protocol in the order of the policy's views; empty: as they come.
+    /// Cameras of the openpi protocol in the order of the policy's views; empty: the policy's own, or as they come where it
+    /// knows none.
     pub cameras: Vec<String>,
     /// Most requests that wait for the device; one more is answered *overloaded* at once.
     pub queue: usize,

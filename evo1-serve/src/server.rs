@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use evo1::config::Cameras;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -92,7 +93,11 @@ impl Shared {
     }
 
     pub(crate) fn openpi_options(&self) -> OpenPiOptions {
-        OpenPiOptions { cameras: self.options.cameras.clone() }
+        let cameras = match self.options.cameras.as_slice() {
+            [] => self.description.cameras.clone(),
+            names => Cameras::named(names.iter().cloned()),
+        };
+        OpenPiOptions { cameras }
     }
 
     pub(crate) fn remember(&self, last: Last) {

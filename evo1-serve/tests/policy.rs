@@ -55,7 +55,7 @@ fn robot_columns(rows: &[f32]) -> Vec<f32> {
 }
 
 fn client_options() -> ClientOptions {
-    ClientOptions { action_dim: 4, ..ClientOptions::default() }
+    ClientOptions { action_dim: Some(4), ..ClientOptions::default() }
 }
 
 #[test]

@@ -278,7 +278,7 @@ fn a_token_is_demanded_of_everybody() {
         request.headers_mut().insert("Authorization", header.parse().expect("a header"));
         tungstenite::connect(request).expect("the token is right");
     }
-    let options = ClientOptions { token: Some("secret".into()), ..Default::default() };
+    let options = ClientOptions { token: Some("secret".into()), action_dim: Some(24), ..Default::default() };
     Client::connect(&server.url(""), options).expect("the token is right").close();
     let statuses = ["/healthz", "/readyz", "/", "/metrics", "/info", "/last", "/last/view/0", "/info?token=secret"];
     let got: Vec<u16> = statuses.iter().map(|path| server.get(path).0).collect();
@@ -292,7 +292,7 @@ fn tls_is_spoken_with_those_who_trust_the_certificate() {
     let tls = Some((certificate.clone(), here.join("localhost.key.pem")));
     let server = Running::scripted(ServerOptions { tls, ..Default::default() });
     let url = format!("wss://localhost:{}", server.address.port());
-    let options = ClientOptions { certificate: Some(certificate), ..Default::default() };
+    let options = ClientOptions { certificate: Some(certificate), action_dim: Some(24), ..Default::default() };
     let mut client = Client::connect(&url, options).expect("the certificate is trusted");
     assert!(client.exchange(&message("go", 3)).expect("a reply").contains("\"actions\":[[3.0"));
     assert!(Client::connect(&url, ClientOptions::default()).is_err(), "the system does not trust it");

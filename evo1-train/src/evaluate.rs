@@ -11,7 +11,7 @@ use evo1::{
 };
 use evo1_data::{Augmentation, DataConfig, Mixture, StateNoise, Suites};
 
-use crate::{BatchSource, DataSource, Draw, Error, Result, TrainConfig, open::batches_for};
+use crate::{BatchSource, DataSource, Draw, Error, Result, TrainConfig, open::batches_for, robot};
 
 /// How a policy is evaluated.
 #[derive(Debug, Clone, PartialEq)]
@@ -83,7 +83,8 @@ pub fn evaluate_with<C: Components>(
     }
     let plain =
         DataConfig { augmentation: Augmentation::None, state_noise: StateNoise::All(0.0), ..config.data.read()? };
-    let mixture = Arc::new(Mixture::open_with(&plain, policy.config.action.horizon, suites)?);
+    let mixture = Arc::new(Mixture::open_with(&plain, policy.config.action.horizon, &policy.config.cameras, suites)?);
+    robot::misfits(policy, &mixture)?.iter().for_each(|misfit| tracing::warn!("{misfit}"));
     let batches_of = |batch_size| {
         let settings = TrainConfig { batch_size, seed: config.seed, ..TrainConfig::default() };
         batches_for(policy, Arc::clone(&mixture), &settings)

@@ -35,6 +35,7 @@ mod open;
 mod optimizer;
 mod parameters;
 pub mod record;
+mod robot;
 mod schedule;
 mod trainer;
 

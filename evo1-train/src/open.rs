@@ -1,15 +1,22 @@
 //! A run from its configuration alone: data, statistics, policy.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use burn::tensor::Device;
-use evo1::{Components, Policy, Published, config::PolicyConfig, device::allow_tf32, normalize::Statistics};
+use evo1::{
+    Components, Policy, Published,
+    config::{Cameras, PolicyConfig},
+    device::allow_tf32,
+    normalize::Statistics,
+};
 use evo1_data::{Augmentation, DataConfig, Mixture, Suites};
+use tracing::warn;
 
 use crate::{
     Error, Result, TrainConfig, Trainer,
     config::{Compute, DataSource, StatisticsSource},
     data::DatasetBatches,
+    robot,
 };
 
 impl Trainer {
@@ -35,15 +42,21 @@ impl Trainer {
         config.validate()?;
         allow(config.compute, device)?;
         let data = data_of(&config)?;
-        let existing = config.policy.open_existing::<C>(config.seed, device)?;
-        let (mut policy, mixture) = match existing {
+        let open = |policy: &PolicyConfig, cameras| {
+            Mixture::open_with(&data, policy.action.horizon, cameras, suites).map_err(Error::from)
+        };
+        let (mut policy, mixture) = match config.policy.open_existing::<C>(config.seed, device)? {
             Some(policy) => {
-                let mixture = Mixture::open_with(&data, policy.config.action.horizon, suites)?;
+                let mixture = match open(&policy.config, &policy.config.cameras) {
+                    // The policy comes from another robot: this one's cameras take the places of the other's.
+                    Err(Error::Data(evo1_data::Error::Cameras { .. })) => open(&policy.config, &Cameras::default())?,
+                    opened => opened?,
+                };
                 (policy, mixture)
             }
             None => {
                 let described = config.policy.preset_config()?;
-                let mixture = Mixture::open_with(&data, described.action.horizon, suites)?;
+                let mixture = open(&described, &described.cameras)?;
                 let tasks = mixture.sources().iter().flat_map(|source| source.dataset.tasks().values());
                 let policy = config.policy.initialize(described, config.seed, tasks.map(String::as_str), device)?;
                 (policy, mixture)
@@ -51,10 +64,18 @@ impl Trainer {
         };
         let mixture = Arc::new(mixture);
         let statistics = config.statistics.of(policy.statistics.take(), &mixture, progress)?;
-        fit_to_robot(&mut policy.config, &statistics);
+        let changes = robot::fit(&mut policy.config, &statistics, &mixture);
+        if config.policy.from.is_some() && !changes.is_empty() {
+            warn!("the policy comes from another robot and takes this one's {}", changes.join("; "));
+        }
         C::check(&policy.config, "the data").map_err(evo1::Error::from)?;
         policy.config.validate_statistics(&statistics, "the data")?;
         policy.statistics = Some(statistics);
+        if config.statistics != StatisticsSource::Data {
+            for misfit in robot::misfits(&policy, &mixture)? {
+                warn!("{misfit}; `statistics: data` makes others");
+            }
+        }
         let batches = batches_for(&policy, mixture, &config)?;
         Trainer::new(config, policy, batches)
     }
@@ -75,7 +96,8 @@ impl Trainer {
         allow(config.compute, device)?;
         let data = data_of(&config)?;
         Trainer::resume_with(config.clone(), device, |policy| {
-            let mixture = Mixture::open_with(&data, policy.config.action.horizon, suites)?;
+            let PolicyConfig { cameras, action, .. } = &policy.config;
+            let mixture = Mixture::open_with(&data, action.horizon, cameras, suites)?;
             Ok(batches_for(policy, Arc::new(mixture), &config)?)
         })
     }
@@ -99,17 +121,6 @@ fn data_of(config: &TrainConfig) -> Result<DataConfig> {
     Ok(data)
 }
 
-/// A policy's widths are those of the robot whose statistics it has, also where it comes from another robot; unknown where
-/// robots of several widths share it.
-fn fit_to_robot(config: &mut PolicyConfig, statistics: &Statistics) {
-    let widths: BTreeSet<_> =
-        statistics.robots().map(|(_, robot)| (robot.state.width(), robot.action.width())).collect();
-    (config.state_dim, config.action_dim) = match widths.into_iter().collect::<Vec<_>>()[..] {
-        [(state, action)] => (Some(state), Some(action)),
-        _ => (None, None),
-    };
-}
-
 /// The batches of a mixture for a policy. A policy with one set of statistics uses it for every dataset.
 pub(crate) fn batches_for<C: Components>(
     policy: &Policy<C>,
@@ -117,13 +128,7 @@ pub(crate) fn batches_for<C: Components>(
     config: &TrainConfig,
 ) -> Result<Box<DatasetBatches>> {
     let mut preparer = policy.preparer();
-    if let Some(robot) = preparer.statistics.as_ref().and_then(Statistics::only) {
-        let mut shared = Statistics::default();
-        for source in mixture.sources() {
-            shared.insert(&source.statistics_key(), robot.clone());
-        }
-        preparer.statistics = Some(shared);
-    }
+    preparer.statistics = preparer.statistics.map(|statistics| robot::shared(statistics, &mixture));
     Ok(Box::new(DatasetBatches::new(mixture, preparer, config)?))
 }
 

@@ -22,9 +22,6 @@ pub enum Error {
     /// The tokenizer failed on a prompt.
     #[error("the prompt cannot be tokenised: {0}")]
     Tokenize(String),
-    /// The instruction is empty.
-    #[error("the instruction is empty: say what the robot shall do")]
-    EmptyInstruction,
     /// The prompt's image tokens alone exceed the longest prompt.
     #[error(
         "the prompt needs {needed} tokens for its images, but at most {max} tokens are allowed: use fewer views or tiles, or raise max_text_length"

@@ -114,12 +114,9 @@ impl PromptTokenizer {
     /// Token ids of a prompt with `image_tokens[i]` image tokens for view `i`.
     ///
     /// # Errors
-    /// When the instruction is empty or holds image tokens of its own, or when the images alone are too long. An
+    /// When the instruction holds image tokens of its own, or when the images alone are too long. An
     /// instruction that is too long is cut at its end.
     pub fn encode(&self, image_tokens: &[usize], instruction: &str) -> Result<Prompt> {
-        if instruction.trim().is_empty() {
-            return Err(Error::EmptyInstruction);
-        }
         let mut ids = self.ids(&prompt_text(image_tokens, instruction))?;
         let positions: Vec<usize> =
             ids.iter().enumerate().filter(|(_, id)| **id == self.image_context).map(|(at, _)| at).collect();
@@ -274,9 +271,11 @@ mod tests {
     }
 
     #[test]
-    fn an_instruction_cannot_be_empty_or_bring_image_tokens() {
+    fn an_instruction_may_be_empty_but_not_bring_image_tokens() {
         let tokenizer = tokenizer(100);
-        assert!(matches!(tokenizer.encode(&[1], " \n"), Err(Error::EmptyInstruction)));
+        let (empty, one) =
+            (tokenizer.encode(&[1], " \n").expect("empty"), tokenizer.encode(&[1], "x").expect("a letter"));
+        assert_eq!((empty.ids.len() + 1, &empty.views), (one.ids.len(), &one.views));
         let error = tokenizer.encode(&[1], "go <IMG_CONTEXT>").expect_err("two image tokens");
         assert!(matches!(error, Error::ImageTokens { expected: 1, got: 2 }), "{error}");
     }

@@ -174,8 +174,9 @@ pub fn attention<C: Components>(
         .collect();
     let kept =
         |positions: &[usize]| -> Vec<usize> { positions.iter().filter_map(|at| index.get(at).copied()).collect() };
-    let views = prompt.views.iter().map(|view| kept(view)).enumerate();
-    let views = views.filter(|(_, tokens)| !tokens.is_empty()).map(|(view, tokens)| ViewTokens { view, tokens });
+    let order = config.semantics.prompt_order(&observation.views);
+    let views = order.into_iter().zip(&prompt.views).map(|(view, tokens)| ViewTokens { view, tokens: kept(tokens) });
+    let views = views.filter(|view| !view.tokens.is_empty());
     let words = policy.tokenizer.words(&image_tokens, &observation.instruction)?;
     let words = words.into_iter().map(|word| Word { tokens: kept(&word.tokens), ..word });
 

@@ -22,7 +22,7 @@ pub use crate::save::Format;
 use crate::{
     Error, Evo1, Result,
     components::require_built_in,
-    load::{FoundConfig, read_config, read_statistics, weight_file},
+    load::{FoundConfig, read_config, read_statistics, read_tokenizer, weight_file},
     save::{ConfigFiles, create, keeps_keys, write_statistics, write_weights},
 };
 
@@ -96,18 +96,15 @@ pub fn convert(
     if format == Format::LeRobot && config.profile != Profile::LeRobot {
         warn!("LeRobot computes with the semantics of its own profile; here the policy stays `{}`", config.profile);
     }
-    config_files(from, &config, origin, format)?.write(to)
+    let image_token = read_tokenizer(from, &config)?.image_context();
+    config_files(from, &config, origin, format, image_token)?.write(to)
 }
 
 /// The configuration with the robot's own widths, where the authors' says the padded ones and LeRobot wants to know.
 fn of_robot(config: PolicyConfig, origin: Origin, format: Format, statistics: Option<&Statistics>) -> PolicyConfig {
     let robot = statistics.and_then(Statistics::only);
     let Some(robot) = robot.filter(|_| origin == Origin::Authors && format == Format::LeRobot) else { return config };
-    PolicyConfig {
-        state_dim: Some(robot.state.width().min(config.action.max_state_dim)),
-        action_dim: Some(robot.action.width().min(config.action.max_action_dim)),
-        ..config
-    }
+    PolicyConfig { state_dim: config.state_width(Some(robot)), action_dim: config.action_width(Some(robot)), ..config }
 }
 
 /// The companion files that a policy has, with the tensors of its processors.
@@ -131,12 +128,18 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// The policy's own configuration files where the format understands them, else the same in the format's keys.
-fn config_files(from: &Path, config: &PolicyConfig, origin: Origin, format: Format) -> Result<ConfigFiles> {
+fn config_files(
+    from: &Path,
+    config: &PolicyConfig,
+    origin: Origin,
+    format: Format,
+    image_token: u32,
+) -> Result<ConfigFiles> {
     let vlm = from.join("vlm_config.json");
     let vlm = vlm.exists().then(|| read_text(&vlm)).transpose()?;
     if keeps_keys(format, origin) {
         let text = read_text(&from.join("config.json"))?;
-        return Ok(ConfigFiles::completed(text, vlm, config));
+        return Ok(ConfigFiles::completed(text, vlm, config, image_token));
     }
-    Ok(ConfigFiles::completed(ConfigFiles::of(config, format).config, vlm, config))
+    Ok(ConfigFiles::completed(ConfigFiles::of(config, format, image_token).config, vlm, config, image_token))
 }

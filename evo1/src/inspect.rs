@@ -21,7 +21,7 @@ use serde::Serialize;
 
 use crate::{
     Components, Error, Evo1, Published, Result,
-    load::{WEIGHT_FILES, find_weights, read_config},
+    load::{WEIGHT_FILES, find_weights, read_config, refuse_adapters},
 };
 
 /// What was found.
@@ -127,6 +127,7 @@ pub fn inspect(path: &Path, progress: impl Fn(u64, u64) + Sync) -> Result<Inspec
 /// As there.
 pub fn inspect_as<C: Components>(path: &Path, progress: impl Fn(u64, u64) + Sync) -> Result<Inspection> {
     let (weights, has_config) = if path.is_dir() {
+        refuse_adapters(path)?;
         let nothing = || Error::NotAPolicy {
             path: path.to_owned(),
             message: format!("none of `{}` is there", WEIGHT_FILES.join("`, `")),

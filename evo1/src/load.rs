@@ -147,10 +147,45 @@ pub(crate) fn weight_file(directory: &Path) -> Result<PathBuf> {
     if !directory.is_dir() {
         return Err(not_a_policy("there is no such directory".into()));
     }
+    refuse_adapters(directory)?;
+    let missing = |message: String| not_a_policy(format!("{message}{}", what_is_there(directory)));
     if !directory.join("config.json").is_file() {
-        return Err(not_a_policy("`config.json` is missing".into()));
+        return Err(missing("`config.json` is missing".into()));
     }
-    find_weights(directory).ok_or_else(|| not_a_policy(format!("none of `{}` is there", WEIGHT_FILES.join("`, `"))))
+    find_weights(directory).ok_or_else(|| missing(format!("none of `{}` is there", WEIGHT_FILES.join("`, `"))))
+}
+
+/// How deep below a folder, and among how many folders, a policy is looked for that somebody may have meant.
+const SEARCH_DEPTH: usize = 3;
+const MOST_FOLDERS: usize = 1000;
+
+/// What is in a folder that is no policy, for messages: a policy below it, as in a training run's folder, or weights in a
+/// form that has to be converted first.
+fn what_is_there(directory: &Path) -> String {
+    let names = |folder: &Path| -> Vec<PathBuf> {
+        let mut entries: Vec<PathBuf> =
+            std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        entries.sort();
+        entries
+    };
+    let ends = |path: &PathBuf, ending: &str| path.to_string_lossy().ends_with(ending);
+    let here = names(directory);
+    if here.iter().any(|path| ends(path, "mp_rank_00_model_states.pt") || ends(path, "_optim_states.pt")) {
+        return "; it holds shards of DeepSpeed's ZeRO-3: put them together with its `zero_to_fp32.py`".into();
+    }
+    if here.iter().any(|path| ends(path, "pytorch_model.bin.index.json")) {
+        return "; its weights are shards of PyTorch's: save them as safetensors".into();
+    }
+    let mut level = vec![directory.to_owned()];
+    for _ in 0..SEARCH_DEPTH {
+        level = level.iter().flat_map(|folder| names(folder)).filter(|path| path.is_dir()).take(MOST_FOLDERS).collect();
+        // Of a run's checkpoints the newest, which sorts last.
+        let policy = level.iter().rev().find(|path| path.join("config.json").is_file() && find_weights(path).is_some());
+        if let Some(policy) = policy {
+            return format!("; `{}` is a policy", policy.display());
+        }
+    }
+    String::new()
 }
 
 /// The first of the weight files that is in a directory.
@@ -159,7 +194,7 @@ pub(crate) fn find_weights(directory: &Path) -> Option<PathBuf> {
 }
 
 /// The policy's tokenizer; InternVL3-1B's where it brings none and is built on that model.
-fn read_tokenizer(directory: &Path, config: &PolicyConfig) -> Result<PromptTokenizer> {
+pub(crate) fn read_tokenizer(directory: &Path, config: &PolicyConfig) -> Result<PromptTokenizer> {
     let path = directory.join("tokenizer.json");
     if !path.is_file() && !directory.join("vlm_config.json").is_file() {
         return Ok(PromptTokenizer::internvl3(config.max_text_length)?);
@@ -223,16 +258,24 @@ fn check_tables(config: &PolicyConfig, file: &WeightFile) -> Result<()> {
     Ok(())
 }
 
+/// Fails where a directory holds an adapter, naming what it adapts.
+pub(crate) fn refuse_adapters(directory: &Path) -> Result<()> {
+    let Some(adapter) = ADAPTER_FILES.into_iter().find(|file| directory.join(file).exists()) else { return Ok(()) };
+    let base = || {
+        let text = read_text(&directory.join(ADAPTER_FILES[0])).ok()?;
+        let config: serde_json::Value = serde_json::from_str(&text).ok()?;
+        Some(format!(" of `{}`", config.get("base_model_name_or_path")?.as_str()?))
+    };
+    let of_base = base().unwrap_or_default();
+    let message = format!(
+        "it holds an adapter{of_base} (`{adapter}`): merge it into the weights first (PEFT's `merge_and_unload`)"
+    );
+    Err(Error::NotAPolicy { path: directory.to_owned(), message })
+}
+
 /// Reads the configuration of a policy directory.
 pub(crate) fn read_config(directory: &Path, profile: Option<Profile>) -> Result<FoundConfig> {
-    for adapter in ADAPTER_FILES {
-        if directory.join(adapter).exists() {
-            let message = format!(
-                "it holds an adapter (`{adapter}`): merge it into the weights first (PEFT's `merge_and_unload`)"
-            );
-            return Err(Error::NotAPolicy { path: directory.to_owned(), message });
-        }
-    }
+    refuse_adapters(directory)?;
     let upstream::Upstream { origin, mut config, has_open_layers, mut unknown_keys } = upstream::read(directory)?;
     let mut files = vec!["config.json"];
     if directory.join("vlm_config.json").exists() {
@@ -247,6 +290,7 @@ pub(crate) fn read_config(directory: &Path, profile: Option<Profile>) -> Result<
         files.insert(0, CONFIG_FILE);
     } else {
         config.normalization = Normalization::read_lerobot(directory, config.normalization)?;
+        unknown_keys.extend(config.cameras.read_lerobot_aliases(directory)?);
     }
     let (profile, profile_source) = match (profile, fixture_profile(directory)) {
         (Some(profile), _) => (Some(profile), "chosen"),

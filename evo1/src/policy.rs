@@ -341,9 +341,7 @@ impl<C: Components> Policy<C> {
     ) -> Result<ActionChunk> {
         let (statistics, padded) = (preparer.statistics_of(observation)?, normalized.width());
         let width = match options.width {
-            ActionWidth::Robot => {
-                self.config.output_dim(statistics.map_or(padded, |robot| robot.action.width().min(padded)))
-            }
+            ActionWidth::Robot => self.config.output_width(statistics),
             ActionWidth::Padded => padded,
         };
         let normalizer = preparer.normalizer();

@@ -134,11 +134,7 @@ impl Preparer {
     /// Width of the robot's action, which the network is given where the observation has no mask of its own: the policy's,
     /// else that of the statistics that the observation names.
     fn action_dim(&self, observation: &Observation) -> Result<usize> {
-        match (self.config.action_dim, self.statistics_of(observation)?) {
-            (Some(width), _) => Ok(width),
-            (None, Some(robot)) => Ok(robot.action.width()),
-            (None, None) => Err(Error::UnknownActionWidth),
-        }
+        self.config.action_width(self.statistics_of(observation)?).ok_or(Error::UnknownActionWidth)
     }
 
     /// The observation's state, normalised and padded.
@@ -161,7 +157,9 @@ impl Preparer {
         let config = &self.config;
         let (size, semantics) = (config.vlm.image_size, &config.semantics);
         let black = || frame::normalized_black(size, self.arithmetic);
-        let views = (0..config.max_views).map(|view| observation.views.get(view).unwrap_or(&View::Absent));
+        let order = semantics.prompt_order(&observation.views);
+        let views =
+            (0..config.max_views).map(|place| order.get(place).map_or(&View::Absent, |&view| &observation.views[view]));
         let (mut image_tokens, mut present) = (Vec::new(), Vec::new());
         for view in views {
             let frame = view.frame();

@@ -77,7 +77,7 @@ impl<C: Components> Policy<C> {
         if let Some(statistics) = &self.statistics {
             write_statistics(directory, format, statistics, &self.config)?;
         }
-        ConfigFiles::of(&self.config, format).write(directory)
+        ConfigFiles::of(&self.config, format, self.tokenizer.image_context()).write(directory)
     }
 
     /// The network's tensors must be those of the configuration.
@@ -167,20 +167,20 @@ pub(crate) struct ConfigFiles {
 }
 
 impl ConfigFiles {
-    /// The files that say what `config` does.
-    pub(crate) fn of(config: &PolicyConfig, format: Format) -> Self {
+    /// The files that say what `config` does; `image_token` is the tokenizer's, which the model's own file names.
+    pub(crate) fn of(config: &PolicyConfig, format: Format, image_token: u32) -> Self {
         let document = match format {
             Format::Authors => authors_document(config),
             Format::LeRobot | Format::Burnpack => lerobot_document(config),
         };
-        Self::completed(format!("{document:#}\n"), None, config)
+        Self::completed(format!("{document:#}\n"), None, config, image_token)
     }
 
     /// The files that say what `config` does, of which the first two are given as far as they are there.
-    pub(crate) fn completed(text: String, vlm: Option<String>, config: &PolicyConfig) -> Self {
+    pub(crate) fn completed(text: String, vlm: Option<String>, config: &PolicyConfig, image_token: u32) -> Self {
         let read = |vlm: Option<&str>| upstream::parse(Path::new("policy"), &text, vlm).ok().map(|read| read.config);
         let is_meant = vlm.is_some() || read(None).is_some_and(|read| read.vlm == config.vlm);
-        let vlm = if is_meant { vlm } else { Some(format!("{:#}\n", vlm_document(&config.vlm))) };
+        let vlm = if is_meant { vlm } else { Some(format!("{:#}\n", vlm_document(&config.vlm, image_token))) };
         let is_said = read(vlm.as_deref()).is_some_and(|read| read == *config);
         let own = (!is_said).then(|| format!("{:#}\n", config.document()));
         Self { config: text, vlm, own }

@@ -4,8 +4,8 @@ use std::{fs, path::Path};
 
 use burn::tensor::TensorData;
 use evo1::{
-    ActionChunk, LoadOptions, Observation, Policy, PredictOptions, View,
-    config::{GripperRule, PolicyConfig},
+    ActionChunk, Frame, LoadOptions, Noise, Observation, Policy, PredictOptions, View,
+    config::{Cameras, GripperRule, PolicyConfig, Profile},
     convert::{ConvertOptions, Format, convert},
     device::test_devices,
     normalize::{Normalization, NormalizationType, RobotStatistics, Statistics, VectorStatistics},
@@ -94,7 +94,15 @@ fn every_format_predicts_the_same_of_any_robot_without_a_mask() {
         let normalization =
             Normalization { state: kinds[rng.random_range(0..5)], action: kinds[rng.random_range(0..5)] };
         let is_known = rng.random::<bool>();
+        let views = rng.random_range(0..=3);
         let config = PolicyConfig {
+            cameras: Cameras {
+                names: (0..views).map(|view| format!("observation.images.camera_{}", (view + case) % 3)).collect(),
+                optional: if views > 1 { rng.random_range(0..2) } else { 0 },
+                ..Cameras::default()
+            },
+            n_action_steps: rng.random::<bool>().then_some(7),
+            profile: Profile::LeRobot,
             state_dim: is_known.then_some(state),
             action_dim: is_known.then_some(action),
             normalization,
@@ -104,7 +112,14 @@ fn every_format_predicts_the_same_of_any_robot_without_a_mask() {
         // A random policy is as wide as its network, unless it is said how wide.
         (policy.config.state_dim, policy.config.action_dim) = (config.state_dim, config.action_dim);
         policy.statistics = (!is_known || rng.random::<bool>()).then(|| robot(state, action));
-        let observation = observation(state, 64);
+        let mut observation = observation(state, 64);
+        // One camera, or as many as the policy knows, the first of which may be lacking.
+        if views > 0 {
+            observation.views = (0..views).map(|view| View::Present(frame(view, 64, 64))).collect();
+        }
+        if views > 1 && policy.config.cameras.optional > 0 {
+            observation.views[0] = View::Absent;
+        }
         let want = predicted(&policy, &observation);
         assert_eq!(want.width(), action, "case {case}");
         let folder = tempfile::tempdir().expect("a folder");
@@ -113,6 +128,12 @@ fn every_format_predicts_the_same_of_any_robot_without_a_mask() {
             policy.save(&directory, format).expect("saved");
             let loaded = load(&directory).unwrap_or_else(|error| panic!("case {case}, {format:?}: {error}"));
             assert_eq!(predicted(&loaded, &observation), want, "case {case}, {format:?}");
+            let (found, kept) = (&loaded.config, &policy.config);
+            assert_eq!(
+                (&found.cameras, found.n_action_steps),
+                (&kept.cameras, kept.n_action_steps),
+                "case {case}, {format:?}"
+            );
         }
     }
 }
@@ -224,6 +245,114 @@ fn the_pipelines_of_a_lerobot_policy_are_obeyed_or_refused() {
     let directory = processors();
     normalizer(directory.path(), "policy_preprocessor.json", |config| config["eps"] = 0.5.into());
     assert!(refused(directory.path()).contains("eps` must be"), "{}", refused(directory.path()));
+}
+
+/// A policy of LeRobot's with named cameras, its weights being those of `tiny-lerobot`.
+fn lerobot_robot() -> TempDir {
+    let directory = copied("lerobot-robot");
+    for file in ["model.safetensors", "vlm_config.json", "tokenizer.json"] {
+        fs::copy(fixture("tiny-lerobot").join(file), directory.path().join(file)).expect("copied");
+    }
+    directory
+}
+
+/// States and actions are normalised each in its way, one camera comes under another name, and the first one is lacking.
+#[test]
+fn a_robot_with_named_cameras_gets_the_actions_that_lerobot_gives_it() {
+    let (directory, recorded) =
+        (lerobot_robot(), WeightFile::open(&fixture("lerobot-robot/observations.safetensors")).expect("fixture"));
+    let policy = load(directory.path()).expect("a policy");
+    let read = |name: &str| recorded.read(name).expect(name);
+    let floats = |name: &str| -> Vec<f32> { read(name).iter().collect() };
+    let names = ["observation.images.wrist", "observation.images.cam_high"];
+    for case in 0..2 {
+        let given = names.map(|camera| {
+            let data = read(&format!("{case}.{camera}"));
+            let [height, width, _] = data.shape().dims();
+            let frame = Frame::new(width, height, data.iter().collect()).expect("a frame");
+            (camera.to_owned(), View::Present(frame))
+        });
+        let views = policy.config.cameras.arrange(given.into()).expect("its cameras");
+        assert!(views[0].is_none(), "the first camera is lacking");
+        let observation = Observation {
+            views: views.into_iter().map(|view| view.unwrap_or(View::Absent)).collect(),
+            state: floats(&format!("{case}.state")),
+            instruction: "push the block".into(),
+            ..Observation::default()
+        };
+        let options =
+            PredictOptions { noise: Noise::Given(floats(&format!("{case}.noise"))), ..PredictOptions::default() };
+        let got = policy.predict(&observation, &options).expect("a chunk");
+        let want = floats(&format!("{case}.actions"));
+        assert_eq!(got.values().len(), want.len());
+        for (got, want) in got.values().iter().zip(want) {
+            assert!((got - want).abs() < 1e-4 * want.abs().max(1.0), "case {case}: {got} for {want}");
+        }
+    }
+    let alone = vec![("front".to_owned(), ())];
+    let message = policy.config.cameras.arrange(alone).expect_err("LeRobot refuses it too").to_string();
+    assert!(
+        message.contains("`observation.images.empty_camera_0`, `observation.images.wrist` is lacking"),
+        "{message}"
+    );
+}
+
+#[test]
+fn cameras_of_a_lerobot_policy_are_known_by_name_and_in_order() {
+    let directory = lerobot_robot();
+    let cameras = |directory: &Path| load(directory).expect("a policy").config.cameras;
+    let found = cameras(directory.path());
+    let names = ["empty_camera_0", "wrist", "front"].map(|name| format!("observation.images.{name}"));
+    assert_eq!((&found.names[..], found.optional), (&names[..], 1));
+    assert_eq!(found.view("observation.images.cam_high"), Some(2), "the pipeline's rename_map");
+
+    edited(directory.path(), "config.json", |config| config["max_views"] = 2.into());
+    assert!(refused(directory.path()).contains("`cameras.names` must be at most max_views, got 3 for 2"));
+    edited(directory.path(), "config.json", |config| {
+        config["max_views"] = 3.into();
+        config["input_features"] = json!({
+            "observation.images.view0": { "type": "VISUAL", "shape": [3, 56, 56] },
+            "observation.images.view1": { "type": "VISUAL", "shape": [3, 56, 56] },
+        });
+        config["empty_cameras"] = 0.into();
+    });
+    assert!(cameras(directory.path()).is_unknown(), "names that are written where there are none");
+    let report = Policy::load(directory.path(), &LoadOptions::new(&test_devices().remove(0))).expect("a policy").1;
+    let renamed = |key: &String| key.contains("rename_map.observation.images.cam_high");
+    assert!(report.unknown_keys.iter().any(renamed), "{:?}", report.unknown_keys);
+}
+
+#[test]
+fn a_folder_that_is_no_policy_says_what_is_in_it() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let nested = directory.path().join("checkpoints/005000/pretrained_model");
+    fs::create_dir_all(&nested).expect("made");
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(fixture("tiny-lerobot").join(file), nested.join(file)).expect("copied");
+    }
+    let message = refused(directory.path());
+    assert!(message.contains("005000/pretrained_model` is a policy"), "{message}");
+    let shards = directory.path().join("shards");
+    fs::create_dir(&shards).expect("made");
+    fs::write(shards.join("zero_pp_rank_0_mp_rank_00_model_states.pt"), "").expect("written");
+    assert!(refused(&shards).contains("zero_to_fp32.py"));
+
+    let adapter = directory.path().join("adapter");
+    fs::create_dir(&adapter).expect("made");
+    let base = r#"{"base_model_name_or_path": "robots/base"}"#;
+    fs::write(adapter.join("adapter_config.json"), base).expect("written");
+    assert!(refused(&adapter).contains("it holds an adapter of `robots/base`"));
+
+    let renamed = copied("tiny-lerobot");
+    let file = WeightFile::open(&renamed.path().join("model.safetensors")).expect("weights");
+    let wrapped = file.names().map(|name| (format!("_orig_mod.{name}"), file.read(name).expect("read"))).collect();
+    write_safetensors(&renamed.path().join("model.safetensors"), &wrapped).expect("written");
+    assert!(refused(renamed.path()).contains("every name begins with `_orig_mod.`"), "{}", refused(renamed.path()));
+
+    let other = copied("tiny-lerobot");
+    fs::remove_file(other.path().join("vlm_config.json")).expect("removed");
+    edited(other.path(), "config.json", |config| config["vlm_model_name"] = "OpenGVLab/InternVL3-2B-hf".into());
+    assert!(refused(other.path()).contains("`vlm_model_name` must be InternVL3-1B, of 896 channels"));
 }
 
 #[test]

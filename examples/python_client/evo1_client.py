@@ -5,14 +5,16 @@
 As a library:
 
     with Evo1Client("ws://127.0.0.1:9000") as policy:
-        chunk = policy.predict([front, wrist], state, "open the drawer", action_dim=4)   # (horizon, 4)
+        chunk = policy.predict([front, wrist], state, "open the drawer")   # (horizon, the robot's width)
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
+import urllib.request
 
 import numpy as np
 from websockets.sync.client import connect
@@ -38,13 +40,29 @@ class Evo1Client:
         self.timeout = timeout
         self.milliseconds: dict[str, float] = {}
         self.socket = connect(url + query, additional_headers=headers, max_size=MAX_SIZE, compression=None)
+        # http of ws, https of wss.
+        info = re.sub(r"^ws(s?://[^/?]*).*", r"http\1/info", url)
+        with urllib.request.urlopen(urllib.request.Request(info, headers=headers or {}), timeout=timeout) as reply:
+            self.info = json.load(reply)
 
-    def predict(self, frames, state, prompt: str, action_dim: int = MAX_ACTION_DIM, **options) -> np.ndarray:
+    def action_dim(self, arm_key: str | None, dataset_key: str | None) -> int:
+        """Values of the robot's actions, as far as the server knows them."""
+        key = "/".join(part for part in (arm_key, dataset_key) if part)
+        robots = {robot["key"]: robot["action_dim"] for robot in self.info["robots"]}
+        width = self.info["action_dim"] or robots.get(key)
+        if width is None:
+            raise ValueError(f"give action_dim, or a robot's arm_key and dataset_key: the server knows {sorted(robots)}")
+        return width
+
+    def predict(self, frames, state, prompt: str, action_dim: int | None = None, **options) -> np.ndarray:
         """The action chunk, [horizon, action_dim], in the robot's units.
 
-        frames: up to three RGB images, uint8 [height, width, 3], of any size; None for a camera that is absent
+        frames: up to three RGB images, uint8 [height, width, 3], of any size; None for a camera that is absent; in the order
+            of `info["cameras"]`
+        action_dim: values of the robot's actions; the server's own when left out
         options: seed, steps, deadline_ms, arm_key, dataset_key, embodiment, smoothing, rtc, request_id
         """
+        action_dim = action_dim or self.action_dim(options.get("arm_key"), options.get("dataset_key"))
         frames = list(frames) + [None] * (VIEWS - len(frames))
         blank = [[[0, 0, 0]]]
         request = {
@@ -83,7 +101,7 @@ def main():
     parser.add_argument("--token")
     parser.add_argument("--size", type=int, default=448)
     parser.add_argument("--state-dim", type=int, default=8)
-    parser.add_argument("--action-dim", type=int, default=4)
+    parser.add_argument("--action-dim", type=int, help="the server's own when left out")
     parser.add_argument("--prompt", default="Open the drawer")
     args = parser.parse_args()
     with Evo1Client(args.url, args.token) as policy:

@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// Asks for chunks of made-up observations and writes what went over the wire.
 fn record(url: &str, file: &str, count: u64) -> Result<(), Box<dyn Error>> {
-    let options = ClientOptions { action_dim: 4, ..ClientOptions::default() };
+    let options = ClientOptions { action_dim: Some(4), ..ClientOptions::default() };
     let mut client = Client::connect(url, options.clone())?;
     let mut out = std::io::BufWriter::new(std::fs::File::create(file)?);
     for number in 0..count {

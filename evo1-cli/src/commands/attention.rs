@@ -8,7 +8,7 @@ use std::{
 
 use clap::Args;
 use evo1::{
-    Components, CoreError, Frame, Observation, View,
+    Components, CoreError, Frame, Observation,
     attention::{AttentionMaps, AttentionQuery, PatchMap, ViewTokens, Weights, attention},
     files::write_atomically,
     weights::write_safetensors,
@@ -127,7 +127,7 @@ impl Attention {
     pub(crate) fn run<C: Components>(self, common: &Common) -> Result<()> {
         let device = common.open_device()?;
         let policy = common.policy::<C>(self.policy.as_deref(), &device)?;
-        let observation = self.given.observation()?;
+        let observation = self.given.observation(&policy.config)?;
         let query = AttentionQuery {
             layers: self.layers.clone(),
             blocks: self.blocks.clone(),
@@ -147,7 +147,7 @@ impl Attention {
         let entries = self.entries(&checkpoints, policy.config.action.horizon)?;
         // What the patches are of: the part of a frame that the policy looks at.
         let seen = |frame: &Frame| policy.config.crop.map_or_else(|| frame.clone(), |crop| crop.of(frame));
-        let frames: Vec<Frame> = observation.views.iter().filter_map(View::frame).map(seen).collect();
+        let frames: Vec<Option<Frame>> = observation.views.iter().map(|view| view.frame().map(seen)).collect();
 
         fs::create_dir_all(&self.out).map_err(|reason| CoreError::io("create", &self.out, reason))?;
         let grid = self.grid(&entries, &checkpoints[0], &frames, &observation)?;
@@ -166,7 +166,8 @@ impl Attention {
             wanted => wanted.iter().map(|wanted| find_word(maps, wanted)).collect::<Result<_>>()?,
         };
         let all_words: Vec<usize> = maps.words.iter().flat_map(|word| word.tokens.clone()).collect();
-        let words: Vec<_> = [("all words".to_owned(), all_words)].into_iter().chain(words).collect();
+        let all_words = (!all_words.is_empty()).then(|| ("all words".to_owned(), all_words));
+        let words: Vec<_> = all_words.into_iter().chain(words).collect();
         let mut steps = match self.steps.as_slice() {
             [] => vec![0, (horizon - 1) / 2, horizon - 1],
             steps => steps.to_vec(),
@@ -210,7 +211,7 @@ impl Attention {
         &self,
         entries: &[Entry],
         maps: &AttentionMaps,
-        frames: &[Frame],
+        frames: &[Option<Frame>],
         observation: &Observation,
     ) -> Result<Grid> {
         let mut sections = Vec::new();
@@ -227,7 +228,7 @@ impl Attention {
             }
             let mut rows = Vec::new();
             for ViewTokens { view, .. } in &maps.views {
-                let frame = frames.get(*view).ok_or_else(|| eyre!("view {} has no frame", view + 1))?;
+                let frame = frames[*view].as_ref().ok_or_else(|| eyre!("view {} has no frame", view + 1))?;
                 let of_view: Vec<&&Entry> = of_part.iter().filter(|entry| entry.view == view + 1).collect();
                 let layers: BTreeSet<usize> = of_view.iter().map(|entry| entry.layer).collect();
                 for layer in layers {

@@ -6,6 +6,7 @@ use std::{
 };
 
 use clap::Args;
+use evo1::config::Cameras;
 use evo1_data::{DataConfig, DatasetConfig, DatasetSource, Mixture, VideoPool, VideoReader};
 use evo1_plot::{
     Lines,
@@ -64,7 +65,7 @@ impl Data {
             follow_links: self.follow_links,
             ..DatasetConfig::new(&self.path)
         };
-        let mixture = Mixture::open_with(&DataConfig::single(config), 1, &common.suites)?;
+        let mixture = Mixture::open_with(&DataConfig::single(config), 1, &Cameras::default(), &common.suites)?;
         let source = &mixture.sources()[0];
         let summary = summary(source)?;
         if self.json {
@@ -106,13 +107,13 @@ impl Data {
         let count = self.frames.get().min(rows);
         let shown: Vec<usize> = (0..count).map(|at| at * (rows - 1) / (count - 1).max(1)).collect();
         let mut strips = Vec::new();
-        for camera in &source.cameras {
+        for camera in source.cameras() {
             let mut frames = Vec::new();
             for &number in &shown {
                 let frame = source.frame(&table, self.episode, number, camera, &videos)?;
                 frames.push((format!("frame {number}"), picture(&frame)?));
             }
-            strips.push(Strip { name: camera.clone(), frames });
+            strips.push(Strip { name: camera.to_owned(), frames });
         }
         let (mut states, mut actions) = (Vec::new(), Vec::new());
         for frame in 0..rows {

@@ -43,9 +43,9 @@ pub(crate) struct Infer {
 
 impl Infer {
     pub(crate) fn run<C: Components>(self, common: &Common) -> Result<()> {
-        let observation = self.given.observation()?;
         let device = common.open_device()?;
         let policy = common.policy::<C>(self.policy.as_deref(), &device)?.packed();
+        let observation = self.given.observation(&policy.config)?;
         let options = PredictOptions {
             steps: self.steps.map(|steps| steps as usize),
             noise: Noise::Seed(self.seed),

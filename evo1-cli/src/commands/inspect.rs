@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use evo1::{
     Components, Policy,
+    config::{Cameras, GripperRule, PolicyConfig},
     cost::Workload,
     inspect::{Inspection, Kind, TensorFacts, inspect_as},
 };
@@ -88,6 +89,31 @@ fn known(width: Option<usize>) -> String {
     width.map_or_else(|| "as many as statistics have".into(), |width| width.to_string())
 }
 
+/// The cameras in the order of the views, and by what other names observations may call them.
+fn cameras(policy: &PolicyConfig) -> Vec<String> {
+    let Cameras { names, optional, aliases } = &policy.cameras;
+    if names.is_empty() {
+        return vec![format!("unknown: up to {} views, in the order in which frames come", policy.max_views)];
+    }
+    let also = |name: &String| -> String {
+        aliases.iter().filter(|(_, stands_for)| *stands_for == name).map(|(alias, _)| format!(", or {alias}")).collect()
+    };
+    let mut lines: Vec<String> = names.iter().map(|name| format!("{name}{}", also(name))).collect();
+    if *optional > 0 {
+        lines.push(format!("of which {optional} may be lacking"));
+    }
+    lines
+}
+
+/// How a chunk is executed.
+fn execution(policy: &PolicyConfig) -> String {
+    let steps = policy.n_action_steps.unwrap_or(policy.action.horizon);
+    let gripper = policy.gripper.map_or_else(String::new, |GripperRule { index, threshold, above, below }| {
+        format!("; column {index} becomes {above} above {threshold}, else {below}")
+    });
+    format!("{steps} of {} steps before the next chunk{gripper}", policy.action.horizon)
+}
+
 fn described(inspection: &Inspection) -> String {
     let mut text = format!("path          {}\n", inspection.path.display());
     if let Some(config) = &inspection.config {
@@ -120,6 +146,10 @@ fn described(inspection: &Inspection) -> String {
                 action.max_state_dim,
                 action.num_layers,
             );
+        }
+        if let Some(policy) = &config.policy {
+            text += &listed("cameras", &cameras(policy));
+            text += &format!("execution     {}\n", execution(policy));
         }
         text += &listed("unknown keys", &config.unknown_keys);
     }

@@ -8,7 +8,7 @@ use evo1::{
     config::{GripperRule, Profile},
 };
 use evo1_serve::{DEFAULT_PORT, MAX_MESSAGE, PolicyModel, Server, ServerOptions, Stop, protocol};
-use eyre::{Result, WrapErr};
+use eyre::{Result, WrapErr, bail};
 use tracing::info;
 
 use crate::{common::Common, output::say};
@@ -61,7 +61,12 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "WHO")]
     scaling: Option<Scaling>,
 
-    /// Cameras of openpi's observations, in the order of the policy's views; as they come when left out
+    /// Serve a policy without statistics: states and actions are in normalised units then
+    #[arg(long)]
+    normalized: bool,
+
+    /// Cameras of openpi's observations, in the order of the policy's views; when left out those of the policy, or as they
+    /// come where it knows none
     #[arg(long, value_name = "NAME")]
     camera: Vec<String>,
 
@@ -133,6 +138,12 @@ impl Serve {
         options.validate()?;
         let device = common.open_device()?;
         let mut policy = common.policy::<C>(self.policy.as_deref(), &device)?;
+        if policy.statistics.is_none() && !self.normalized {
+            bail!(
+                "the policy has no statistics, so that states and actions are in normalised units, which no robot has: add \
+                 its `norm_stats.json` or LeRobot's processor files, or serve it so with `--normalized`"
+            );
+        }
         if let Some(gripper) = self.gripper {
             policy.config.gripper = Some(gripper);
             policy.config.validate("--gripper")?;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use evo1::config::Cameras;
 use evo1_data::{DataConfig, Mixture, StatisticsPer};
 use eyre::{Result, WrapErr};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -43,7 +44,8 @@ enum Per {
 
 impl Stats {
     pub(crate) fn run(self, common: &Common) -> Result<()> {
-        let mixture = Mixture::open_with(&DataConfig::read(&self.data)?, self.horizon, &common.suites)?;
+        let mixture =
+            Mixture::open_with(&DataConfig::read(&self.data)?, self.horizon, &Cameras::default(), &common.suites)?;
         let bar = ProgressBar::new(0);
         bar.set_style(ProgressStyle::with_template("{bar:40} {pos} of {len} episodes, {eta} left")?);
         let per = match self.per {

@@ -29,7 +29,7 @@ impl Serving {
 
     /// A client that takes the first `action_dim` columns of an action.
     pub(crate) fn client(&self, action_dim: usize) -> Client {
-        let options = ClientOptions { action_dim, ..ClientOptions::default() };
+        let options = ClientOptions { action_dim: Some(action_dim), ..ClientOptions::default() };
         Client::connect(&self.address, options).expect("a connection")
     }
 }

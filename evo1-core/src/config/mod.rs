@@ -4,6 +4,7 @@
 //! [`PolicyConfig::tiny`] small ones for tests, and [`upstream`] reads the configuration files of the references.
 
 mod action;
+mod cameras;
 mod crop;
 mod design;
 mod policy;
@@ -13,12 +14,13 @@ pub mod upstream;
 mod vlm;
 
 pub use action::ActionConfig;
+pub use cameras::Cameras;
 pub use crop::FrameCrop;
 pub use design::{Design, FlowConfig, StateInput, TimeInput};
 pub use policy::{GripperRule, PolicyConfig, Precision};
 pub use profile::{
-    ContextScope, FramePreprocessing, LossKind, MaskedRows, PooledToken, Profile, PromptLength, RangeEpsilon,
-    ResultMask, Semantics, StateClamp, StatePadding, TargetMask,
+    AbsentViews, ContextScope, FramePreprocessing, LossKind, MaskedRows, PooledToken, Profile, PromptLength,
+    RangeEpsilon, ResultMask, Semantics, StateClamp, StatePadding, TargetMask,
 };
 pub use stored::CONFIG_FILE;
 pub use vlm::{LanguageConfig, TilingConfig, VisionConfig, VlmConfig};

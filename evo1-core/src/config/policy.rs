@@ -4,8 +4,8 @@ use burn::tensor::{DType, Device};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ActionConfig, Design, FlowConfig, FrameCrop, LanguageConfig, Profile, Semantics, TilingConfig, VisionConfig,
-    VlmConfig, check_fields,
+    ActionConfig, Cameras, Design, FlowConfig, FrameCrop, LanguageConfig, Profile, Semantics, TilingConfig,
+    VisionConfig, VlmConfig, check_fields,
 };
 use crate::{
     Error, Result,
@@ -32,8 +32,11 @@ pub struct PolicyConfig {
     pub flow: FlowConfig,
     /// How a frame becomes tiles.
     pub tiling: TilingConfig,
-    /// Camera views of a prompt: 3. Views that are absent keep their place.
+    /// Camera views of a prompt: 3.
     pub max_views: usize,
+    /// The robot's cameras, as far as they are known by name.
+    #[serde(default)]
+    pub cameras: Cameras,
     /// Most tokens of a prompt: 1024.
     pub max_text_length: usize,
     /// Euler steps of a prediction.
@@ -48,6 +51,9 @@ pub struct PolicyConfig {
     /// Columns of an action that are handed on, where they are fewer than the robot's.
     #[serde(default)]
     pub cropped_action_dim: Option<usize>,
+    /// Actions of a chunk that are executed before the next one is asked for; all of them when `None`.
+    #[serde(default)]
+    pub n_action_steps: Option<usize>,
     /// Which statistics normalise states, and which actions.
     pub normalization: Normalization,
     /// A gripper dimension that is made two-valued after denormalising.
@@ -180,7 +186,9 @@ impl PolicyConfig {
             flow: FlowConfig::default(),
             tiling: TilingConfig::default(),
             max_views: 3,
+            cameras: Cameras::default(),
             max_text_length: 1024,
+            n_action_steps: None,
             normalization: Normalization::default(),
             gripper: None,
             default_embodiment: 0,
@@ -206,13 +214,25 @@ impl PolicyConfig {
             [(embed == hidden, ("embed_dim", "the language model's hidden_size", format!("{embed} for {hidden}")))],
         )?;
         self.validate_robot(origin)?;
+        self.cameras.validate(self.max_views, origin)?;
         self.validate_prediction(origin)
     }
 
-    /// Columns of an action that are handed on, of `width` that the robot's statistics have, or the network where there are
-    /// none.
-    pub fn output_dim(&self, width: usize) -> usize {
-        let known = self.action_dim.unwrap_or(width).min(width);
+    /// Width of the state of a robot with these statistics, where it is known.
+    pub fn state_width(&self, robot: Option<&RobotStatistics>) -> Option<usize> {
+        self.state_dim.or_else(|| robot.map(|robot| robot.state.width()))
+    }
+
+    /// Width of the action of a robot with these statistics, where it is known: the columns that the network is given.
+    pub fn action_width(&self, robot: Option<&RobotStatistics>) -> Option<usize> {
+        self.action_dim.or_else(|| robot.map(|robot| robot.action.width()))
+    }
+
+    /// Columns of an action that are handed on to a robot with these statistics: all of the network's where its width is
+    /// unknown.
+    pub fn output_width(&self, robot: Option<&RobotStatistics>) -> usize {
+        let padded = self.action.max_action_dim;
+        let known = self.action_width(robot).map_or(padded, |width| width.min(padded));
         self.cropped_action_dim.map_or(known, |cropped| cropped.min(known))
     }
 
@@ -240,7 +260,7 @@ impl PolicyConfig {
             };
             return Err(Error::invalid(origin, format!("{name}.{vector}"), expected, format!("{got} values")));
         }
-        let width = self.output_dim(robot.action.width());
+        let width = self.output_width(Some(robot));
         match self.gripper {
             Some(rule) if rule.index >= width => {
                 let expected = format!("below {width}, the width of the actions of {name}");
@@ -255,7 +275,7 @@ impl PolicyConfig {
         let (padded, max_state) = (self.action.max_action_dim, self.action.max_state_dim);
         let is_in = |width: Option<usize>, most: usize| width.is_none_or(|width| (1..=most).contains(&width));
         let shown = |width: Option<usize>, most: usize| format!("{} for {most}", width.unwrap_or_default());
-        let width = self.output_dim(padded);
+        let width = self.output_width(None);
         check_fields(
             origin,
             [
@@ -318,6 +338,14 @@ impl PolicyConfig {
                 (
                     (1..=MAX_HORIZON).contains(&self.action.horizon),
                     ("chunk_size", "from 1 to 100000", self.action.horizon.to_string()),
+                ),
+                (
+                    self.n_action_steps.is_none_or(|steps| (1..=self.action.horizon).contains(&steps)),
+                    (
+                        "n_action_steps",
+                        "from 1 to the steps of a chunk",
+                        format!("{} of {}", self.n_action_steps.unwrap_or_default(), self.action.horizon),
+                    ),
                 ),
             ],
         )

@@ -6,7 +6,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::{Error, Result, View};
 
 /// A reference implementation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +53,7 @@ impl Profile {
             state_clamp: StateClamp::Unit,
             state_padding: StatePadding::AfterNormalizing,
             range_epsilon: RangeEpsilon::Added,
+            absent_views: AbsentViews::KeepPlace,
         };
         match self {
             Self::Official => official,
@@ -76,6 +77,7 @@ impl Profile {
                 frames: FramePreprocessing::TruncatedBicubic,
                 state_clamp: StateClamp::Off,
                 range_epsilon: RangeEpsilon::WhenConstant,
+                absent_views: AbsentViews::Last,
                 ..official
             },
         }
@@ -128,6 +130,20 @@ pub struct Semantics {
     pub state_padding: StatePadding,
     /// How a range of zero is kept from dividing.
     pub range_epsilon: RangeEpsilon,
+    /// Where views are in the prompt that are not present.
+    #[serde(default)]
+    pub absent_views: AbsentViews,
+}
+
+impl Semantics {
+    /// Which views of an observation the places of the prompt show.
+    pub fn prompt_order(&self, views: &[View]) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..views.len()).collect();
+        if self.absent_views == AbsentViews::Last {
+            order.sort_by_key(|&view| !views[view].is_present());
+        }
+        order
+    }
 }
 
 /// How long a prompt is padded to be, on the right.
@@ -245,6 +261,17 @@ pub enum RangeEpsilon {
     Added,
     /// A range of zero is replaced by 1e-8.
     WhenConstant,
+}
+
+/// Where views are in the prompt that are not present.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AbsentViews {
+    /// Where their camera is in the order of the policy's.
+    #[default]
+    KeepPlace,
+    /// Behind those that are present, which move to the front.
+    Last,
 }
 
 #[cfg(test)]

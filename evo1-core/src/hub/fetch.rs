@@ -91,6 +91,11 @@ impl Repository {
         }
         let api = builder.build()?;
         let Info { sha, siblings } = Info::ask(&api.repo(self.at(self.revision())))?;
+        if !siblings.iter().any(|file| file.rfilename == FOUND_BY) {
+            let ending = format!("/{FOUND_BY}");
+            let below = siblings.iter().filter_map(|file| file.rfilename.strip_suffix(&ending)).map(str::to_owned);
+            return Err(Failure::NoPolicy { below: below.collect() });
+        }
         let folder = cache.repo(self.at(&sha)).pointer_path(&sha);
         let mut wanted: Vec<Sibling> = siblings
             .into_iter()
@@ -159,6 +164,8 @@ enum Failure {
     NotCached,
     /// The Hub answered with an error.
     Refused { status: u16, reason: String },
+    /// The repository holds no policy at its top, but may in folders below.
+    NoPolicy { below: Vec<String> },
     /// What the Hub calls a commit is none.
     Commit(String),
     /// The Hub cannot be reached, or a download failed.
@@ -189,6 +196,8 @@ impl Failure {
             Self::NoCache => "there is no home directory for its cache".into(),
             Self::NotCached => "it is not in the cache".into(),
             Self::Refused { status, reason } => format!("the Hub answers {status} {reason}").trim_end().into(),
+            Self::NoPolicy { below } if below.is_empty() => format!("it has no `{FOUND_BY}`"),
+            Self::NoPolicy { below } => format!("it has no `{FOUND_BY}` at its top, but in `{}`", below.join("`, `")),
             Self::Commit(sha) => format!("the Hub names a commit `{sha}`"),
             Self::Client(error) => error.to_string(),
         }
@@ -202,6 +211,7 @@ impl Failure {
                 "check the name and the revision, and set HF_TOKEN if the repository is private"
             }
             Self::Refused { .. } => "try again later, or give the directory of a copy of the files",
+            Self::NoPolicy { .. } => "download the folder that holds the policy, and give its directory",
             Self::Commit(_) => "check HF_ENDPOINT",
             Self::Client(_) => {
                 "check the network, set HF_ENDPOINT to a mirror, or give the directory of a copy of the files"

@@ -17,7 +17,7 @@ use super::{Normalization, NormalizationType, RobotStatistics, Statistics, Vecto
 use crate::{
     Error, Result,
     config::{
-        PolicyConfig,
+        Cameras, PolicyConfig,
         upstream::{lerobot_document, modes, normalization_of},
     },
     files::write_atomically,
@@ -27,6 +27,7 @@ use crate::{
 
 const PREPROCESSOR: &str = "policy_preprocessor";
 const POSTPROCESSOR: &str = "policy_postprocessor";
+const RENAMER: &str = "rename_observations_processor";
 const NORMALIZER: &str = "normalizer_processor";
 const UNNORMALIZER: &str = "unnormalizer_processor";
 
@@ -43,12 +44,13 @@ struct Step {
     config: StepConfig,
 }
 
-/// What a normaliser's step says beside its tensors.
+/// What a step says beside its tensors.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct StepConfig {
     eps: Option<f64>,
     norm_map: BTreeMap<String, String>,
+    rename_map: BTreeMap<String, String>,
 }
 
 /// The ε of LeRobot's normalisers, which ours have too.
@@ -94,7 +96,19 @@ impl Normalization {
     }
 }
 
-/// The step of a pipeline that normalises, and the pipeline's file.
+impl Cameras {
+    /// The names by which the pipeline of the LeRobot policy in `directory` lets observations call these cameras too, and
+    /// `file: key` for every other name that it changes, which is not changed here.
+    pub fn read_lerobot_aliases(&mut self, directory: &Path) -> Result<Vec<String>> {
+        let Some((path, step)) = step_of(directory, PREPROCESSOR, RENAMER)? else { return Ok(Vec::new()) };
+        let (aliases, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            step.config.rename_map.into_iter().partition(|(_, name)| self.names.contains(name));
+        self.aliases = aliases;
+        Ok(others.into_keys().map(|name| format!("{}: rename_map.{name}", path.display())).collect())
+    }
+}
+
+/// A step of a pipeline, and the pipeline's file.
 ///
 /// # Errors
 /// When it has another ε than ours.
@@ -143,7 +157,7 @@ impl RobotStatistics {
         features["observation.state"] = value!({ "type": "STATE", "shape": [state] });
         features["action"] = action_feature.clone();
         let before = value!([
-            { "registry_name": "rename_observations_processor", "config": { "rename_map": {} } },
+            { "registry_name": "rename_observations_processor", "config": { "rename_map": config.cameras.aliases } },
             { "registry_name": "to_batch_processor", "config": {} },
             { "registry_name": "evo1_pad_state_processor", "config": { "max_state_dim": state } },
             { "registry_name": "evo1_pad_action_processor", "config": { "max_action_dim": action } },
@@ -163,7 +177,7 @@ impl RobotStatistics {
             {
                 "registry_name": "evo1_action_processor",
                 "config": {
-                    "action_dim": config.output_dim(self.action.width()),
+                    "action_dim": config.output_width(Some(self)),
                     "binarize_gripper": policy["binarize_gripper"],
                     "gripper_index": policy["gripper_index"],
                     "gripper_threshold": policy["gripper_threshold"],
@@ -263,14 +277,7 @@ mod tests {
         for pipeline in [PREPROCESSOR, POSTPROCESSOR] {
             let json = |path: &Path| -> Value { json::read(path).expect("JSON") };
             let file = format!("{pipeline}.json");
-            let (written, mut expected) = (json(&directory.path().join(&file)), json(&fixture(&file)));
-            // A configuration knows how many cameras there are, not what they are called.
-            if let Some(features) = expected.pointer_mut("/steps/4/config/features").and_then(Value::as_object_mut) {
-                for view in 0..2 {
-                    let camera = features.remove(&format!("observation.images.cam{view}")).expect("a camera");
-                    features.insert(format!("observation.images.view{view}"), camera);
-                }
-            }
+            let (written, expected) = (json(&directory.path().join(&file)), json(&fixture(&file)));
             assert_eq!(written, expected, "{pipeline}");
         }
         for file in std::fs::read_dir(FIXTURE).expect("fixture").map(|entry| entry.expect("entry").file_name()) {

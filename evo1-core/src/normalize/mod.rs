@@ -8,6 +8,7 @@ mod lerobot;
 use std::{collections::BTreeMap, path::Path};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     Error, Result, StatisticsKey,
@@ -45,6 +46,16 @@ impl NormalizationType {
             Self::BoundsQ90 => Some(("q10", "q90")),
             Self::Normal => Some(("mean", "std")),
             Self::Identity => None,
+        }
+    }
+
+    /// How far from 0 a value may be that is normalised with the statistics of its own robot, but for few: 1.5 where bounds
+    /// become ±1, five deviations where deviations become 1.
+    pub fn usual_limit(self) -> Option<f32> {
+        match self {
+            Self::Normal => Some(5.0),
+            Self::Identity => None,
+            Self::Bounds | Self::BoundsQ99 | Self::BoundsQ90 => Some(1.5),
         }
     }
 
@@ -138,7 +149,7 @@ pub struct Statistics {
     arms: BTreeMap<String, Arm>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 enum Arm {
     /// The older layout: the statistics stand directly under the arm.
@@ -155,7 +166,30 @@ impl Statistics {
 
     /// Statistics from the text of a `norm_stats.json`; `path` stands for it in messages.
     pub fn parse(path: &Path, text: &str) -> Result<Self> {
-        let statistics = Self { arms: json::parse(path, text)? };
+        if let Some((field, token)) = first_non_finite(text) {
+            return Err(Error::invalid(path.display(), field, "a finite number", token));
+        }
+        let robot = |name: &str, value: Value| -> Result<RobotStatistics> {
+            serde_path_to_error::deserialize(value).map_err(|error| {
+                let message = format!("`{name}`, at `{}`: {}", error.path(), error.inner());
+                Error::Json { path: path.to_owned(), message }
+            })
+        };
+        let mut arms = BTreeMap::new();
+        for (arm, below) in json::parse::<BTreeMap<String, BTreeMap<String, Value>>>(path, text)? {
+            let is_robot = ["observation.state", "action"].iter().any(|vector| below.contains_key(*vector));
+            let below = if is_robot {
+                Arm::Alone(Box::new(robot(&arm, Value::Object(below.into_iter().collect()))?))
+            } else {
+                let sets = below.into_iter().map(|(set, value)| {
+                    let statistics = robot(&format!("{arm}/{set}"), value)?;
+                    Ok((set, statistics))
+                });
+                Arm::Datasets(sets.collect::<Result<_>>()?)
+            };
+            arms.insert(arm, below);
+        }
+        let statistics = Self { arms };
         for (name, robot) in statistics.robots() {
             robot.validate(path, &name)?;
         }
@@ -222,6 +256,24 @@ impl Statistics {
             Arm::Datasets(sets) => pick("dataset key", key.dataset.as_deref(), sets),
         }
     }
+}
+
+/// Where a JSON text of numbers has the first `NaN` or infinity, which Python writes and JSON does not know, and which it is.
+fn first_non_finite(text: &str) -> Option<(String, String)> {
+    fn find(name: &str, value: &Value) -> Option<(String, String)> {
+        match value {
+            Value::Object(fields) => fields.iter().find_map(|(key, value)| find(&format!("{name}.{key}"), value)),
+            Value::Array(items) => {
+                items.iter().enumerate().find_map(|(index, item)| find(&format!("{name}[{index}]"), item))
+            }
+            Value::String(text) => Some((name.trim_start_matches('.').to_owned(), text.clone())),
+            _ => None,
+        }
+    }
+    // As strings they can be read.
+    let infinite = text.replace("-Infinity", "\"-infinite\"").replace("Infinity", "\"infinite\"");
+    let readable = infinite.replace("NaN", "\"NaN\"");
+    if readable == text { None } else { find("", &serde_json::from_str(&readable).ok()?) }
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
@@ -384,8 +436,7 @@ impl Normalizer {
     ///
     /// The official references clamp to [−1, 1] and give a constant dimension the value 0.
     pub fn normalize_action(&self, action: &[f32], statistics: &RobotStatistics, padded: usize) -> Result<Vec<f32>> {
-        self.check_width("action", action, &statistics.action, self.kinds.action)?;
-        let mut out = self.normalized(action, &statistics.action, self.kinds.action, "action")?;
+        let mut out = self.unclamped_action(action, statistics)?;
         if self.epsilon == RangeEpsilon::Added && self.kinds.action.is_bounded() {
             let (low, high) = statistics.action.map(self.kinds.action, "action")?;
             for (value, (low, high)) in out.iter_mut().zip(low.iter().zip(high)) {
@@ -413,6 +464,18 @@ impl Normalizer {
                 _ => (value + 1.0) / 2.0 * self.range(low, high) + low,
             })
             .collect())
+    }
+
+    /// A state before it is clamped and padded.
+    pub fn unclamped_state(&self, state: &[f32], statistics: &RobotStatistics) -> Result<Vec<f32>> {
+        self.check_width("state", state, &statistics.state, self.kinds.state)?;
+        self.normalized(state, &statistics.state, self.kinds.state, "observation.state")
+    }
+
+    /// An action before it is clamped and padded.
+    pub fn unclamped_action(&self, action: &[f32], statistics: &RobotStatistics) -> Result<Vec<f32>> {
+        self.check_width("action", action, &statistics.action, self.kinds.action)?;
+        self.normalized(action, &statistics.action, self.kinds.action, "action")
     }
 
     fn normalized(
@@ -606,6 +669,29 @@ mod tests {
             new.select(&key).expect_err("no leg").to_string(),
             "statistics have no arm key `leg`; they have `arm`"
         );
+    }
+
+    #[test]
+    fn what_is_no_number_is_named_by_arm_vector_and_dimension() {
+        let message =
+            |text: &str| Statistics::parse(Path::new("norm_stats.json"), text).expect_err("refused").to_string();
+        let with = |list: &str| {
+            format!(
+                r#"{{"arm": {{"set": {{"observation.state": {{"min": [0], "max": [1]}}, "action": {{"min": [0, 1], "max": {list}}}}}}}}}"#
+            )
+        };
+        assert!(message(&with("[1, NaN]")).contains("`arm.set.action.max[1]` must be a finite number, got NaN"));
+        assert!(
+            message(&with("[-Infinity, 1]")).contains("`arm.set.action.max[0]` must be a finite number, got -infinite")
+        );
+        let text = r#"{"arm": {"observation.state": {"min": [0], "max": [1]}}}"#;
+        assert!(
+            message(text).contains("`arm`") && message(text).contains("missing field `action`"),
+            "{}",
+            message(text)
+        );
+        let text = r#"{"arm": {"set": {"action": {"min": "low"}, "observation.state": {}}}}"#;
+        assert!(message(text).contains("`arm/set`, at `action.min`"), "{}", message(text));
     }
 
     #[test]

@@ -132,6 +132,9 @@ impl ModelPart {
     }
 }
 
+/// What PyTorch's wrappers put before every name: `torch.compile`, and training on several devices.
+const WRAPPERS: [&str; 2] = ["_orig_mod.", "module."];
+
 impl Naming {
     /// A LeRobot policy.
     pub const LEROBOT: Self = Self {
@@ -180,9 +183,12 @@ impl Naming {
                 Layout::Original => has("vision_model.embeddings.class_embedding"),
             }
         };
-        Self::ALL.into_iter().find(is_used).ok_or_else(|| Error::UnknownNaming {
-            path: file.path().to_owned(),
-            names: file.names().map(str::to_owned).collect(),
+        let known = Self::ALL.into_iter().find(is_used);
+        known.ok_or_else(|| match WRAPPERS.iter().find(|prefix| file.names().all(|name| name.starts_with(**prefix))) {
+            Some(prefix) => Error::WrappedNames { path: file.path().to_owned(), prefix },
+            None => {
+                Error::UnknownNaming { path: file.path().to_owned(), names: file.names().map(str::to_owned).collect() }
+            }
         })
     }
 

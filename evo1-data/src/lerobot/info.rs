@@ -1,10 +1,8 @@
 //! `meta/info.json`: what a dataset holds and where.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
+use indexmap::IndexMap;
 use serde::Deserialize;
 
 use crate::{Error, Result};
@@ -31,8 +29,8 @@ pub struct Info {
     /// Where videos are, with placeholders.
     #[serde(default)]
     pub video_path: Option<String>,
-    /// Columns and cameras.
-    pub features: BTreeMap<String, Feature>,
+    /// Columns and cameras, in the order of the file.
+    pub features: IndexMap<String, Feature>,
 }
 
 fn chunks_size() -> usize {
@@ -84,7 +82,7 @@ impl Info {
         }
     }
 
-    /// Names of the cameras, in the order of the alphabet: features that are videos or images.
+    /// Names of the cameras, in the order of the file: features that are videos or images.
     pub fn cameras(&self) -> impl Iterator<Item = &str> {
         self.features.iter().filter(|(_, feature)| feature.is_camera()).map(|(name, _)| name.as_str())
     }

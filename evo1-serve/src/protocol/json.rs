@@ -298,7 +298,8 @@ pub fn error_object(error: &RequestError, id: Option<&RequestId>) -> String {
     .to_string()
 }
 
-/// The message of an observation, as the authors' clients write it.
+/// The message of an observation, as the authors' clients write it. Every column of its actions is real where neither it
+/// nor `options` say which are.
 pub fn encode(observation: &Observation, call: &CallOptions, options: &ClientOptions) -> String {
     let blank = Frame::black(1, 1);
     let mut text = String::from("{\"image\": [");
@@ -316,7 +317,10 @@ pub fn encode(observation: &Observation, call: &CallOptions, options: &ClientOpt
             let padding = options.max_action_dim.saturating_sub(mask.len());
             mask.iter().map(|&real| u8::from(real)).chain(std::iter::repeat_n(0, padding)).collect()
         }
-        None => (0..options.max_action_dim).map(|column| u8::from(column < options.action_dim)).collect(),
+        None => {
+            let real = options.action_dim.unwrap_or(options.max_action_dim);
+            (0..options.max_action_dim).map(|column| u8::from(column < real)).collect()
+        }
     };
     text.push_str("], ");
     let fields = serde_json::json!({

@@ -180,6 +180,7 @@ impl Value<'_> {
         match self {
             Self::Integer(value) => Ok(*value as f32),
             Self::Float(value) => Ok(*value as f32),
+            Self::Bool(value) => Ok(f32::from(u8::from(*value))),
             other => Err(format!("a number, got {}", other.kind())),
         }
     }

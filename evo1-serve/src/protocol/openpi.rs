@@ -6,17 +6,17 @@
 //! `websocket_client_policy.py`.
 //!
 //! Names differ from robot to robot in openpi, so that entries are known by their kind:
-//! - Three-dimensional arrays, and those in a map `images`, are camera views, in the order of
-//!   [`OpenPiOptions::cameras`] or, without it, as they come; height × width × 3 or 3 × height × width, 8-bit or floats
-//!   from 0 to 1. `None` is a camera that is absent.
-//! - `observation/state` or `state` is the state; without it, all one-dimensional arrays below `observation/`, joined as
-//!   they come.
+//! - Three-dimensional arrays, and those in a map `images`, are camera views, each that of the camera in
+//!   [`OpenPiOptions::cameras`] whose name it has or, where no names are known, as they come; height × width × 3 or
+//!   3 × height × width, 8-bit or floats from 0 to 1. `None` is a camera that is absent.
+//! - `observation/state` or `state` is the state; without it, all numbers and vectors below `observation/`, joined as they
+//!   come.
 //! - `prompt` is the instruction. `arm_key`, `dataset_key`, `embodiment`, `seed`, `steps` and `deadline_ms` are those of
 //!   the JSON protocol. Nothing else is looked at.
 
 use std::time::Duration;
 
-use evo1::{ActionChunk, FinishOptions, Frame, Observation, StatisticsKey, View};
+use evo1::{ActionChunk, FinishOptions, Frame, Observation, StatisticsKey, View, config::Cameras};
 use rmp::encode;
 
 use super::{
@@ -28,8 +28,8 @@ use crate::{Answer, Description, Request, RequestError};
 /// How messages are read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenPiOptions {
-    /// Names of the cameras in the order of the policy's views; a name is the whole key or what follows its last `/`.
-    pub cameras: Vec<String>,
+    /// The cameras, in the order of the policy's views.
+    pub cameras: Cameras,
 }
 
 /// The message that a client gets when it has connected.
@@ -107,11 +107,13 @@ impl Fields {
                     self.views.push((name.name().unwrap_or_default(), view));
                 }
             }
-            (_, Value::Array(array)) if array.shape.len() == 3 => {
+            (_, Value::Array(array)) if array.shape.len() > 2 => {
                 self.views.push((key.to_owned(), view(value).map_err(named)?));
             }
             (_, Value::Nil) if is_image_key => self.views.push((key.to_owned(), View::Absent)),
-            (_, Value::Array(array)) if array.shape.len() == 1 && key.starts_with("observation/") => {
+            (_, Value::Array(_) | Value::List(_) | Value::Integer(_) | Value::Float(_) | Value::Bool(_))
+                if key.starts_with("observation/") =>
+            {
                 self.parts.extend(numbers(value).map_err(named)?);
             }
             _ => {}
@@ -121,22 +123,16 @@ impl Fields {
 }
 
 /// Views in the policy's order. The policy scales them: openpi has no scaling of its own to be equal to.
-fn ordered(mut views: Vec<(String, View)>, shape: &Shape, options: &OpenPiOptions) -> Result<Vec<View>, RequestError> {
-    let is = |name: &str, camera: &str| name == camera || name.rsplit('/').next() == Some(camera);
-    if !options.cameras.is_empty() {
-        let mut found = Vec::new();
-        for camera in &options.cameras {
-            let place = views.iter().position(|(name, _)| is(name, camera));
-            found.push(place.map_or((camera.clone(), View::Absent), |place| views.remove(place)));
-        }
-        views = found;
-    }
+fn ordered(views: Vec<(String, View)>, shape: &Shape, options: &OpenPiOptions) -> Result<Vec<View>, RequestError> {
+    const REMEDY: &str = "`evo1 serve --camera` says what clients call them, in the order of the policy's views";
+    let names: Vec<String> = views.iter().map(|(name, _)| format!("`{name}`")).collect();
+    let refused = |problem: String| RequestError::invalid(format!("{problem}; {REMEDY}"));
+    let views = options.cameras.arrange(views).map_err(|error| refused(error.to_string()))?;
     if views.len() > shape.views {
-        let names: Vec<String> = views.iter().map(|(name, _)| format!("`{name}`")).collect();
-        let message = format!("the policy has {} views, got {}: {}", shape.views, views.len(), names.join(", "));
-        return Err(RequestError::invalid(message));
+        let (most, got) = (shape.views, views.len());
+        return Err(refused(format!("the policy has {most} views, got {got}: {}", names.join(", "))));
     }
-    Ok(views.into_iter().map(|(_, view)| view).collect())
+    Ok(views.into_iter().map(|view| view.unwrap_or(View::Absent)).collect())
 }
 
 /// A list or an array of finite numbers.
@@ -158,7 +154,8 @@ fn view(value: &Value<'_>) -> Result<View, String> {
         Value::Array(array) => array,
         other => return Err(format!("an image, got {}", other.kind())),
     };
-    let &[first, second, third] = array.shape.as_slice() else {
+    // A batch of one frame is that frame.
+    let (&[first, second, third] | &[1, first, second, third]) = array.shape.as_slice() else {
         return Err(format!("an image of three dimensions, got shape {:?}", array.shape));
     };
     let levels = levels(array)?;
@@ -250,8 +247,7 @@ mod tests {
     const SHAPE: Shape = Shape { views: 3, image_size: 2, state: 24, action: 24, horizon: 50 };
 
     fn options(cameras: &[&str]) -> OpenPiOptions {
-        let cameras = cameras.iter().map(|name| (*name).to_owned()).collect();
-        OpenPiOptions { cameras }
+        OpenPiOptions { cameras: Cameras::named(cameras.iter().copied()) }
     }
 
     fn array(out: &mut Vec<u8>, dtype: &str, shape: &[u64], data: &[u8]) {
@@ -290,6 +286,18 @@ mod tests {
         array(out, "|u1", &[1, 2, 3], &[1, 2, 3, 4, 5, 6]);
     }
 
+    fn batch_of_one(out: &mut Vec<u8>) {
+        array(out, "|u1", &[1, 1, 2, 3], &[1, 2, 3, 4, 5, 6]);
+    }
+
+    fn nothing(out: &mut Vec<u8>) {
+        encode::write_nil(out).expect("memory");
+    }
+
+    fn gripper(out: &mut Vec<u8>) {
+        encode::write_f64(out, 0.25).expect("memory");
+    }
+
     fn planes(out: &mut Vec<u8>) {
         array(out, "|u1", &[3, 1, 2], &[1, 4, 2, 5, 3, 6]);
     }
@@ -317,16 +325,25 @@ mod tests {
     #[test]
     fn cameras_choose_and_order_the_views() {
         let text = message(&[
-            ("observation/wrist_image", &image),
+            ("observation/wrist_image", &batch_of_one),
             ("observation/spare_image", &image),
+            ("observation/image", &nothing),
             ("observation/joint_position", &state),
-            ("observation/gripper_position", &state),
+            ("observation/gripper_position", &gripper),
             ("prompt", &prompt),
         ]);
         let request = parse(&text, &SHAPE, &options(&["image", "wrist_image"])).expect("a request");
-        assert_eq!(request.observation.views[0], View::Absent);
-        assert!(request.observation.views[1].is_present());
-        assert_eq!(request.observation.state, [0.5, -1.0, 0.5, -1.0]);
+        let frame = Frame::new(2, 1, vec![1, 2, 3, 4, 5, 6]).expect("full");
+        assert_eq!(request.observation.views, [View::Absent, View::Present(frame)]);
+        assert_eq!(request.observation.state, [0.5, -1.0, 0.25], "a plain number is a part of the state");
+    }
+
+    #[test]
+    fn a_camera_that_is_lacking_is_no_black_picture() {
+        let text = message(&[("observation/wrist_image", &image), ("state", &state), ("prompt", &prompt)]);
+        let error = parse(&text, &SHAPE, &options(&["imagee", "wrist_image"])).expect_err("a misspelt name").message;
+        assert!(error.contains("`imagee` is lacking: the policy's cameras are imagee, wrist_image"), "{error}");
+        assert!(error.contains("those given are observation/wrist_image") && error.contains("--camera"), "{error}");
     }
 
     #[test]
@@ -334,7 +351,12 @@ mod tests {
         let nan = |out: &mut Vec<u8>| array(out, "<f4", &[1], &f32::NAN.to_le_bytes());
         let short = |out: &mut Vec<u8>| array(out, "|u1", &[4, 4, 3], &[0; 47]);
         let objects = |out: &mut Vec<u8>| array(out, "|O", &[1], &[0]);
-        let cases: [(Vec<u8>, &str); 6] = [
+        let two = |out: &mut Vec<u8>| array(out, "|u1", &[2, 1, 2, 3], &[0; 12]);
+        let cases: [(Vec<u8>, &str); 7] = [
+            (
+                message(&[("prompt", &prompt), ("image", &two)]),
+                "`image` must be an image of three dimensions, got shape [2, 1, 2, 3]",
+            ),
             (message(&[("state", &state)]), "has no `prompt`"),
             (message(&[("prompt", &prompt)]), "has no `observation/state`"),
             (message(&[("prompt", &prompt), ("state", &nan)]), "`state` must be finite numbers, got NaN"),

@@ -39,6 +39,11 @@ impl Model for Scripted {
             horizon: HORIZON,
             max_action_dim: 24,
             max_state_dim: 24,
+            action_dim: None,
+            state_dim: None,
+            n_action_steps: HORIZON,
+            gripper: None,
+            cameras: evo1::config::Cameras::default(),
             views: 3,
             image_size: 8,
             robots: Vec::new(),
@@ -120,7 +125,8 @@ impl Running {
     }
 
     pub(crate) fn client(&self) -> Client {
-        Client::connect(&self.url(""), ClientOptions::default()).expect("a connection")
+        Client::connect(&self.url(""), ClientOptions { action_dim: Some(24), ..ClientOptions::default() })
+            .expect("a connection")
     }
 
     pub(crate) fn raw(&self, path: &str) -> Raw {

@@ -81,7 +81,7 @@ impl Default for TrainConfig {
             output: PathBuf::from("runs/train"),
             policy: PolicySource::default(),
             data: DataSource::default(),
-            statistics: StatisticsSource::Policy,
+            statistics: StatisticsSource::Data,
             stage: Some(1),
             trained: None,
             steps: 5000,
@@ -152,9 +152,9 @@ fn absolute(path: &mut PathBuf) -> Result<()> {
 #[serde(rename_all = "lowercase")]
 pub enum StatisticsSource {
     /// The policy's own; the data's where it has none.
-    #[default]
     Policy,
     /// Each dataset's own, over the windows that are trained on.
+    #[default]
     Data,
     /// Those of one dataset, for all of them.
     Dataset(String),

@@ -81,6 +81,11 @@ impl<'a> Fields<'a> {
         Error::invalid(self.document.name(), self.name(key), expected, got)
     }
 
+    /// The keys, in the order of the file.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &'a str> {
+        self.fields.keys().map(String::as_str)
+    }
+
     /// The value of a key that is there and not null.
     pub(super) fn value(&self, key: &str) -> Option<&'a Value> {
         self.document.read.borrow_mut().insert(self.name(key));

@@ -175,7 +175,7 @@ fn model(root: &Fields<'_>, vision: &Fields<'_>, text: &Fields<'_>, rope_theta: 
 }
 
 /// A `vlm_config.json` that says what `config` does, as transformers' InternVL class reads it.
-pub fn vlm_document(config: &VlmConfig) -> Value {
+pub fn vlm_document(config: &VlmConfig, image_token: u32) -> Value {
     let VlmConfig { vision, language, .. } = config;
     json!({
         "architectures": ["InternVLForConditionalGeneration"],
@@ -185,6 +185,7 @@ pub fn vlm_document(config: &VlmConfig) -> Value {
         "vision_feature_layer": -1,
         "vision_feature_select_strategy": "default",
         "image_seq_length": config.tokens_per_tile(),
+        "image_token_id": image_token,
         "vision_config": {
             "model_type": "internvl_vision",
             "attention_bias": true,
@@ -275,13 +276,13 @@ mod tests {
     #[test]
     fn a_base_model_is_read_in_both_layouts() {
         assert_eq!(read(&internvl3_1b()).expect("original"), with_all_layers());
-        assert_eq!(read(&vlm_document(&with_all_layers())).expect("native"), with_all_layers());
+        assert_eq!(read(&vlm_document(&with_all_layers(), 5)).expect("native"), with_all_layers());
     }
 
     #[test]
     fn other_positions_and_head_sizes_are_refused() {
         let refused = |edit: fn(&mut Value), expected: &str| {
-            for mut config in [internvl3_1b(), vlm_document(&with_all_layers())] {
+            for mut config in [internvl3_1b(), vlm_document(&with_all_layers(), 5)] {
                 let key = if config.get("llm_config").is_some() { "llm_config" } else { "text_config" };
                 edit(&mut config[key]);
                 let message = read(&config).expect_err("must be refused").to_string();

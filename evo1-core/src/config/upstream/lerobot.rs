@@ -8,12 +8,12 @@ use super::{
 };
 use crate::{
     Result,
-    config::{ActionConfig, Design, GripperRule, PolicyConfig, Profile, VlmConfig},
+    config::{ActionConfig, Cameras, Design, GripperRule, PolicyConfig, Profile, VlmConfig},
     normalize::{Normalization, NormalizationType},
 };
 
 /// Keys of LeRobot's `config.json` that do not change what the network computes, or whose parts are free names.
-pub(super) const KEYS_WITHOUT_EFFECT: [&str; 37] = [
+pub(super) const KEYS_WITHOUT_EFFECT: [&str; 35] = [
     "type",
     "n_obs_steps",
     "input_features",
@@ -28,8 +28,6 @@ pub(super) const KEYS_WITHOUT_EFFECT: [&str; 37] = [
     "pretrained_path",
     "pretrained_revision",
     "training_stage",
-    "n_action_steps",
-    "empty_cameras",
     "vlm_model_name",
     "vlm_dtype",
     "use_flash_attn",
@@ -78,6 +76,16 @@ pub(super) fn read(policy: &Document, vlm: Option<&Document>) -> Result<PolicyCo
         Some(document) => internvl::native(&document.root())?,
         None => VlmConfig::internvl3_1b(),
     };
+    if let (None, Some(embed), Some(name)) = (vlm, root.count("embed_dim")?, root.text("vlm_model_name")?)
+        && embed != model.language.hidden_size
+    {
+        let hidden = model.language.hidden_size;
+        let expected = format!(
+            "InternVL3-1B, of {hidden} channels, where no `vlm_config.json` (the `config.json` of the model) describes another; \
+             `embed_dim` is {embed}"
+        );
+        return Err(root.invalid("vlm_model_name", expected, name));
+    }
     model.image_size = root.square("image_resolution")?.unwrap_or(model.image_size);
     model.language.num_layers = match (root.count("vlm_num_layers")?, vlm) {
         (Some(layers), _) => layers,
@@ -101,8 +109,12 @@ pub(super) fn read(policy: &Document, vlm: Option<&Document>) -> Result<PolicyCo
         dropout: root.number("dropout")?.unwrap_or(0.0),
         design: Design::default(),
     };
+    let max_views = root.required_count("max_views")?;
+    let steps = root.count("n_action_steps")?;
     Ok(PolicyConfig {
-        max_views: root.required_count("max_views")?,
+        max_views,
+        cameras: cameras(&root)?,
+        n_action_steps: steps.filter(|&steps| steps != action.horizon),
         max_text_length: root.count("max_text_length")?.unwrap_or(1024),
         num_inference_steps: root.count("num_inference_timesteps")?.unwrap_or(profile.semantics().default_steps),
         state_dim: feature_width(&root, "input_features", "observation.state")?,
@@ -125,11 +137,13 @@ pub fn lerobot_document(config: &PolicyConfig) -> Value {
     let state_dim = config.state_dim.unwrap_or(action.max_state_dim);
     let action_dim = config.action_dim.unwrap_or(action.max_action_dim);
     let size = config.vlm.image_size;
-    let views: Map<String, Value> = (0..config.max_views)
-        .map(|view| {
-            let name = format!("observation.images.view{view}");
-            (name, json!({ "type": "VISUAL", "shape": [3, size, size] }))
-        })
+    let names = match config.cameras.names.as_slice() {
+        [] => (0..config.max_views).map(unknown_camera).collect(),
+        names => names.to_vec(),
+    };
+    let views: Map<String, Value> = names
+        .into_iter()
+        .map(|name| (name, json!({ "type": "VISUAL", "shape": [3, size, size] })))
         .chain([("observation.state".into(), json!({ "type": "STATE", "shape": [state_dim] }))])
         .collect();
     json!({
@@ -139,7 +153,8 @@ pub fn lerobot_document(config: &PolicyConfig) -> Value {
         "output_features": { "action": { "type": "ACTION", "shape": [action_dim] } },
         "postprocess_action_dim": config.cropped_action_dim,
         "chunk_size": action.horizon,
-        "n_action_steps": action.horizon,
+        "n_action_steps": config.n_action_steps.unwrap_or(action.horizon),
+        "empty_cameras": config.cameras.optional,
         "max_state_dim": action.max_state_dim,
         "max_action_dim": action.max_action_dim,
         "max_views": config.max_views,
@@ -165,8 +180,40 @@ pub fn lerobot_document(config: &PolicyConfig) -> Value {
     })
 }
 
+/// Most cameras that LeRobot adds: as many as a prompt has views at most.
+const MOST_EMPTY_CAMERAS: usize = 100;
+
 /// Language layers of InternVL3-1B, of which Evo-1 keeps some.
 const INTERNVL3_1B_LANGUAGE_LAYERS: usize = 24;
+
+/// What a camera is called that has no name: LeRobot has none without.
+fn unknown_camera(view: usize) -> String {
+    format!("observation.images.view{view}")
+}
+
+/// The cameras that LeRobot looks at: the features that are pictures, in their order, and those that it adds for as many as
+/// may be lacking.
+fn cameras(root: &Fields<'_>) -> Result<Cameras> {
+    let optional = root.count("empty_cameras")?.unwrap_or(0);
+    if optional > MOST_EMPTY_CAMERAS {
+        return Err(root.invalid("empty_cameras", format!("at most {MOST_EMPTY_CAMERAS}"), optional));
+    }
+    let mut names = Vec::new();
+    if let Some(features) = root.object("input_features")? {
+        for name in features.keys() {
+            let feature = features.required_object(name)?;
+            if feature.text("type")? == Some("VISUAL") {
+                names.push(name.to_owned());
+            }
+        }
+    }
+    if (0..names.len()).all(|view| names[view] == unknown_camera(view)) {
+        return Ok(Cameras::default());
+    }
+    let added = (0..optional).map(|empty| format!("observation.images.empty_camera_{empty}"));
+    names.extend(added.filter(|name| !names.contains(name)).collect::<Vec<_>>());
+    Ok(Cameras { names, optional, ..Cameras::default() })
+}
 
 /// First dimension of the shape of a feature.
 fn feature_width(root: &Fields<'_>, features: &str, feature: &str) -> Result<Option<usize>> {
