@@ -8,7 +8,7 @@ use burn::{
 use evo1_core::{
     Trace,
     config::{ActionConfig, TimeInput},
-    ops::{layer_norm, linear, linear_gelu, linear_residual},
+    ops::{layer_norm, layer_norm_added, linear, linear_gelu, linear_residual},
 };
 
 use crate::attention::{KeyValues, MultiHeadAttention};
@@ -100,7 +100,7 @@ impl ActionBlock {
         if modulation.is_none() {
             let keys_values = keys_values(&normed);
             let x = cross_attention.forward_residual(normed, keys_values, x, trace);
-            let timed = layer_norm(norm2, x.clone(), LAYER_NORM_EPS) + time;
+            let timed = layer_norm_added(norm2, x.clone(), time, LAYER_NORM_EPS);
             return linear_residual(linear_2, linear_gelu(linear_1, timed), None, x);
         }
         let embed = x.dims()[2];

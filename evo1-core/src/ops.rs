@@ -63,6 +63,12 @@ pub fn layer_norm<const D: usize>(layer: &LayerNorm, x: Tensor<D>, epsilon: f64)
     evo1_kernels::layer_norm(x, layer.gamma.val(), beta, epsilon)
 }
 
+/// [`layer_norm`] plus a vector of each sample: x `[batch, rows, width]`, added `[batch or 1, 1, width]`.
+pub fn layer_norm_added(layer: &LayerNorm, x: Tensor<3>, added: Tensor<3>, epsilon: f64) -> Tensor<3> {
+    let beta = layer.beta.as_ref().map(|beta| beta.val());
+    evo1_kernels::layer_norm_added(x, layer.gamma.val(), beta, added, epsilon)
+}
+
 /// `x / √(mean of squares + ε) ⊙ gamma` over the last dimension.
 pub fn rms_norm<const D: usize>(layer: &RmsNorm, x: Tensor<D>) -> Tensor<D> {
     evo1_kernels::rms_norm(x, layer.gamma.val(), layer.epsilon)

@@ -144,6 +144,20 @@ fn norms() {
             let want = |x: &[Tensor<4>]| normed(x[0].clone(), 1e-6) * x[1].clone();
             assert_same("RMS norm", &device, &[shape, width], &got, &want);
         }
+        // A vector of each sample, or one for all.
+        for (batch, samples) in [(1, 1), (3, 1), (3, 3)] {
+            let (shape, width) = ([1, batch, 5, 24], [1, 1, 1, 24]);
+            let got = |x: &[Tensor<4>]| {
+                let (y, added) = (x[0].clone().squeeze_dim::<3>(0), x[3].clone().squeeze_dim::<3>(0));
+                evo1_kernels::layer_norm_added(y, vector(&x[1]), Some(vector(&x[2])), added, 1e-5).unsqueeze()
+            };
+            let want = |x: &[Tensor<4>]| {
+                let y = x[0].clone() - x[0].clone().mean_dim(3);
+                let scale = (y.clone().square().mean_dim(3) + 1e-5).sqrt();
+                y / scale * x[1].clone() + x[2].clone() + x[3].clone()
+            };
+            assert_same("added norm", &device, &[shape, width, width, [1, samples, 1, 24]], &got, &want);
+        }
     }
 }
 
@@ -207,6 +221,9 @@ fn attention_of_any_size_and_mask() {
             (1, [2, 2], 50, 205, 112),
             (1, [2, 1], 130, 401, 64),
             (3, [2, 2], 5, 9, 6),
+            // Enough heads for the largest tiles of a GPU's kernel, and for the next ones.
+            (1, [64, 32], 230, 131, 4),
+            (2, [16, 16], 230, 97, 8),
         ] {
             let of_keys = [batch, kv_heads, keys, width];
             let shapes = [[batch, heads, queries, width], of_keys, of_keys];

@@ -113,6 +113,18 @@ pub trait KernelOps: Backend {
         fallback::norm::<Self>(x, gamma, beta, norm, epsilon)
     }
 
+    /// [`Self::kernel_norm`] plus `added`, whose dimensions are the norm's or 1.
+    fn kernel_norm_added(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        #[extension_type] beta: OptionalTensor<Self>,
+        added: FloatTensor<Self>,
+        norm: Norm,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        fallback::norm_added::<Self>(x, gamma, beta, added, norm, epsilon)
+    }
+
     /// The gradients of x, gamma and beta.
     fn kernel_norm_backward(
         x: FloatTensor<Self>,

@@ -100,6 +100,18 @@ pub(crate) fn norm<B: KernelOps>(
     rounded::<B>(out, dtype)
 }
 
+/// [`norm`] by the device's kernel, and what is added to it.
+pub(crate) fn norm_added<B: KernelOps>(
+    x: FloatTensor<B>,
+    gamma: FloatTensor<B>,
+    beta: OptionalTensor<B>,
+    added: FloatTensor<B>,
+    norm: Norm,
+    epsilon: f64,
+) -> FloatTensor<B> {
+    B::float_add(B::kernel_norm(x, gamma, beta, norm, epsilon), added)
+}
+
 /// The gradients of x, gamma and beta.
 pub(crate) fn norm_backward<B: KernelOps>(
     x: FloatTensor<B>,

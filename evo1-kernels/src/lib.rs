@@ -2,8 +2,8 @@
 //!
 //! burn's CPU device multiplies matrices at the processor's speed; what stands between the products (attention, norms,
 //! activations) it computes value by value on one thread. This crate has kernels for those, for the products with what
-//! follows them, and for weights in half the size. GPUs have kernels for norms, activations, rotary embedding and what
-//! follows a product, and are kept from rounding `f32` to TF32 ([`set_tf32`]). What has no kernel on a device is made of
+//! follows them, and for weights in half the size. GPUs have kernels for attention, norms, activations, rotary embedding
+//! and what follows a product, and are kept from rounding `f32` to TF32 ([`set_tf32`]). What has no kernel on a device is made of
 //! burn's own operations.
 //!
 //! Half precision is that of operands and results, on every device: what is between them is computed in `f32`.
@@ -14,7 +14,7 @@
 //! | [`matmul`] | products of any leading dimensions |
 //! | [`linear`], [`linear_residual`] | products with bias, activation, scale and residual |
 //! | [`pack`] | weights in the order in which products read them |
-//! | [`layer_norm`], [`rms_norm`], [`softmax`] | row by row |
+//! | [`layer_norm`], [`layer_norm_added`], [`rms_norm`], [`softmax`] | row by row |
 //! | [`rotate`] | rotary position embedding |
 //! | [`gelu`], [`swiglu`] | value by value |
 //!
@@ -80,6 +80,23 @@ pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
 /// `(x − mean) / √(variance + ε) ⊙ gamma + beta` over the last dimension.
 pub fn layer_norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, beta: Option<Tensor<1>>, epsilon: f64) -> Tensor<D> {
     norm(x, gamma, beta, Norm::Layer, epsilon)
+}
+
+/// [`layer_norm`] plus a vector of each sample, of which there may be one for all.
+///
+/// # Shapes
+/// - x, output: `[batch, rows, width]`
+/// - added: `[batch or 1, 1, width]`
+pub fn layer_norm_added(
+    x: Tensor<3>,
+    gamma: Tensor<1>,
+    beta: Option<Tensor<1>>,
+    added: Tensor<3>,
+    epsilon: f64,
+) -> Tensor<3> {
+    let (x, gamma, added) = (x.into_dispatch(), gamma.into_dispatch(), added.into_dispatch());
+    let beta = optional(beta);
+    Tensor::from_dispatch(<Dispatch as KernelOps>::kernel_norm_added(x, gamma, beta, added, Norm::Layer, epsilon))
 }
 
 /// `x / √(mean of squares + ε) ⊙ gamma` over the last dimension.

@@ -1,5 +1,6 @@
 //! The operations on the devices of CubeCL: CUDA, Metal, Vulkan, WebGPU.
 
+mod attention;
 mod elementwise;
 mod epilogue;
 mod norm;
@@ -8,8 +9,8 @@ mod rotary;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::{
-    backend::{Cube, DispatchDevice, TensorMetadata, tensor::FloatTensor},
-    tensor::{DType, Device},
+    backend::{Cube, DispatchDevice, TensorMetadata, ops::BoolTensorOps, tensor::FloatTensor},
+    tensor::{DType, Device, Shape},
 };
 use burn_cubecl::{
     cubecl::{
@@ -32,11 +33,14 @@ use cubek::{
     std::InputBinding,
 };
 
-use self::epilogue::Epilogue;
+use self::{attention::Attended, epilogue::Epilogue};
 use crate::{
-    backend::{Activation, KernelOps, Norm, OptionalTensor},
+    backend::{Activation, HiddenKeys, KernelOps, Norm, OptionalTensor},
     fallback,
 };
+
+/// Cubes along a dimension of a launch, of which WebGPU allows 65 535.
+const CUBES: usize = 32_768;
 
 static TF32: AtomicBool = AtomicBool::new(false);
 
@@ -85,6 +89,32 @@ impl KernelOps for Cube {
         rotary::rotate(x, cos, sin)
     }
 
+    fn kernel_attention(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        hidden: HiddenKeys<Self>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        match attended(&query, &key, &value, &hidden, scale, false) {
+            Some(attended) => attended.output,
+            None => fallback::attention::<Self>(query, key, value, hidden, scale),
+        }
+    }
+
+    fn kernel_attention_with_sums(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        hidden: HiddenKeys<Self>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        match attended(&query, &key, &value, &hidden, scale, true) {
+            Some(Attended { output, log_sums: Some(log_sums) }) => (output, log_sums),
+            _ => fallback::attention_with_sums::<Self>(query, key, value, hidden, scale),
+        }
+    }
+
     fn kernel_linear(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -130,8 +160,52 @@ impl KernelOps for Cube {
         if !has_kernel(&x, [Some(&gamma), beta.as_ref()]) {
             return fallback::norm::<Self>(x, gamma, optional(beta), norm, epsilon);
         }
-        norm::norm(x, gamma, beta, norm, epsilon)
+        norm::norm(x, gamma, beta, None, norm, epsilon)
     }
+
+    fn kernel_norm_added(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: OptionalTensor<Self>,
+        added: FloatTensor<Self>,
+        norm: Norm,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        let beta = beta.into_option();
+        let (shape, of_added) = (x.meta.shape(), added.meta.shape());
+        let is_of_samples = shape.num_dims() == 3
+            && of_added.num_dims() == 3
+            && (of_added[0] == 1 || of_added[0] == shape[0])
+            && of_added[1] == 1
+            && of_added[2] == shape[2];
+        if !is_of_samples || !has_kernel(&x, [Some(&gamma), beta.as_ref(), Some(&added)]) {
+            return fallback::norm_added::<Self>(x, gamma, optional(beta), added, norm, epsilon);
+        }
+        norm::norm(x, gamma, beta, Some(added), norm, epsilon)
+    }
+}
+
+/// Attention by the kernel, where it takes such tensors.
+fn attended(
+    query: &CubeTensor,
+    key: &CubeTensor,
+    value: &CubeTensor,
+    hidden: &HiddenKeys<Cube>,
+    scale: f64,
+    has_sums: bool,
+) -> Option<Attended> {
+    let is_in_rows = |tensor: &CubeTensor| tensor.meta.strides()[3] == 1 || tensor.meta.shape()[3] == 1;
+    if !has_kernel(query, [Some(key), Some(value)]) || ![query, key, value].into_iter().all(is_in_rows) {
+        return None;
+    }
+    let hidden = match hidden {
+        HiddenKeys::None => None,
+        HiddenKeys::Of(mask) => {
+            let [batch, heads, queries, _] = query.meta.shape()[..] else { return None };
+            Some(Cube::bool_expand(mask.clone(), Shape::from([batch, heads, queries, key.meta.shape()[2]])))
+        }
+    };
+    attention::attention(query, key, value, hidden.as_ref(), scale, has_sums)
 }
 
 fn optional(tensor: Option<CubeTensor>) -> OptionalTensor<Cube> {

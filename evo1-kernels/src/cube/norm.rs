@@ -6,14 +6,11 @@ use burn_cubecl::{
     tensor::CubeTensor,
 };
 
-use super::{element_of, empty_like, vector_size};
+use super::{CUBES, element_of, empty_like, vector_size};
 use crate::backend::Norm;
 
 /// Threads of a row.
 const THREADS: u32 = 128;
-
-/// Cubes along a dimension of a launch, of which WebGPU allows 65 535.
-const CUBES: usize = 32_768;
 
 /// The sum of a vector of each thread, given to all.
 #[cube]
@@ -46,12 +43,15 @@ fn norm_kernel<F: Float, N: Size>(
     x: &Tensor<Vector<F, N>>,
     gamma: &Tensor<Vector<F, N>>,
     beta: &Tensor<Vector<F, N>>,
+    added: &Tensor<Vector<F, N>>,
     output: &mut Tensor<Vector<F, N>>,
     epsilon: f32,
     #[comptime] vectors: u32,
     #[comptime] threads: u32,
     #[comptime] is_centered: bool,
     #[comptime] has_beta: bool,
+    // Rows that share a vector that is added; 0 where none is.
+    #[comptime] sharing: u32,
     #[define(F)] _element: ElemType,
 ) {
     let row = CUBE_POS * vectors as usize;
@@ -87,14 +87,28 @@ fn norm_kernel<F: Float, N: Size>(
         if comptime!(has_beta) {
             y += Vector::<f32, N>::cast_from(beta[at as usize]);
         }
+        if comptime!(sharing > 0) {
+            let sample = CUBE_POS / comptime!(sharing.max(1)) as usize * vectors as usize;
+            y += Vector::<f32, N>::cast_from(added[(sample + at as usize) % added.len()]);
+        }
         output[row + at as usize] = Vector::cast_from(y);
         at += CUBE_DIM;
     }
 }
 
-/// `norm(x) ⊙ gamma + beta` over the last dimension; all of one type.
-pub(super) fn norm(x: CubeTensor, gamma: CubeTensor, beta: Option<CubeTensor>, norm: Norm, epsilon: f64) -> CubeTensor {
+/// `norm(x) ⊙ gamma + beta + added` over the last dimension, all of one type; `added`: `[samples or 1, 1, width]`.
+pub(super) fn norm(
+    x: CubeTensor,
+    gamma: CubeTensor,
+    beta: Option<CubeTensor>,
+    added: Option<CubeTensor>,
+    norm: Norm,
+    epsilon: f64,
+) -> CubeTensor {
     let [x, gamma] = [x, gamma].map(into_contiguous);
+    let dims = x.meta.num_dims();
+    let sharing = if added.is_some() { x.meta.shape()[dims - 2] } else { 0 };
+    let added = added.map_or_else(|| gamma.clone(), into_contiguous);
     let has_beta = beta.is_some();
     let beta = beta.map_or_else(|| gamma.clone(), into_contiguous);
     let (out, size) = (empty_like(&x, x.dtype), vector_size(&x));
@@ -109,12 +123,14 @@ pub(super) fn norm(x: CubeTensor, gamma: CubeTensor, beta: Option<CubeTensor>, n
         x.clone().into_tensor_arg(),
         gamma.into_tensor_arg(),
         beta.into_tensor_arg(),
+        added.into_tensor_arg(),
         out.clone().into_tensor_arg(),
         epsilon as f32,
         (width / size) as u32,
         THREADS,
         norm == Norm::Layer,
         has_beta,
+        sharing as u32,
         element_of(x.dtype),
     );
     out
