@@ -19,7 +19,8 @@
 //! ```
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -109,9 +110,9 @@ pub struct DatasetConfig {
     /// The embodiment; by default the arm key's place among all arm keys.
     #[serde(default)]
     pub embodiment_id: Option<usize>,
-    /// Episodes that are used, `first:end` as in Python; all.
+    /// Episodes that are used, by their numbers: a list `[0, 2, 5]`, or ranges `"0:3,4:9"` as in Python; all.
     #[serde(default)]
-    pub episodes: Option<String>,
+    pub episodes: Option<Episodes>,
     /// Its share of the samples among all datasets, whatever its size. Either every dataset has one or none; without
     /// them datasets share by their numbers of frames.
     #[serde(default)]
@@ -134,6 +135,12 @@ pub struct DatasetConfig {
     /// Whether files may be links out of the dataset's folder, as in a Hugging Face cache.
     #[serde(default)]
     pub follow_links: bool,
+    /// How frames are found in videos: by their time stamps, to half a frame.
+    #[serde(default)]
+    pub time: Time,
+    /// What an episode without the video of one of its cameras is: an error.
+    #[serde(default)]
+    pub missing_video: MissingVideo,
 }
 
 fn default_suite() -> String {
@@ -142,6 +149,96 @@ fn default_suite() -> String {
 
 fn one() -> usize {
     1
+}
+
+/// A choice of episodes by their numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Episodes {
+    /// Ranges `first:end`, separated by commas; `end` is not in them. Either may be left out.
+    Ranges(String),
+    /// Their numbers.
+    List(Vec<usize>),
+}
+
+impl From<&str> for Episodes {
+    fn from(ranges: &str) -> Self {
+        Self::Ranges(ranges.to_owned())
+    }
+}
+
+impl Episodes {
+    /// The numbers that are chosen, of those up to `end`; none twice.
+    fn numbers(&self, end: usize) -> Result<Vec<Range<usize>>, String> {
+        let ranges = match self {
+            Self::List(numbers) => numbers.iter().map(|&number| number..number.saturating_add(1)).collect(),
+            Self::Ranges(text) => text.split(',').map(|part| range(part.trim(), end)).collect::<Result<Vec<_>, _>>()?,
+        };
+        let mut sorted = ranges;
+        sorted.sort_by_key(|range| range.start);
+        if let Some(pair) = sorted.windows(2).find(|pair| pair[1].start < pair[0].end) {
+            return Err(format!("must name each episode once, got {} twice", pair[1].start));
+        }
+        if sorted.is_empty() {
+            return Err("must name an episode, got none".into());
+        }
+        Ok(sorted)
+    }
+}
+
+/// `first:end` of the episodes up to `end`.
+fn range(text: &str, end_of_all: usize) -> Result<Range<usize>, String> {
+    let bad = || format!("must be `first:end`, counted from 0, got `{text}`");
+    let (first, end) = text.split_once(':').ok_or_else(bad)?;
+    let bound = |text: &str, default: usize| match text.trim() {
+        "" => Ok(default),
+        text => text.parse().map_err(|_| bad()),
+    };
+    let (first, end) = (bound(first, 0)?, bound(end, end_of_all)?);
+    if first >= end || end > end_of_all {
+        return Err(format!("must be a part of 0:{end_of_all} that is not empty, got `{text}`"));
+    }
+    Ok(first..end)
+}
+
+/// How an episode's frames are found in its videos.
+///
+/// ```yaml
+/// time: by_frame
+/// time: { tolerance_s: 0.02 }
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Time {
+    /// By time stamp; stamps and frames must be within half a frame of each other and of a steady clock.
+    #[default]
+    HalfFrame,
+    /// By time stamp, with another tolerance in seconds. The frame is the nearest one of the episode.
+    ToleranceS(f64),
+    /// By number: row k shows the k-th frame of the episode, whatever the time stamps say.
+    ByFrame,
+}
+
+impl Time {
+    /// Seconds that times may differ by; none where times are not looked at.
+    pub(crate) fn tolerance(self, fps: f64) -> Option<f64> {
+        match self {
+            Self::HalfFrame => Some(0.5 / fps),
+            Self::ToleranceS(seconds) => Some(seconds),
+            Self::ByFrame => None,
+        }
+    }
+}
+
+/// What an episode without the video of one of its cameras is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MissingVideo {
+    /// Unreadable.
+    #[default]
+    Refuse,
+    /// An episode in which the view is absent. How many there are is warned of.
+    Absent,
 }
 
 /// A weight for a range of frames.
@@ -214,7 +311,7 @@ pub enum OnError {
     /// It stops the run, with its name.
     #[default]
     Stop,
-    /// Its samples are replaced by others, and it is counted.
+    /// Samples that cannot be read are replaced by others, and their episodes counted.
     Skip,
 }
 
@@ -304,6 +401,8 @@ impl DatasetConfig {
             exclude_frames: Exclusion::default(),
             frame_stride: 1,
             follow_links: false,
+            time: Time::default(),
+            missing_video: MissingVideo::default(),
         }
     }
 
@@ -316,23 +415,37 @@ impl DatasetConfig {
         if self.frame_stride == 0 {
             return Err(format!("`frame_stride` of `{name}` must be at least 1, got 0"));
         }
-        self.episode_range(usize::MAX).map_err(|message| format!("`episodes` of `{name}` {message}")).map(|_| ())
+        if let Time::ToleranceS(seconds) = self.time
+            && !(seconds.is_finite() && seconds > 0.0)
+        {
+            return Err(format!("`time.tolerance_s` of `{name}` must be a positive number, got {seconds}"));
+        }
+        for (episode, ranges) in &self.exclude_frames.episodes {
+            if let Some([first, end]) = ranges.iter().find(|[first, end]| first >= end) {
+                let what = format!("`exclude_frames.episodes` of `{name}`, episode {episode},");
+                return Err(format!("{what} must be ranges `[first, end]` that are not empty, got [{first}, {end}]"));
+            }
+        }
+        if let Some(episodes) = &self.episodes {
+            episodes.numbers(usize::MAX).map_err(|message| format!("`episodes` of `{name}` {message}"))?;
+        }
+        Ok(())
     }
 
-    /// The episodes that are used, of `total`.
-    pub(crate) fn episode_range(&self, total: usize) -> Result<std::ops::Range<usize>, String> {
-        let Some(text) = &self.episodes else { return Ok(0..total) };
-        let bad = || format!("must be `first:end`, counted from 0, got `{text}`");
-        let (first, end) = text.split_once(':').ok_or_else(bad)?;
-        let bound = |text: &str, default: usize| match text.trim() {
-            "" => Ok(default),
-            text => text.parse().map_err(|_| bad()),
-        };
-        let (first, end) = (bound(first, 0)?, bound(end, total)?);
-        if first >= end || end > total {
-            return Err(format!("must be a part of 0:{total} that is not empty, got `{text}`"));
+    /// The episodes that are used, of those that there are.
+    pub(crate) fn chosen_episodes(&self, present: impl Iterator<Item = usize>) -> Result<Vec<usize>, String> {
+        let present: BTreeSet<usize> = present.collect();
+        let Some(choice) = &self.episodes else { return Ok(present.into_iter().collect()) };
+        let end = present.last().map_or(0, |last| last + 1);
+        let mut chosen = Vec::new();
+        for range in choice.numbers(end)? {
+            let before = chosen.len();
+            chosen.extend(present.range(range.clone()));
+            if chosen.len() == before {
+                return Err(format!("must be episodes that are there, got {}:{}", range.start, range.end));
+            }
         }
-        Ok(first..end)
+        Ok(chosen)
     }
 }
 
@@ -369,11 +482,40 @@ mod tests {
             ("frame_stride: 0", "frame_stride"),
             ("episodes: \"5:2\"", "5:2"),
             ("episodes: \"x\"", "first:end"),
+            ("episodes: \"0:3,2:4\"", "each episode once, got 2 twice"),
+            ("episodes: [1, 1]", "got 1 twice"),
+            ("episodes: []", "must name an episode"),
+            ("exclude_frames: {episodes: {1: [[9, 2]]}}", "episode 1, must be ranges `[first, end]`"),
+            ("time: {tolerance_s: 0}", "`time.tolerance_s` of `b` must be a positive number, got 0"),
+            ("time: often", "by_frame"),
         ] {
             let message = with(extra);
             assert!(message.contains(part), "{message}");
         }
         assert!(DataConfig::parse("data_groups: {}").expect_err("empty").contains("names no dataset"));
+    }
+
+    #[test]
+    fn episodes_are_chosen_by_lists_and_ranges_among_those_that_are_there() {
+        let chosen = |text: &str| {
+            let config = DataConfig::parse(&format!("data_groups: {{a: {{b: {{path: x, episodes: {text}}}}}}}"));
+            config.expect("valid").data_groups["a"]["b"].chosen_episodes([0, 1, 2, 4, 5, 9].into_iter())
+        };
+        assert_eq!(chosen("[4, 0]").expect("there"), [0, 4]);
+        assert_eq!(chosen("\"0:2,4:10\"").expect("there"), [0, 1, 4, 5, 9]);
+        assert_eq!(chosen("\"4:\"").expect("there"), [4, 5, 9]);
+        assert!(chosen("[0, 3]").expect_err("a hole").contains("got 3:4"));
+        assert!(chosen("\"0:11\"").expect_err("too far").contains("a part of 0:10"));
+    }
+
+    #[test]
+    fn times_are_a_choice() {
+        let time = |text: &str| {
+            let config = DataConfig::parse(&format!("data_groups: {{a: {{b: {{path: x, time: {text}}}}}}}"));
+            config.expect("valid").data_groups["a"]["b"].time
+        };
+        assert_eq!(time("by_frame"), Time::ByFrame);
+        assert_eq!(time("{tolerance_s: 0.5}"), Time::ToleranceS(0.5));
     }
 
     #[test]
@@ -389,7 +531,7 @@ mod tests {
         let dataset = &config.data_groups["a"]["b"];
         assert_eq!(dataset.exclude_frames.episodes[&3], [[25, 60]]);
         assert_eq!(dataset.frame_weights[0], FrameWeight { from: 0, to: Some(14), weight: 5.0 });
-        assert_eq!(dataset.episode_range(10).expect("range"), 0..4);
+        assert_eq!(dataset.chosen_episodes(0..10).expect("range"), [0, 1, 2, 3]);
         assert_eq!((config.state_noise.of(1), config.state_noise.of(2)), (0.2, 0.0));
     }
 }

@@ -72,7 +72,7 @@ pub enum Error {
     },
     /// A video has no frame at the time that a row of the dataset names.
     #[error(
-        "{}: the frame at {asked:.4} s is wanted, but the nearest one is at {got:.4} s, further than half a frame ({tolerance:.4} s): the video's frame rate is not the dataset's, or frames are missing",
+        "{}: the frame at {asked:.4} s is wanted, but the nearest one is at {got:.4} s, further than may be ({tolerance:.4} s): the video's frame rate is not the dataset's, or frames are missing",
         path.display()
     )]
     Timestamp {
@@ -82,7 +82,7 @@ pub enum Error {
         asked: f64,
         /// Time of the nearest frame.
         got: f64,
-        /// Half a frame.
+        /// Seconds by which it may miss the time.
         tolerance: f64,
     },
     /// A vector is wider than the model's.

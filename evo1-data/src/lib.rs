@@ -56,13 +56,15 @@ mod video;
 
 pub use augment::{Changes, ColorChange};
 pub use batch::Batch;
-pub use config::{Augmentation, DataConfig, DatasetConfig, Exclusion, FrameWeight, OnError, StateNoise};
+pub use config::{
+    Augmentation, DataConfig, DatasetConfig, Episodes, Exclusion, FrameWeight, MissingVideo, OnError, StateNoise, Time,
+};
 #[cfg(feature = "epochs")]
 pub use epochs::Epochs;
 pub use error::{Error, Result};
 pub use lerobot::{Column, Dataset, Episode, Feature, Info, OpenOptions, Table, Tasks, VideoClip};
-pub use loader::{Batches, Loader, LoaderOptions, SkippedEpisode};
-pub use mixture::Mixture;
+pub use loader::{Batches, Loader, LoaderOptions};
+pub use mixture::{Mixture, SkippedEpisode};
 pub use sample::{Sample, SampleId};
 pub use sampler::Position;
 pub use source::DatasetSource;

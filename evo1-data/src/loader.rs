@@ -10,10 +10,7 @@ use std::{
 use evo1::Preparer;
 
 use crate::{
-    Batch, Error, Mixture, Position, Result,
-    batch::Collator,
-    config::OnError,
-    sample::{Sample, SampleId},
+    Batch, Error, Mixture, Position, Result, batch::Collator, config::OnError, mixture::SkippedEpisode, sample::Sample,
 };
 
 /// Samples that may fail one after the other before a run stops.
@@ -39,15 +36,6 @@ impl LoaderOptions {
     }
 }
 
-/// An episode that could not be read and is skipped.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SkippedEpisode {
-    /// The first sample of it that failed.
-    pub sample: SampleId,
-    /// What was wrong.
-    pub reason: String,
-}
-
 /// Makes batches of a mixture's samples.
 #[derive(Clone)]
 pub struct Loader {
@@ -61,8 +49,6 @@ pub(crate) struct Work {
     pub(crate) mixture: Arc<Mixture>,
     pub(crate) collator: Collator,
     batch_size: u64,
-    /// Episodes that could not be read, by dataset and number.
-    skipped: Arc<Mutex<BTreeMap<(usize, usize), SkippedEpisode>>>,
 }
 
 /// Draws that become batches.
@@ -96,7 +82,7 @@ impl Loader {
         }
         let collator = Collator::new(preparer, mixture.config.clone(), options.skips_unseen)?;
         let batch_size = options.batch_size.get() as u64;
-        let work = Work { mixture, collator, batch_size, skipped: Arc::default() };
+        let work = Work { mixture, collator, batch_size };
         Ok(Self { work: Arc::new(work), options })
     }
 
@@ -110,9 +96,9 @@ impl Loader {
         Batches::start(self.work.clone(), Draws { from, count: None }, &self.options)
     }
 
-    /// Episodes that could not be read and are skipped, so far.
+    /// Episodes of which something could not be read and is skipped, so far.
     pub fn skipped(&self) -> Vec<SkippedEpisode> {
-        locked(&self.work.skipped).values().cloned().collect()
+        self.work.mixture.skipped()
     }
 }
 
@@ -127,35 +113,24 @@ impl Work {
         self.collator.batch(samples, &positions, first.advanced(size, epoch_len))
     }
 
-    /// The sample drawn at a position, or another one where unreadable episodes are skipped and its own is one.
+    /// The sample drawn at a position, or another one where unreadable samples are skipped and it is one. Which one is a
+    /// function of the position and of the files, whatever other threads have read.
     fn sample(&self, position: Position) -> Result<Sample> {
         let mut place = self.mixture.locate(position);
         let mut attempt = 0;
         loop {
             let (source, episode, frame) = place;
-            let is_known = locked(&self.skipped).contains_key(&(source, episode));
-            if !is_known || attempt == MAX_BAD_SAMPLES {
-                match self.mixture.read(source, episode, frame) {
-                    Ok(sample) => return Ok(sample),
-                    Err(error) if self.mixture.config.on_error == OnError::Stop => return Err(error),
-                    Err(error) if attempt == MAX_BAD_SAMPLES => {
-                        return Err(Error::TooManyBadSamples { tries: attempt + 1, last: Box::new(error) });
-                    }
-                    Err(error) => self.skip(place, &error),
+            match self.mixture.read(source, episode, frame) {
+                Ok(sample) => return Ok(sample),
+                Err(error) if self.mixture.config.on_error == OnError::Stop => return Err(error),
+                Err(error) if attempt == MAX_BAD_SAMPLES => {
+                    return Err(Error::TooManyBadSamples { tries: attempt + 1, last: Box::new(error) });
                 }
+                Err(error) => self.mixture.skip(place, &error),
             }
             place = self.mixture.locate_replacement(position, attempt);
             attempt += 1;
         }
-    }
-
-    /// Notes an episode that cannot be read.
-    fn skip(&self, (source, episode, frame): (usize, usize, usize), error: &Error) {
-        let sample = SampleId { dataset: self.mixture.sources()[source].name.clone(), episode, frame };
-        locked(&self.skipped).entry((source, episode)).or_insert_with(|| {
-            tracing::warn!("the episode is skipped: {error}");
-            SkippedEpisode { sample, reason: error.to_string() }
-        });
     }
 }
 

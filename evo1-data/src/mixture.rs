@@ -1,11 +1,16 @@
 //! All datasets of a configuration, and how often each frame is drawn.
 
-use std::{collections::BTreeMap, num::NonZeroUsize, ops::Range};
+use std::{
+    collections::BTreeMap,
+    num::NonZeroUsize,
+    ops::Range,
+    sync::{Mutex, PoisonError},
+};
 
 use evo1_core::{config::Cameras, normalize::Statistics};
 
 use crate::{
-    DataConfig, DatasetConfig, DatasetSource, Error, Result, Suites, Table, VideoPool,
+    DataConfig, DatasetConfig, DatasetSource, Error, OnError, Result, Suites, Table, VideoPool,
     sample::{Sample, SampleId},
     sampler::{DataSampler, Position, Run},
     statistics::{self, StatisticsPer},
@@ -19,6 +24,36 @@ pub struct Mixture {
     horizon: usize,
     sampler: DataSampler,
     videos: VideoPool,
+    skipped: Skipped,
+}
+
+/// An episode of which something could not be read and is skipped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SkippedEpisode {
+    /// The first of its frames that failed, of those that were asked for.
+    pub sample: SampleId,
+    /// What was wrong.
+    pub reason: String,
+}
+
+/// Episodes that could not be read, by dataset and number.
+#[derive(Debug, Default)]
+pub(crate) struct Skipped(Mutex<BTreeMap<(usize, usize), SkippedEpisode>>);
+
+impl Skipped {
+    /// Notes a frame that cannot be read, and warns of the first of each episode. Every frame counts for itself, so that
+    /// what is skipped does not depend on what was read before.
+    pub(crate) fn note(&self, source: usize, sample: SampleId, error: &Error) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = all.get(&(source, sample.episode)).map(|episode| episode.sample.frame);
+        if known.is_none() {
+            tracing::warn!("what cannot be read is skipped: {error}");
+        }
+        if known.is_none_or(|frame| sample.frame < frame) {
+            let key = (source, sample.episode);
+            all.insert(key, SkippedEpisode { sample, reason: error.to_string() });
+        }
+    }
 }
 
 impl Mixture {
@@ -38,16 +73,19 @@ impl Mixture {
         let mut sources = Vec::new();
         for (embodiment, (group, datasets)) in config.data_groups.iter().enumerate() {
             for (name, dataset) in datasets {
-                sources.push(DatasetSource::open(group, name, dataset, embodiment, suites, cameras)?);
+                let skips = config.on_error == OnError::Skip;
+                sources.push(DatasetSource::open(group, name, dataset, embodiment, suites, cameras, skips)?);
             }
         }
-        let sampler = DataSampler::new(weighted(&sources)?);
+        let skipped = Skipped::default();
+        let skips = (config.on_error == OnError::Skip).then_some(&skipped);
+        let sampler = DataSampler::new(weighted(&sources, skips)?);
         if sampler.len() == 0 {
             let names = sources.iter().map(|source| &*source.name).collect::<Vec<_>>().join(", ");
             return Err(Error::NoSamples(names));
         }
         let limit = NonZeroUsize::new(config.decoder_cache_size).unwrap_or(NonZeroUsize::MIN);
-        Ok(Self { config: config.clone(), sources, horizon, sampler, videos: VideoPool::new(limit) })
+        Ok(Self { config: config.clone(), sources, horizon, sampler, videos: VideoPool::new(limit), skipped })
     }
 
     /// The datasets.
@@ -82,8 +120,20 @@ impl Mixture {
         SampleId { dataset: self.sources[source].name.clone(), episode, frame }
     }
 
+    /// Episodes of which something could not be read and is skipped, so far.
+    pub fn skipped(&self) -> Vec<SkippedEpisode> {
+        self.skipped.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Notes a frame that cannot be read.
+    pub(crate) fn skip(&self, (source, episode, frame): (usize, usize, usize), error: &Error) {
+        let sample = SampleId { dataset: self.sources[source].name.clone(), episode, frame };
+        self.skipped.note(source, sample, error);
+    }
+
     /// Statistics of every dataset over exactly the windows that samples are, by arm and dataset key. `progress` is told
-    /// after each episode how many of how many are done.
+    /// after each episode how many of how many are done. Windows whose numbers cannot be read are left out where
+    /// unreadable samples are skipped ([`OnError::Skip`]); videos are not looked at.
     pub fn statistics(&self, progress: impl FnMut(usize, usize)) -> Result<Statistics> {
         self.statistics_per(StatisticsPer::Dataset, progress)
     }
@@ -93,7 +143,8 @@ impl Mixture {
     /// # Errors
     /// When a table cannot be read, or vectors that share their statistics differ in width.
     pub fn statistics_per(&self, per: StatisticsPer, mut progress: impl FnMut(usize, usize)) -> Result<Statistics> {
-        statistics::of_mixture(&self.sources, self.sampler.runs(), self.horizon, per, &mut progress)
+        let skips = (self.config.on_error == OnError::Skip).then_some(&self.skipped);
+        statistics::of_mixture(&self.sources, self.sampler.runs(), self.horizon, per, skips, &mut progress)
     }
 
     /// The sample at a place of the unshuffled order; nothing past the last one.
@@ -120,7 +171,7 @@ impl Mixture {
 }
 
 /// The runs of all datasets, their weights scaled to the shares of datasets and tasks.
-fn weighted(sources: &[DatasetSource]) -> Result<Vec<Run>> {
+fn weighted(sources: &[DatasetSource], skips: Option<&Skipped>) -> Result<Vec<Run>> {
     let named = sources.iter().filter(|source| source.config.weight.is_some()).count();
     if named != 0 && named != sources.len() {
         let without = sources.iter().find(|source| source.config.weight.is_none()).map_or("", |source| &source.name);
@@ -134,7 +185,7 @@ fn weighted(sources: &[DatasetSource]) -> Result<Vec<Run>> {
     }
     let mut all = Vec::new();
     for (index, source) in sources.iter().enumerate() {
-        let mut runs = source_runs(index, source)?;
+        let mut runs = source_runs(index, source, skips)?;
         if let Some(share) = source.config.weight {
             scale(&mut runs, share, || source.name.to_string())?;
         }
@@ -155,7 +206,7 @@ fn scale(runs: &mut [Run], share: f64, name: impl Fn() -> String) -> Result<()> 
     Ok(())
 }
 
-fn source_runs(index: usize, source: &DatasetSource) -> Result<Vec<Run>> {
+fn source_runs(index: usize, source: &DatasetSource, skips: Option<&Skipped>) -> Result<Vec<Run>> {
     let config = &source.config;
     let known = source.dataset.tasks();
     if let Some(weights) = &config.task_weights {
@@ -173,32 +224,54 @@ fn source_runs(index: usize, source: &DatasetSource) -> Result<Vec<Run>> {
             );
         }
     }
-    let mut by_task: BTreeMap<Option<i64>, Vec<Run>> = BTreeMap::new();
+    check_exclusions(source)?;
+    let mut by_task: BTreeMap<Option<String>, Vec<Run>> = BTreeMap::new();
     for episode in source.episodes() {
-        for (task, run) in episode_runs(index, source, episode)? {
-            by_task.entry(task).or_default().push(run);
+        match (episode_runs(index, source, episode), skips) {
+            (Ok(runs), _) => runs.into_iter().for_each(|(task, run)| by_task.entry(task).or_default().push(run)),
+            (Err(error), Some(skipped)) => {
+                skipped.note(index, SampleId { dataset: source.name.clone(), episode, frame: 0 }, &error);
+            }
+            (Err(error), None) => return Err(error),
         }
     }
     if let Some(weights) = &config.task_weights {
         for (task, runs) in &mut by_task {
-            let task = task.and_then(|task| known.get(&usize::try_from(task).ok()?));
-            let name = task.map_or("", String::as_str);
+            let name = task.as_deref().unwrap_or_default();
             scale(runs, weights.get(name).copied().unwrap_or(0.0), || format!("{}, task {name:?}", source.name))?;
         }
     }
     Ok(by_task.into_values().flatten().collect())
 }
 
-/// The runs of an episode, with their tasks when these have shares.
-fn episode_runs(index: usize, source: &DatasetSource, episode: usize) -> Result<Vec<(Option<i64>, Run)>> {
-    let config = &source.config;
-    let recorded = source.dataset.episode(episode)?;
-    let (length, stride) = (recorded.length, config.frame_stride);
-    let single_task = match recorded.tasks.as_slice() {
-        [task] => source.dataset.tasks().iter().find(|(_, known)| *known == task).map(|(&task, _)| task as i64),
-        _ => None,
+/// Refuses frames to exclude that are not there: whoever names them means others.
+fn check_exclusions(source: &DatasetSource) -> Result<()> {
+    let bad = |episode: usize, expected: String, got: String| {
+        let field = format!("{}.exclude_frames.episodes.{episode}", source.name);
+        Error::from(evo1_core::Error::invalid("data configuration", field, expected, got))
     };
-    let needs_tasks = config.task_weights.is_some() && single_task.is_none();
+    for (&episode, ranges) in &source.config.exclude_frames.episodes {
+        let length = match source.dataset.episode(episode) {
+            Ok(recorded) => recorded.length,
+            Err(error) => return Err(bad(episode, "an episode that is there".into(), error.to_string())),
+        };
+        if let Some([first, end]) = ranges.iter().find(|[first, _]| *first >= length) {
+            return Err(bad(
+                episode,
+                format!("frames below {length}, the episode's length"),
+                format!("[{first}, {end}]"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The runs of an episode, with their instructions when these have shares.
+fn episode_runs(index: usize, source: &DatasetSource, episode: usize) -> Result<Vec<(Option<String>, Run)>> {
+    let config = &source.config;
+    let (length, stride) = (source.dataset.episode(episode)?.length, config.frame_stride);
+    let only = source.only_instruction(episode)?;
+    let needs_tasks = config.task_weights.is_some() && only.is_none();
     let needs_columns = config.weight_column.is_some() || config.exclude_frames.column.is_some() || needs_tasks;
     let table = if needs_columns { Some(source.dataset.table(episode)?) } else { None };
     let weight = |frame: usize| -> Result<f64> {
@@ -221,17 +294,20 @@ fn episode_runs(index: usize, source: &DatasetSource, episode: usize) -> Result<
             _ => Ok(weight),
         }
     };
-    let task = |frame: usize| match (&config.task_weights, single_task, &table) {
-        (None, _, _) => None,
-        (Some(_), Some(task), _) => Some(task),
-        (Some(_), None, table) => table.as_ref().and_then(|table| Some(table.ints("task_index")?[frame])),
+    let task = |frame: usize| match (&config.task_weights, &table) {
+        (None, _) => Ok(None),
+        (Some(_), Some(table)) if only.is_none() => source.instruction(table, episode, frame).map(Some),
+        (Some(_), _) => Ok(only),
     };
-    let mut runs: Vec<(Option<i64>, Run)> = Vec::new();
+    let mut runs: Vec<(Option<String>, Run)> = Vec::new();
     for frame in (0..length).step_by(stride) {
-        let (weight, task) = (weight(frame)?, task(frame));
+        let (weight, task) = (weight(frame)?, task(frame)?);
         match runs.last_mut() {
-            Some((last, run)) if run.weight == weight && *last == task => run.count += 1,
-            _ => runs.push((task, Run { source: index, episode, first: frame, count: 1, stride, weight })),
+            Some((last, run)) if run.weight == weight && last.as_deref() == task => run.count += 1,
+            _ => runs.push((
+                task.map(str::to_owned),
+                Run { source: index, episode, first: frame, count: 1, stride, weight },
+            )),
         }
     }
     Ok(runs)
@@ -239,13 +315,15 @@ fn episode_runs(index: usize, source: &DatasetSource, episode: usize) -> Result<
 
 /// A number of a column that must be finite and not negative.
 fn scalar(source: &DatasetSource, table: &Table, column: &str, frame: usize) -> Result<f64> {
-    let value = match (table.ints(column), table.floats(column, frame)) {
+    let bad = |got: String| {
+        let expected = "a column of single numbers";
+        Error::inconsistent(&source.dataset.info_path(), format!("`{column}`"), expected, got)
+    };
+    let value = match (table.ints(column), table.vector(column, frame)) {
         (Some(values), _) => values[frame] as f64,
-        (None, Some(&[value])) => f64::from(value),
-        _ => {
-            let expected = "a column of single numbers";
-            return Err(Error::inconsistent(&source.dataset.info_path(), format!("`{column}`"), expected, "none"));
-        }
+        (None, Ok(&[value])) => f64::from(value),
+        (None, Ok(several)) => return Err(bad(format!("{} values in a row", several.len()))),
+        (None, Err(reason)) => return Err(bad(reason)),
     };
     if value.is_finite() && value >= 0.0 {
         return Ok(value);

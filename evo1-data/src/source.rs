@@ -1,12 +1,13 @@
 //! One dataset as it is used: states and actions by its suite, frames by the names of its cameras.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use evo1_core::{Frame, Observation, StatisticsKey, View, config::Cameras};
 
 use crate::{
-    Dataset, DatasetConfig, Error, OpenOptions, Result, Suite, Suites, Table, VideoPool,
+    Dataset, DatasetConfig, Error, Feature, MissingVideo, OpenOptions, Result, Suite, Suites, Table, VideoPool,
     sample::{Sample, SampleId},
+    video::Wanted,
 };
 
 /// A dataset of a configuration.
@@ -25,10 +26,15 @@ pub struct DatasetSource {
     /// The embodiment of its samples.
     pub embodiment: usize,
     suite: Box<dyn Suite>,
+    /// Numbers of the episodes that are used.
+    episodes: Vec<usize>,
+    /// Views that are absent in an episode, by its number and the view's.
+    absent: BTreeSet<(usize, usize)>,
 }
 
 impl DatasetSource {
-    /// Opens a dataset for a policy with these cameras. `embodiment` is used when the configuration names none.
+    /// Opens a dataset for a policy with these cameras. `embodiment` is used when the configuration names none;
+    /// `skip_unreadable` is [`OpenOptions::skip_unreadable`].
     pub(crate) fn open(
         group: &str,
         name: &str,
@@ -36,25 +42,35 @@ impl DatasetSource {
         embodiment: usize,
         suites: &Suites,
         cameras: &Cameras,
+        skip_unreadable: bool,
     ) -> Result<Self> {
-        let options = OpenOptions { follow_links: config.follow_links, ..OpenOptions::default() };
-        let dataset = Dataset::open(&config.path, &options)?;
         let name = format!("{group}/{name}");
-        let bad = |field: &str, message: String| {
-            Error::from(evo1_core::Error::invalid("data configuration", format!("{name}.{field}"), message, "that"))
+        let bad = |field: &str, message: String, got: &str| {
+            Error::from(evo1_core::Error::invalid("data configuration", format!("{name}.{field}"), message, got))
         };
-        let suite = suites.build(&config.process_suite, &config.suite_config).map_err(|message| {
-            evo1_core::Error::invalid(
-                "data configuration",
-                format!("{name}.process_suite"),
-                message,
-                &config.process_suite,
-            )
-        })?;
-        let total = dataset.episodes().len();
-        config.episode_range(total).map_err(|message| bad("episodes", message))?;
+        let suite = suites
+            .build(&config.process_suite, &config.suite_config)
+            .map_err(|message| bad("process_suite", message, &config.process_suite))?;
+        let others = config.weight_column.iter().chain(&config.exclude_frames.column).cloned();
+        let options = OpenOptions {
+            follow_links: config.follow_links,
+            columns: suite.columns().map(|columns| columns.into_iter().chain(others).collect()),
+            time: config.time,
+            skip_unreadable,
+            ..OpenOptions::default()
+        };
+        let dataset = Dataset::open(&config.path, &options)?;
+        let present = dataset.episodes().iter().map(|episode| episode.index);
+        let episodes = config.chosen_episodes(present).map_err(|message| bad("episodes", message, "that"))?;
         let views: Vec<Option<String>> = if config.view_map.is_empty() {
-            let given = dataset.info().cameras().map(|camera| (camera.to_owned(), camera.to_owned())).collect();
+            let is_view =
+                |camera: &&str| cameras.view(camera).is_some() || !dataset.feature(camera).is_ok_and(Feature::is_depth);
+            let (views, depth): (Vec<&str>, Vec<&str>) = dataset.info().cameras().partition(is_view);
+            if !depth.is_empty() {
+                let depth = depth.join(", ");
+                tracing::warn!("{name}: {depth} shows depth and is no view; a `view_map` that names it makes it one");
+            }
+            let given = views.into_iter().map(|camera| (camera.to_owned(), camera.to_owned())).collect();
             cameras
                 .arrange(given)
                 .map_err(|reason| Error::Cameras { dataset: name.clone(), reason: Box::new(reason) })?
@@ -75,7 +91,7 @@ impl DatasetSource {
             return Err(Error::inconsistent(&dataset.info_path(), "the number of cameras", "at least 1", 0));
         }
         let embodiment = config.embodiment_id.unwrap_or(embodiment);
-        let source = Self {
+        let mut source = Self {
             group: group.to_owned(),
             name: name.into(),
             dataset,
@@ -83,7 +99,12 @@ impl DatasetSource {
             views,
             embodiment,
             suite,
+            episodes,
+            absent: BTreeSet::new(),
         };
+        if config.missing_video == MissingVideo::Absent {
+            source.find_absent()?;
+        }
         if let Some(dimension) = source.relative_last_dimension() {
             tracing::warn!(
                 "{}: with `use_delta_action` every action is relative to the state up to its last dimension, {dimension}: \
@@ -94,13 +115,45 @@ impl DatasetSource {
         Ok(source)
     }
 
+    /// Looks for episodes without the video of one of their views.
+    fn find_absent(&mut self) -> Result<()> {
+        for (view, camera) in self.views.iter().enumerate() {
+            let Some(camera) = camera.as_ref() else { continue };
+            if !self.dataset.feature(camera)?.is_video() {
+                continue;
+            }
+            let before = self.absent.len();
+            let lacking = self.episodes.iter().filter(|&&episode| self.dataset.lacks_video(episode, camera));
+            self.absent.extend(lacking.map(|&episode| (episode, view)));
+            let count = self.absent.len() - before;
+            if count > 0 {
+                let total = self.episodes.len();
+                tracing::warn!(
+                    "{}: {count} of {total} episodes have no video of {camera}: the view is absent",
+                    self.name
+                );
+            }
+        }
+        let is_blind = |&&episode: &&usize| {
+            let mut shown = (0..self.views.len()).filter(|&view| self.views[view].is_some());
+            shown.all(|view| self.absent.contains(&(episode, view)))
+        };
+        match self.episodes.iter().find(is_blind) {
+            Some(&episode) => {
+                let what = format!("the number of videos of episode {episode}");
+                Err(Error::inconsistent(self.dataset.root(), what, "at least 1", 0))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// The last dimension of an action where it is relative to the state, which a gripper must not be.
     fn relative_last_dimension(&self) -> Option<usize> {
         if !self.config.use_delta_action {
             return None;
         }
         // An episode that cannot be read is refused where it is needed.
-        let table = self.dataset.table(self.episodes().start).ok()?;
+        let table = self.dataset.table(*self.episodes.first()?).ok()?;
         let widths = (self.suite.action(&table, 0).ok()?.len(), self.suite.state(&table, 0).ok()?.len());
         let last = widths.0.checked_sub(1)?;
         self.suite.relative_dims(widths.0, widths.1).iter().any(|range| range.contains(&last)).then_some(last)
@@ -121,10 +174,9 @@ impl DatasetSource {
         self.name.strip_prefix(&self.group).and_then(|rest| rest.strip_prefix('/')).unwrap_or(&self.name)
     }
 
-    /// The numbers of the episodes that are used.
-    pub fn episodes(&self) -> std::ops::Range<usize> {
-        let total = self.dataset.episodes().len();
-        self.config.episode_range(total).unwrap_or(0..total)
+    /// The numbers of the episodes that are used, ascending.
+    pub fn episodes(&self) -> impl ExactSizeIterator<Item = usize> + Clone {
+        self.episodes.iter().copied()
     }
 
     /// The state of a frame, in the robot's units, with the dimensions that the configuration chooses.
@@ -172,9 +224,11 @@ impl DatasetSource {
             actions.extend(action);
             action_is_pad.push(step > last);
         }
-        let views = self.views.iter().map(|camera| match camera {
-            Some(camera) => self.frame(&table, episode, frame, camera, videos).map(View::Present),
-            None => Ok(View::Absent),
+        let views = self.views.iter().enumerate().map(|(view, camera)| match camera {
+            Some(camera) if !self.absent.contains(&(episode, view)) => {
+                self.frame(&table, episode, frame, camera, videos).map(View::Present)
+            }
+            _ => Ok(View::Absent),
         });
         let observation = Observation {
             views: views.collect::<Result<_>>()?,
@@ -189,24 +243,43 @@ impl DatasetSource {
         Ok(Sample { id, observation, actions, action_width, action_is_pad })
     }
 
-    /// The instruction of a frame.
-    pub fn instruction(&self, table: &Table, episode: usize, frame: usize) -> Result<&str> {
+    /// The instruction of a frame: that of its task index, and without such a column the only one of the dataset or of the
+    /// episode.
+    ///
+    /// # Errors
+    /// When the task index is none, or without it the episode has several instructions or none.
+    pub fn instruction<'a>(&'a self, table: &Table, episode: usize, frame: usize) -> Result<&'a str> {
+        const TASK: &str = "task_index";
         let tasks = self.dataset.tasks();
-        let task = match table.ints("task_index") {
-            Some(indices) => indices[frame],
-            // Without the column the dataset has one instruction.
-            None => tasks.keys().next().map_or(0, |&task| task as i64),
+        let bad = |expected: String, got: String| {
+            let what = format!("`{TASK}` of episode {episode}, frame {frame}");
+            Error::inconsistent(&self.table_path(episode), what, expected, got)
         };
-        let found = usize::try_from(task).ok().and_then(|task| tasks.get(&task));
-        found.map(String::as_str).ok_or_else(|| {
-            let what = format!("`task_index` of episode {episode}, frame {frame}");
-            Error::inconsistent(
-                &self.table_path(episode),
-                what,
-                format!("one of {:?}", tasks.keys().collect::<Vec<_>>()),
-                task,
-            )
+        if let Some(indices) = table.ints(TASK) {
+            let task = indices[frame];
+            let found = usize::try_from(task).ok().and_then(|task| tasks.get(&task));
+            let expected = || format!("one of {:?}", tasks.keys().collect::<Vec<_>>());
+            return found.map(String::as_str).ok_or_else(|| bad(expected(), task.to_string()));
+        }
+        if let Some(reason) = table.reason(TASK) {
+            return Err(bad("a whole number".into(), reason.into()));
+        }
+        self.only_instruction(episode)?.ok_or_else(|| {
+            let count = self.dataset.episode(episode).map_or(0, |episode| episode.tasks.len());
+            bad("there, or one instruction for the whole episode".into(), format!("none, and {count} instructions"))
         })
+    }
+
+    /// The instruction of an episode whose frames all have the same, as far as metadata says it.
+    pub(crate) fn only_instruction(&self, episode: usize) -> Result<Option<&str>> {
+        let only = match self.dataset.tasks().len() {
+            1 => self.dataset.tasks().values().next(),
+            _ => match self.dataset.episode(episode)?.tasks.as_slice() {
+                [task] => Some(task),
+                _ => None,
+            },
+        };
+        Ok(only.map(String::as_str))
     }
 
     /// Names of a vector's dimensions: those of a feature, where it names as many as there are.
@@ -226,18 +299,22 @@ impl DatasetSource {
     ) -> Result<Frame> {
         if !self.dataset.feature(camera)?.is_video() {
             let bytes = self.dataset.picture(episode, frame, camera)?;
-            return picture(&bytes).map_err(|message| {
+            let is_asked_for = self.config.view_map.values().any(|view| view == camera);
+            return picture(&bytes, is_asked_for).map_err(|message| {
                 let what = format!("picture `{camera}` of episode {episode}, frame {frame}: {message}");
                 Error::format(&self.table_path(episode), "parquet", what)
             });
         }
         let fps = self.dataset.info().fps;
         let clip = self.dataset.clip(episode, camera)?;
-        let time = match table.floats("timestamp", frame) {
-            Some(&[time]) => f64::from(time),
-            _ => frame as f64 / fps,
+        let wanted = match self.config.time.tolerance(fps) {
+            None => Wanted::Number(frame),
+            Some(tolerance) => {
+                let time = table.floats("timestamp", frame).and_then(|times| times.first().copied());
+                Wanted::Time { seconds: time.map_or(frame as f64 / fps, f64::from), tolerance }
+            }
         };
-        videos.frame_at(&clip.path, clip.start + time, 0.5 / fps)
+        videos.with(&clip.path, |video| video.frame_of(&clip, wanted, fps))
     }
 
     fn whole_state(&self, table: &Table, episode: usize, frame: usize) -> Result<Vec<f32>> {
@@ -283,9 +360,13 @@ impl DatasetSource {
     }
 }
 
-/// A PNG or JPEG picture.
-fn picture(bytes: &[u8]) -> Result<Frame, String> {
-    let picture = image::load_from_memory(bytes).map_err(|error| error.to_string())?.into_rgb8();
+/// A PNG or JPEG picture. One of 16 bits, as depth has, is scaled to 8 where a configuration names its camera.
+fn picture(bytes: &[u8], is_asked_for: bool) -> Result<Frame, String> {
+    let picture = image::load_from_memory(bytes).map_err(|error| error.to_string())?;
+    if picture.color().bytes_per_pixel() > picture.color().channel_count() && !is_asked_for {
+        return Err("it has more than 8 bits, as depth has; a `view_map` that names the camera makes it a view".into());
+    }
+    let picture = picture.into_rgb8();
     let (width, height) = picture.dimensions();
     Frame::new(width as usize, height as usize, picture.into_raw()).map_err(|error| error.to_string())
 }

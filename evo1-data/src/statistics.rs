@@ -11,7 +11,13 @@ use evo1_core::{
     normalize::{RobotStatistics, Statistics, VectorStatistics},
 };
 
-use crate::{DatasetSource, Error, Result, mixture::frames, sampler::Run, summary::DimensionSummary};
+use crate::{
+    DatasetSource, Error, Result,
+    mixture::{Skipped, frames},
+    sample::SampleId,
+    sampler::Run,
+    summary::DimensionSummary,
+};
 
 /// What has statistics of its own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -23,12 +29,13 @@ pub enum StatisticsPer {
     Arm,
 }
 
-/// Statistics of every dataset or arm.
+/// Statistics of every dataset or arm. With `skips`, windows that cannot be read are noted there and left out.
 pub(crate) fn of_mixture(
     sources: &[DatasetSource],
     runs: &[Run],
     horizon: usize,
     per: StatisticsPer,
+    skips: Option<&Skipped>,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Statistics> {
     // First frames of windows by dataset and episode.
@@ -40,19 +47,27 @@ pub(crate) fn of_mixture(
     let total = starts.len();
     for (done, ((index, episode), starts)) in starts.into_iter().enumerate() {
         let source = &sources[index];
-        let table = source.dataset.table(episode)?;
         let dataset = if per == StatisticsPer::Dataset { source.dataset_key() } else { "" };
         let [states, actions] = robots.entry((&source.group, dataset)).or_default();
-        for &frame in &starts {
-            states
-                .add(&source.state(&table, episode, frame)?, 1)
-                .map_err(|got| width(source, episode, "state", got))?;
-        }
-        for (frame, count) in action_counts(&starts, table.rows(), horizon).into_iter().enumerate() {
-            if count > 0 {
-                let action = source.action(&table, episode, frame)?;
-                actions.add(&action, count).map_err(|got| width(source, episode, "action", got))?;
+        let mut skip = |frame: usize, error: Error| match skips {
+            Some(skipped) => {
+                skipped.note(index, SampleId { dataset: source.name.clone(), episode, frame }, &error);
+                Ok(())
             }
+            None => Err(error),
+        };
+        let windows = match Windows::read(source, episode, starts, horizon, &mut skip) {
+            Ok(windows) => windows,
+            Err(error) => {
+                skip(0, error)?;
+                continue;
+            }
+        };
+        for state in &windows.states {
+            states.add(state, 1).map_err(|got| width(source, episode, "state", got))?;
+        }
+        for (action, count) in &windows.actions {
+            actions.add(action, *count).map_err(|got| width(source, episode, "action", got))?;
         }
         progress(done + 1, total);
     }
@@ -70,6 +85,57 @@ pub(crate) fn of_mixture(
         }
     }
     Ok(statistics)
+}
+
+/// What the windows of an episode hold.
+struct Windows {
+    states: Vec<Vec<f32>>,
+    /// Actions, and how often each counts.
+    actions: Vec<(Vec<f32>, u64)>,
+}
+
+impl Windows {
+    /// Reads the windows of `horizon` actions that begin at `starts`. Those that cannot be read are given to `skip`.
+    fn read(
+        source: &DatasetSource,
+        episode: usize,
+        mut starts: Vec<usize>,
+        horizon: usize,
+        skip: &mut impl FnMut(usize, Error) -> Result<()>,
+    ) -> Result<Self> {
+        let table = source.dataset.table(episode)?;
+        let rows = table.rows();
+        // Actions that cannot be read, of those that windows hold.
+        let mut is_bad = vec![false; rows];
+        let mut actions = Vec::with_capacity(rows);
+        for (frame, count) in action_counts(&starts, rows, horizon).into_iter().enumerate() {
+            let mut action = Vec::new();
+            if count > 0 {
+                match source.action(&table, episode, frame) {
+                    Ok(found) => action = found,
+                    Err(error) => {
+                        is_bad[frame] = true;
+                        skip(frame, error)?;
+                    }
+                }
+            }
+            actions.push(action);
+        }
+        let (mut states, mut read) = (Vec::with_capacity(starts.len()), Vec::with_capacity(starts.len()));
+        starts.retain(|&start| !is_bad[start..(start + horizon).min(rows)].contains(&true));
+        for start in starts {
+            match source.state(&table, episode, start) {
+                Ok(state) => {
+                    states.push(state);
+                    read.push(start);
+                }
+                Err(error) => skip(start, error)?,
+            }
+        }
+        let counts = action_counts(&read, rows, horizon);
+        let actions = actions.into_iter().zip(counts).filter(|(_, count)| *count > 0).collect();
+        Ok(Self { states, actions })
+    }
 }
 
 fn width(source: &DatasetSource, episode: usize, what: &str, (expected, got): (usize, usize)) -> Error {

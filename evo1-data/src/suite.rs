@@ -10,10 +10,13 @@
 //!
 //! impl Suite for TwoArms {
 //!     fn state(&self, table: &Table, row: usize) -> Result<Vec<f32>, String> {
-//!         Ok([table.floats("left", row), table.floats("right", row)].into_iter().flatten().flatten().copied().collect())
+//!         Ok([table.vector("left", row)?, table.vector("right", row)?].concat())
 //!     }
 //!     fn action(&self, table: &Table, row: usize) -> Result<Vec<f32>, String> {
-//!         Ok(table.floats("command", row).ok_or("there is no column `command`")?.to_vec())
+//!         Ok(table.vector("command", row)?.to_vec())
+//!     }
+//!     fn columns(&self) -> Option<Vec<String>> {
+//!         Some(["left", "right", "command"].map(String::from).into())
 //!     }
 //! }
 //!
@@ -34,6 +37,12 @@ pub trait Suite: Send + Sync + fmt::Debug {
 
     /// The action in a row, as it was recorded.
     fn action(&self, table: &Table, row: usize) -> Result<Vec<f32>, String>;
+
+    /// The columns that states and actions are made of: only these are read. Without a list, which is the default, every
+    /// column of the tables is.
+    fn columns(&self) -> Option<Vec<String>> {
+        None
+    }
 
     /// The dimensions of an action from which the same dimensions of the state are subtracted when actions are relative.
     /// Others, a gripper's in most suites, stay absolute. None by default.
@@ -186,6 +195,10 @@ impl Suite for Columns {
         joined(&self.action, table, row)
     }
 
+    fn columns(&self) -> Option<Vec<String>> {
+        Some(self.state.iter().chain(&self.action).map(|source| source.column.clone()).collect())
+    }
+
     fn relative_dims(&self, action_width: usize, state_width: usize) -> Vec<Range<usize>> {
         let width = action_width.min(state_width);
         let mut ranges = match &self.relative {
@@ -201,7 +214,7 @@ impl Suite for Columns {
 fn joined(sources: &[ColumnSource], table: &Table, row: usize) -> Result<Vec<f32>, String> {
     let mut values = Vec::new();
     for ColumnSource { column, is_inverted } in sources {
-        let found = table.floats(column, row).ok_or_else(|| format!("there is no column `{column}` of numbers"))?;
+        let found = table.vector(column, row)?;
         values.extend(found.iter().map(|&value| if *is_inverted { 1.0 - value } else { value }));
     }
     Ok(values)

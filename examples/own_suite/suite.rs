@@ -16,13 +16,17 @@ impl FirstJoints {
     }
 
     fn first(&self, table: &Table, column: &str, row: usize) -> Result<Vec<f32>, String> {
-        let values = table.floats(column, row).ok_or_else(|| format!("there is no column `{column}`"))?;
+        let values = table.vector(column, row)?;
         let first = values.get(..self.joints);
         Ok(first.ok_or_else(|| format!("`{column}` has {} values, not {}", values.len(), self.joints))?.to_vec())
     }
 }
 
 impl Suite for FirstJoints {
+    fn columns(&self) -> Option<Vec<String>> {
+        Some(["observation.state", "action"].map(String::from).into())
+    }
+
     fn state(&self, table: &Table, row: usize) -> Result<Vec<f32>, String> {
         self.first(table, "observation.state", row)
     }

@@ -1,6 +1,7 @@
 //! A dataset in a folder.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -9,36 +10,50 @@ use lru::LruCache;
 
 use super::{
     Column, Episode, Feature, Info, Table, Tasks,
-    info::{Layout, fill},
-    meta,
+    folder::Folder,
+    info::{Layout, fill, numbers},
+    meta::{self, Clip, Listing},
     table::TableFile,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, config::Time};
+
+/// Columns of whole numbers that every use of a table needs.
+const INDICES: [&str; 4] = ["frame_index", "episode_index", "index", "task_index"];
 
 /// How a dataset is opened.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct OpenOptions {
     /// Whether files may be links out of the dataset's folder, as they are in a Hugging Face cache.
     pub follow_links: bool,
     /// Bytes of tables kept in memory; those not used for longest make room.
     pub table_cache_bytes: usize,
+    /// Columns of the tables that are read beside index and time stamp; all but cameras without it.
+    pub columns: Option<BTreeSet<String>>,
+    /// How frames are found in videos.
+    pub time: Time,
+    /// Leave out episodes whose metadata cannot be read, with a warning, instead of refusing the dataset.
+    pub skip_unreadable: bool,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { follow_links: false, table_cache_bytes: 512 << 20 }
+        Self {
+            follow_links: false,
+            table_cache_bytes: 512 << 20,
+            columns: None,
+            time: Time::default(),
+            skip_unreadable: false,
+        }
     }
 }
 
 /// A LeRobot dataset. Opening it reads its metadata; tables are read when they are asked for.
 #[derive(Debug)]
 pub struct Dataset {
-    root: PathBuf,
-    /// The folder without links, when files must lie in it.
-    boundary: Option<PathBuf>,
+    folder: Folder,
+    options: OpenOptions,
     info: Info,
-    episodes: Vec<Episode>,
-    tasks: Tasks,
+    listing: Listing,
     tables: Mutex<Tables>,
 }
 
@@ -49,6 +64,10 @@ pub struct VideoClip {
     pub path: PathBuf,
     /// Seconds into the video at which the episode begins.
     pub start: f64,
+    /// Frames of the episodes before it in the same video, where all of them are known.
+    pub frames_before: Option<usize>,
+    /// Frames of the episode.
+    pub frames: usize,
 }
 
 /// Tables of episodes, least recently used first out.
@@ -60,7 +79,8 @@ struct Tables {
 }
 
 impl Dataset {
-    /// Opens the dataset in a folder.
+    /// Opens the dataset in a folder. Metadata that disagrees with the tables about where episodes are and how many there
+    /// are is warned of once, and the tables are believed.
     ///
     /// # Errors
     /// When metadata is missing, is of another version, or contradicts itself.
@@ -68,18 +88,19 @@ impl Dataset {
         let path = root.join("meta").join("info.json");
         let info = Info::read(&path)?;
         let layout = info.layout(&path)?;
-        let (episodes, tasks) = meta::read(root, &info, layout)?;
-        let boundary = match options.follow_links {
-            true => None,
-            false => Some(root.canonicalize().map_err(|reason| Error::io("read", root, reason))?),
-        };
+        let folder = Folder::new(root, options.follow_links)?;
+        let listing = meta::read(&folder, &info, layout, options.skip_unreadable)?;
+        if !listing.disagreements.is_empty() {
+            let what = listing.disagreements.join("; ");
+            tracing::warn!("{}: metadata disagrees with the tables, which count: {what}", root.display());
+        }
         let tables = Tables { cache: LruCache::unbounded(), bytes: 0, limit: options.table_cache_bytes };
-        Ok(Self { root: root.to_owned(), boundary, info, episodes, tasks, tables: Mutex::new(tables) })
+        Ok(Self { folder, options: options.clone(), info, listing, tables: Mutex::new(tables) })
     }
 
     /// The dataset's folder.
     pub fn root(&self) -> &Path {
-        &self.root
+        &self.folder.path
     }
 
     /// The dataset's description of itself.
@@ -87,14 +108,19 @@ impl Dataset {
         &self.info
     }
 
-    /// Its episodes, by their numbers.
+    /// Its episodes that are there, in the order of their numbers, which may have holes.
     pub fn episodes(&self) -> &[Episode] {
-        &self.episodes
+        &self.listing.episodes
+    }
+
+    /// Where its metadata disagrees with its tables, in sentences.
+    pub fn disagreements(&self) -> &[String] {
+        &self.listing.disagreements
     }
 
     /// Its instructions by task index.
     pub fn tasks(&self) -> &Tasks {
-        &self.tasks
+        &self.listing.tasks
     }
 
     /// A column or camera.
@@ -105,7 +131,8 @@ impl Dataset {
         })
     }
 
-    /// The numbers of an episode: every column that is not a picture, one row for each frame.
+    /// The numbers of an episode: the columns of [`OpenOptions::columns`], one row for each frame. A column that cannot be
+    /// used is left out with the reason.
     ///
     /// # Errors
     /// When the table does not have the rows that the metadata says, or they are not numbered from 0 without holes.
@@ -120,28 +147,46 @@ impl Dataset {
 
     /// The file with the table of an episode.
     pub fn table_path(&self, episode: usize) -> Result<PathBuf> {
-        let episode = self.episode(episode)?;
-        let numbers = numbers(episode.index, episode.data.chunk, episode.data.file);
-        self.inside(fill(&self.info.data_path, &numbers, "", &self.info_path())?)
+        let Episode { index, table, .. } = *self.episode(episode)?;
+        if let Some(file) = table.and_then(|table| self.listing.tables.get(table)) {
+            return self.folder.inside(file);
+        }
+        let numbers = numbers(index, index / self.info.chunks_size, index);
+        self.folder.inside(&fill(&self.info.data_path, &numbers, "", &self.info_path())?)
     }
 
     /// Where a camera's frames of an episode are.
     ///
     /// # Errors
-    /// When the camera does not exist, or its frames are not in videos.
+    /// When the camera does not exist, its frames are not in videos, or nothing says where those of the episode are.
     pub fn clip(&self, episode: usize, camera: &str) -> Result<VideoClip> {
+        let (path, clip, frames) = self.place(episode, camera)?;
+        let path = self.folder.inside(&path)?;
+        Ok(VideoClip { path, start: clip.start, frames_before: clip.frames_before, frames })
+    }
+
+    /// Whether the video with a camera's frames of an episode is not there.
+    pub(crate) fn lacks_video(&self, episode: usize, camera: &str) -> bool {
+        self.place(episode, camera).is_ok_and(|(path, _, _)| !self.root().join(path).exists())
+    }
+
+    /// The video of a camera's frames of an episode, relative to the folder, where they are in it, and how many.
+    fn place(&self, episode: usize, camera: &str) -> Result<(PathBuf, &Clip, usize)> {
         let mut videos = self.info.features.iter().filter(|(_, feature)| feature.is_video());
         let Some(position) = videos.position(|(name, _)| name == camera) else {
             let expected = format!("a camera with videos, one of {:?}", self.info.cameras().collect::<Vec<_>>());
             return Err(Error::inconsistent(&self.info_path(), "a view", expected, format!("`{camera}`")));
         };
         let episode = self.episode(episode)?;
-        let (file, start) = episode.videos[position];
+        let clip = episode.clips[position].as_ref().map_err(|reason| {
+            let what = format!("the place of `{camera}` in episode {}", episode.index);
+            Error::inconsistent(&self.root().join("meta").join("episodes"), what, "known", reason)
+        })?;
         let template = self.info.video_path.as_deref().ok_or_else(|| {
             Error::inconsistent(&self.info_path(), "`video_path`", "there, since there are videos", "nothing")
         })?;
-        let numbers = numbers(episode.index, file.chunk, file.file);
-        Ok(VideoClip { path: self.inside(fill(template, &numbers, camera, &self.info_path())?)?, start })
+        let numbers = numbers(episode.index, clip.file.chunk, clip.file.file);
+        Ok((fill(template, &numbers, camera, &self.info_path())?, clip, episode.length))
     }
 
     /// The encoded picture of a camera whose frames stand in the table.
@@ -160,15 +205,23 @@ impl Dataset {
         }
     }
 
-    pub(crate) fn episode(&self, episode: usize) -> Result<&Episode> {
-        self.episodes.get(episode).ok_or_else(|| {
-            let expected = format!("below {}", self.episodes.len());
-            Error::inconsistent(&self.info_path(), "an episode's number", expected, episode)
-        })
+    pub(crate) fn episode(&self, number: usize) -> Result<&Episode> {
+        let episodes = &self.listing.episodes;
+        if let Ok(place) = episodes.binary_search_by_key(&number, |episode| episode.index) {
+            return Ok(&episodes[place]);
+        }
+        let why = match (self.listing.left_out.get(&number), episodes.first().zip(episodes.last())) {
+            (Some(why), _) => why.clone(),
+            (None, Some((first, last))) => {
+                format!("the dataset has {} episodes from {} to {}", episodes.len(), first.index, last.index)
+            }
+            (None, None) => "the dataset has no episodes".into(),
+        };
+        Err(Error::inconsistent(&self.info_path(), format!("episode {number}"), "there", why))
     }
 
     pub(crate) fn info_path(&self) -> PathBuf {
-        self.root.join("meta").join("info.json")
+        self.root().join("meta").join("info.json")
     }
 
     fn cache(&self) -> std::sync::MutexGuard<'_, Tables> {
@@ -176,52 +229,60 @@ impl Dataset {
     }
 
     fn read_table(&self, number: usize) -> Result<Table> {
+        const TIME: &str = "timestamp";
         let path = self.table_path(number)?;
-        let Episode { length, first_row, first_frame, .. } = *self.episode(number)?;
+        let Episode { length, first_row, .. } = *self.episode(number)?;
         let file = TableFile::open(&path)?;
         let is_per_episode = self.info.layout(&path)? == Layout::PerEpisode;
         if is_per_episode && file.rows() != length {
             return Err(Error::inconsistent(&path, "the number of rows", length, file.rows()));
         }
-        let is_number = |name: &str| self.info.features.get(name).is_none_or(|feature| !feature.is_camera());
-        let table = file.read(first_row..first_row + length, is_number)?.narrowed();
-        let check = |name: &str, expected: &dyn Fn(usize) -> usize| -> Result<()> {
+        let is_camera = |name: &str| self.info.features.get(name).is_some_and(Feature::is_camera);
+        let is_wanted = |name: &str| match &self.options.columns {
+            Some(columns) => columns.contains(name) || name == TIME || INDICES.contains(&name),
+            None => !is_camera(name),
+        };
+        let table = file.read(first_row..first_row + length, is_wanted)?.for_frames(&INDICES);
+        let check = |name: &str, expected: &dyn Fn(usize) -> i64| -> Result<()> {
             let Some(values) = table.ints(name) else {
-                return Err(Error::format(&path, "parquet", format!("column `{name}` of whole numbers is missing")));
+                return Err(Error::format(&path, "parquet", table.without(name, "whole numbers")));
             };
-            let wrong = values.iter().enumerate().find(|&(row, &value)| value != expected(row) as i64);
+            let wrong = values.iter().enumerate().find(|&(row, &value)| value != expected(row));
             wrong.map_or(Ok(()), |(row, &value)| {
                 let what = format!("`{name}` of episode {number}, row {row}");
                 Err(Error::inconsistent(&path, what, expected(row), value))
             })
         };
-        check("frame_index", &|row| row)?;
-        check("episode_index", &|_| number)?;
-        check("index", &|row| first_frame + row)?;
+        check("frame_index", &|row| row as i64)?;
+        check("episode_index", &|_| number as i64)?;
+        let first = table.ints("index").and_then(|values| values.first().copied()).unwrap_or_default();
+        check("index", &|row| first.saturating_add(row as i64))?;
         let fps = self.info.fps;
+        let Some(tolerance) = self.options.time.tolerance(fps) else { return Ok(table) };
+        if table.column(TIME).is_none() {
+            return match table.reason(TIME) {
+                Some(reason) => Err(Error::format(&path, "parquet", reason)),
+                None => Ok(table),
+            };
+        }
         for row in 0..length {
-            let Some(&[time]) = table.floats("timestamp", row) else { break };
+            let time = match table.vector(TIME, row).map_err(|reason| Error::format(&path, "parquet", reason))? {
+                &[time] => f64::from(time),
+                several => {
+                    let got = format!("{} values", several.len());
+                    return Err(Error::inconsistent(&path, format!("`{TIME}` in a row"), "one number", got));
+                }
+            };
             let expected = row as f64 / fps;
             // Not so for NaN, too.
-            let is_on_time = (f64::from(time) - expected).abs() <= 0.5 / fps;
+            let is_on_time = (time - expected).abs() <= tolerance;
             if !is_on_time {
-                let what = format!("`timestamp` of episode {number}, row {row}, at {fps} frames per second");
-                return Err(Error::inconsistent(&path, what, format!("{expected:.4} s"), format!("{time:.4} s")));
+                let what = format!("`{TIME}` of episode {number}, row {row}, at {fps} frames per second");
+                let got = format!("{time:.4} s (`time` of the dataset's configuration allows more, or goes by frame)");
+                return Err(Error::inconsistent(&path, what, format!("{expected:.4} s"), got));
             }
         }
         Ok(table)
-    }
-
-    /// The path below the dataset's folder, unless it leads out of it.
-    fn inside(&self, relative: PathBuf) -> Result<PathBuf> {
-        let path = self.root.join(relative);
-        if let Some(boundary) = &self.boundary {
-            let target = path.canonicalize().map_err(|reason| Error::io("read", &path, reason))?;
-            if !target.starts_with(boundary) {
-                return Err(Error::OutsideDataset { path, root: self.root.clone() });
-            }
-        }
-        Ok(path)
     }
 }
 
@@ -236,9 +297,4 @@ impl Tables {
             self.bytes -= old.bytes();
         }
     }
-}
-
-/// The numbers that path templates of all versions may name.
-fn numbers(episode: usize, chunk: usize, file: usize) -> [(&'static str, usize); 4] {
-    [("episode_index", episode), ("episode_chunk", chunk), ("chunk_index", chunk), ("file_index", file)]
 }

@@ -48,6 +48,9 @@ pub struct Feature {
     /// Names of its dimensions, in one of several forms.
     #[serde(default)]
     pub names: serde_json::Value,
+    /// What its recorder says of a video: codec, channels, whether it is a map of depths.
+    #[serde(default)]
+    pub info: serde_json::Value,
 }
 
 /// A layout that this crate reads.
@@ -99,6 +102,13 @@ impl Feature {
         self.dtype == "video"
     }
 
+    /// Whether its pictures are maps of depths: they are said to be, or have one channel.
+    pub fn is_depth(&self) -> bool {
+        let is_said = |key: &str| self.info.get(key).and_then(serde_json::Value::as_bool) == Some(true);
+        let has_one_channel = self.shape.len() == 3 && (self.shape[0] == 1 || self.shape[2] == 1);
+        self.is_camera() && (is_said("is_depth_map") || is_said("video.is_depth_map") || has_one_channel)
+    }
+
     /// Names of the dimensions of a vector: `["x", "y"]`, `[["x", "y"]]` or `{"motors": ["x", "y"]}`.
     pub fn dimension_names(&self) -> Vec<String> {
         fn strings(value: &serde_json::Value, names: &mut Vec<String>) {
@@ -113,6 +123,11 @@ impl Feature {
         strings(&self.names, &mut names);
         names
     }
+}
+
+/// The numbers that path templates of all versions may name.
+pub(super) fn numbers(episode: usize, chunk: usize, file: usize) -> [(&'static str, usize); 4] {
+    [("episode_index", episode), ("episode_chunk", chunk), ("chunk_index", chunk), ("file_index", file)]
 }
 
 /// A path with `{name}` and `{name:06d}` filled in, relative and without `..`.

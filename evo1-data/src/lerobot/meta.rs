@@ -1,7 +1,10 @@
-//! Episodes and tasks, from JSON lines (versions 2) or parquet (version 3).
+//! Episodes and tasks, from JSON lines (versions 2) or parquet (version 3), and where in the tables episodes really are.
+//!
+//! What metadata says of tables is compared with what their footers say. Where the two disagree, the tables are read and
+//! believed, and what was wrong is kept to be told.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     path::{Path, PathBuf},
 };
 
@@ -9,7 +12,8 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
     Column, Table,
-    info::{Info, Layout},
+    folder::Folder,
+    info::{Info, Layout, fill, numbers},
     table::TableFile,
 };
 use crate::{Error, Result};
@@ -28,12 +32,22 @@ pub struct Episode {
     pub tasks: Vec<String>,
     /// Number of its first frame in the dataset.
     pub first_frame: usize,
-    /// Which table file it is in.
-    pub(super) data: FileNumber,
+    /// Which table file it is in, of those of the dataset; without it the one of its number.
+    pub(super) table: Option<usize>,
     /// Row of the table file at which it begins.
     pub(super) first_row: usize,
-    /// For each video the file, and the time in it at which the episode begins; in the order of [`Info::cameras`].
-    pub(super) videos: Vec<(FileNumber, f64)>,
+    /// Where its frames are, for each video in the order of [`Info::cameras`]; the reason where nothing says it.
+    pub(super) clips: Vec<Result<Clip, String>>,
+}
+
+/// Where an episode's frames are in a video.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Clip {
+    pub(super) file: FileNumber,
+    /// Seconds into the video.
+    pub(super) start: f64,
+    /// Frames of the episodes before it in the same video, where all of them are known.
+    pub(super) frames_before: Option<usize>,
 }
 
 /// Which of the numbered files of a kind.
@@ -43,52 +57,355 @@ pub(super) struct FileNumber {
     pub(super) file: usize,
 }
 
-/// Reads `meta/` below the dataset's folder.
-pub(super) fn read(root: &Path, info: &Info, layout: Layout) -> Result<(Vec<Episode>, Tasks)> {
-    let meta = root.join("meta");
-    let (mut episodes, tasks) = match layout {
-        Layout::PerEpisode => (episode_lines(&meta, info)?, task_lines(&meta)?),
-        Layout::Shared => (episode_tables(&meta, info)?, task_table(&meta)?),
-    };
+/// What `meta/` and the tables say.
+#[derive(Debug)]
+pub(super) struct Listing {
+    /// By their numbers, which may have holes.
+    pub(super) episodes: Vec<Episode>,
+    pub(super) tasks: Tasks,
+    /// Table files of version 3, relative to the dataset's folder.
+    pub(super) tables: Vec<PathBuf>,
+    /// Episodes that metadata lists and no table holds, with what is missing.
+    pub(super) left_out: BTreeMap<usize, String>,
+    /// Where metadata disagrees with the tables.
+    pub(super) disagreements: Vec<String>,
+}
+
+/// Reads `meta/` below the dataset's folder, and compares it with the tables. With `skips_unreadable` episodes whose
+/// metadata cannot be read are left out.
+pub(super) fn read(folder: &Folder, info: &Info, layout: Layout, skips_unreadable: bool) -> Result<Listing> {
+    let meta = folder.path.join("meta");
     let path = meta.join("info.json");
-    if tasks.is_empty() {
-        return Err(Error::inconsistent(&path, "the number of tasks", "at least 1", 0));
+    let mut listing = match layout {
+        Layout::PerEpisode => per_episode(folder, &meta, info)?,
+        Layout::Shared => shared(folder, &meta, info, skips_unreadable)?,
+    };
+    let (episodes, frames) = (listing.episodes.len(), listing.episodes.iter().map(|episode| episode.length).sum());
+    for (what, said, found) in
+        [("total_episodes", info.total_episodes, episodes), ("total_frames", info.total_frames, frames)]
+    {
+        if said != found {
+            listing.disagreements.push(format!("`{what}` of {} is {said}, but there are {found}", path.display()));
+        }
     }
-    if episodes.len() != info.total_episodes {
-        return Err(Error::inconsistent(&path, "`total_episodes`", episodes.len(), info.total_episodes));
+    if !listing.left_out.is_empty() {
+        let some: Vec<_> = listing.left_out.iter().take(3).map(|(episode, why)| format!("{episode} ({why})")).collect();
+        let count = listing.left_out.len();
+        listing.disagreements.push(format!("{count} listed episodes are left out, first {}", some.join(", ")));
     }
-    episodes.sort_by_key(|episode| episode.index);
+    Ok(listing)
+}
+
+/// Versions 2: a table and a video of each camera for each episode.
+fn per_episode(folder: &Folder, meta: &Path, info: &Info) -> Result<Listing> {
+    let info_path = meta.join("info.json");
+    let tasks = lines::<TaskLine>(&meta.join("tasks.jsonl"))?;
+    let tasks = tasks.into_iter().map(|line| (line.task_index, line.task)).collect();
+    let name = |index: usize| fill(&info.data_path, &numbers(index, index / info.chunks_size, index), "", &info_path);
+    let present: BTreeSet<PathBuf> = folder.tables(&info.data_path).into_iter().collect();
+    let (mut disagreements, mut left_out) = (Vec::new(), BTreeMap::new());
+    let list = meta.join("episodes.jsonl");
+    let mut lines = match list.exists() {
+        true => lines::<EpisodeLine>(&list)?,
+        false => {
+            let lines = lines_of_tables(folder, &present, name)?;
+            if lines.is_empty() {
+                let reason = std::io::Error::from(std::io::ErrorKind::NotFound);
+                return Err(Error::io("read", &list, reason));
+            }
+            disagreements.push(format!("{} is missing; the episodes are those of the tables", list.display()));
+            lines
+        }
+    };
+    lines.sort_by_key(|line| line.episode_index);
+    let mut listed = Vec::with_capacity(lines.len());
+    for line in lines {
+        let path = name(line.episode_index)?;
+        if !present.contains(&path) {
+            left_out.insert(line.episode_index, format!("{} is not there", path.display()));
+        }
+        listed.push(line);
+    }
+    // With no table at all there is nothing to go by: whoever asks for one is told.
+    if left_out.len() == listed.len() {
+        left_out.clear();
+    }
+    listed.retain(|line| !left_out.contains_key(&line.episode_index));
+    let cameras = info.features.values().filter(|feature| feature.is_video()).count();
     let mut first = 0;
-    for (position, episode) in episodes.iter_mut().enumerate() {
-        if episode.index != position {
-            let what = format!("episode {position} of the list of episodes");
-            return Err(Error::inconsistent(
-                &path,
-                what,
-                "there: numbers have no holes",
-                format!("number {}", episode.index),
-            ));
+    let mut episodes: Vec<Episode> = Vec::with_capacity(listed.len());
+    for EpisodeLine { episode_index: index, length, tasks } in listed {
+        if episodes.last().is_some_and(|last| last.index == index) {
+            return Err(Error::inconsistent(&list, format!("episode {index}"), "listed once", "twice"));
         }
-        if layout == Layout::PerEpisode {
-            episode.first_frame = first;
-        } else if episode.first_frame != first {
-            let what = format!("`dataset_from_index` of episode {position}");
-            return Err(Error::inconsistent(&path, what, first, episode.first_frame));
+        let clip = Clip {
+            file: FileNumber { chunk: index / info.chunks_size, file: index },
+            start: 0.0,
+            frames_before: Some(0),
+        };
+        let clips = vec![Ok(clip); cameras];
+        episodes.push(Episode { index, length, tasks, first_frame: first, table: None, first_row: 0, clips });
+        first += length;
+    }
+    Ok(Listing { episodes, tasks, tables: Vec::new(), left_out, disagreements })
+}
+
+/// The episodes that tables hold, where no list names them.
+fn lines_of_tables(
+    folder: &Folder,
+    present: &BTreeSet<PathBuf>,
+    name: impl Fn(usize) -> Result<PathBuf>,
+) -> Result<Vec<EpisodeLine>> {
+    let mut lines = Vec::new();
+    for relative in present {
+        let path = folder.inside(relative)?;
+        let file = TableFile::open(&path)?;
+        let table = file.read(0..file.rows().min(1), |name| name == EPISODE)?;
+        let number = counts(&path, &table, EPISODE)?.first().copied();
+        if let Some(index) = number.filter(|&index| name(index).is_ok_and(|expected| expected == *relative)) {
+            lines.push(EpisodeLine { episode_index: index, length: file.rows(), tasks: Vec::new() });
         }
-        first += episode.length;
     }
-    if first != info.total_frames {
-        return Err(Error::inconsistent(&path, "`total_frames`", first, info.total_frames));
-    }
-    if layout == Layout::Shared {
-        // Rows of a file count from its first episode.
-        let mut starts = BTreeMap::new();
-        for episode in &mut episodes {
-            let start = *starts.entry(episode.data).or_insert(episode.first_frame);
-            episode.first_row = episode.first_frame - start;
+    Ok(lines)
+}
+
+/// Version 3: many episodes in a file.
+fn shared(folder: &Folder, meta: &Path, info: &Info, skips_unreadable: bool) -> Result<Listing> {
+    let info_path = meta.join("info.json");
+    let mut disagreements = Vec::new();
+    let mut claims = Vec::new();
+    for path in parquet_files(&meta.join("episodes"))? {
+        match claims_of(&path, info) {
+            Ok(found) => claims.extend(found),
+            Err(error) if skips_unreadable => disagreements.push(format!("episodes are left out: {error}")),
+            Err(error) => return Err(error),
         }
     }
-    Ok((episodes, tasks))
+    claims.sort_by_key(|(episode, _)| episode.index);
+    if let Some(pair) = claims.windows(2).find(|pair| pair[0].0.index == pair[1].0.index) {
+        let what = format!("episode {}", pair[0].0.index);
+        return Err(Error::inconsistent(&meta.join("episodes"), what, "listed once", "twice"));
+    }
+    let tasks = task_table(meta)?;
+    let mut tables = Tables::look(folder, &info.data_path);
+    for (episode, claimed) in &mut claims {
+        let path = fill(&info.data_path, &numbers(episode.index, claimed.chunk, claimed.file), "", &info_path)?;
+        episode.table = Some(tables.number(path));
+    }
+    let mut episodes: Vec<Episode> = claims.into_iter().map(|(episode, _)| episode).collect();
+    let mut left_out = BTreeMap::new();
+    if !tables.agree_with(&mut episodes) {
+        let (moved, found) = tables.locate(folder, episodes, &mut left_out)?;
+        episodes = found;
+        disagreements.extend(moved);
+    }
+    count_frames_before(&mut episodes);
+    let tables = tables.files.into_iter().map(|file| file.path).collect();
+    Ok(Listing { episodes, tasks, tables, left_out, disagreements })
+}
+
+/// The column that says which episode a row belongs to.
+const EPISODE: &str = "episode_index";
+
+/// The column that numbers the rows of a dataset.
+const INDEX: &str = "index";
+
+/// The table files of a dataset of version 3.
+#[derive(Debug)]
+struct Tables {
+    files: Vec<TableSummary>,
+    numbers: BTreeMap<PathBuf, usize>,
+}
+
+/// What a table's footer says.
+#[derive(Debug)]
+struct TableSummary {
+    path: PathBuf,
+    /// Nothing where the file is not there or not readable.
+    rows: Option<usize>,
+    episodes: Option<(f64, f64)>,
+    indices: Option<(f64, f64)>,
+}
+
+/// Consecutive rows of an episode in a table.
+#[derive(Debug, Clone, Copy)]
+struct Rows {
+    table: usize,
+    first: usize,
+    count: usize,
+    /// Number of the first row in the dataset.
+    index: usize,
+}
+
+impl Tables {
+    /// Reads the footers of all table files.
+    fn look(folder: &Folder, template: &str) -> Self {
+        let mut tables = Self { files: Vec::new(), numbers: BTreeMap::new() };
+        for path in folder.tables(template) {
+            let number = tables.number(path.clone());
+            // What cannot be read is refused where its rows are needed.
+            let Ok(whole) = folder.inside(&path) else { continue };
+            if let Ok(file) = TableFile::open(&whole) {
+                let (episodes, indices) = (file.range(EPISODE), file.range(INDEX));
+                tables.files[number] = TableSummary { path, rows: Some(file.rows()), episodes, indices };
+            }
+        }
+        tables
+    }
+
+    /// The number of a file, also of one that is not there.
+    fn number(&mut self, path: PathBuf) -> usize {
+        match self.numbers.entry(path) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(place) => {
+                let path = place.key().clone();
+                self.files.push(TableSummary { path, rows: None, episodes: None, indices: None });
+                *place.insert(self.files.len() - 1)
+            }
+        }
+    }
+
+    /// Whether the footers say what metadata says; then the episodes are given their first rows. With no footer at all
+    /// there is nothing to go by: whoever asks for a table is told.
+    fn agree_with(&self, episodes: &mut [Episode]) -> bool {
+        if self.files.iter().all(|file| file.rows.is_none()) {
+            return true;
+        }
+        let mut filled = vec![0; self.files.len()];
+        let (mut first, mut next) = (0, 0);
+        while next < episodes.len() {
+            let number = episodes[next].table.unwrap_or_default();
+            let (start, first_index) = (next, first);
+            if filled[number] > 0 {
+                return false;
+            }
+            while next < episodes.len() && episodes[next].table == Some(number) {
+                let episode = &mut episodes[next];
+                if episode.first_frame != first {
+                    return false;
+                }
+                episode.first_row = filled[number];
+                filled[number] += episode.length;
+                first += episode.length;
+                next += 1;
+            }
+            let range = |least: usize, end: usize| (least as f64, end as f64 - 1.0);
+            let file = &self.files[number];
+            let agrees = file.rows == Some(filled[number])
+                && file.episodes == Some((episodes[start].index as f64, episodes[next - 1].index as f64))
+                && file.indices == Some(range(first_index, first));
+            if !agrees {
+                return false;
+            }
+        }
+        self.files.iter().zip(filled).all(|(file, rows)| file.rows.unwrap_or_default() == rows)
+    }
+
+    /// Looks for the rows of the episodes in the tables themselves. Gives what was found to be wrong, and the episodes that
+    /// there are.
+    fn locate(
+        &self,
+        folder: &Folder,
+        episodes: Vec<Episode>,
+        left_out: &mut BTreeMap<usize, String>,
+    ) -> Result<(Vec<String>, Vec<Episode>)> {
+        let mut places: BTreeMap<usize, Vec<Rows>> = BTreeMap::new();
+        let mut unreadable = BTreeSet::new();
+        for (number, file) in self.files.iter().enumerate() {
+            match file.rows.map(|rows| self.rows_of(folder, number, rows)) {
+                Some(Ok(rows)) => {
+                    rows.into_iter().for_each(|(episode, rows)| places.entry(episode).or_default().push(rows));
+                }
+                Some(Err(_)) => _ = unreadable.insert(number),
+                None if folder.path.join(&file.path).exists() => _ = unreadable.insert(number),
+                None => {}
+            }
+        }
+        let (mut moved, mut lengths) = (0, 0);
+        let mut found = Vec::with_capacity(episodes.len());
+        for mut episode in episodes {
+            let claimed = episode.table.unwrap_or_default();
+            let rows = places.remove(&episode.index).unwrap_or_default();
+            let own: Vec<Rows> = rows.iter().filter(|rows| rows.table == claimed).copied().collect();
+            let place = match (&rows[..], &own[..]) {
+                ([place], _) | (_, [place]) => *place,
+                ([], _) if unreadable.contains(&claimed) => {
+                    // Whoever asks for its table is told what is wrong with it.
+                    found.push(episode);
+                    continue;
+                }
+                ([], _) => {
+                    let table = self.files[claimed].path.display();
+                    left_out.insert(episode.index, format!("neither {table} nor another table has rows of it"));
+                    continue;
+                }
+                (several, _) => {
+                    let tables: Vec<_> =
+                        several.iter().map(|rows| self.files[rows.table].path.display().to_string()).collect();
+                    left_out.insert(episode.index, format!("its rows are not together: {}", tables.join(", ")));
+                    continue;
+                }
+            };
+            lengths += usize::from(place.count != episode.length);
+            moved += usize::from(place.table != claimed || place.index != episode.first_frame);
+            episode.table = Some(place.table);
+            (episode.first_row, episode.length, episode.first_frame) = (place.first, place.count, place.index);
+            found.push(episode);
+        }
+        let mut wrong = Vec::new();
+        for (count, what) in [
+            (
+                moved,
+                "other files or rows than the tables (`data/chunk_index`, `data/file_index`, `dataset_from_index`)",
+            ),
+            (lengths, "another `length`"),
+        ] {
+            if count > 0 {
+                wrong.push(format!("meta/episodes names {what} for {count} of {} episodes", found.len()));
+            }
+        }
+        if !places.is_empty() {
+            wrong.push(format!("the tables hold {} episodes that meta/episodes does not list", places.len()));
+        }
+        Ok((wrong, found))
+    }
+
+    /// The episodes of a table, each as long as it goes on.
+    fn rows_of(&self, folder: &Folder, table: usize, rows: usize) -> Result<Vec<(usize, Rows)>> {
+        let path = folder.inside(&self.files[table].path)?;
+        let read = TableFile::open(&path)?.read(0..rows, |name| [EPISODE, INDEX].contains(&name))?;
+        let (episodes, indices) = (counts(&path, &read, EPISODE)?, counts(&path, &read, INDEX)?);
+        let mut found: Vec<(usize, Rows)> = Vec::new();
+        for (row, (&episode, &index)) in episodes.iter().zip(&indices).enumerate() {
+            match found.last_mut() {
+                Some((last, rows)) if *last == episode => rows.count += 1,
+                _ => found.push((episode, Rows { table, first: row, count: 1, index })),
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// For each clip the frames before it in its video: those of the episodes whose frames stand there, as long as none is
+/// missing between them.
+fn count_frames_before(episodes: &mut [Episode]) {
+    let cameras = episodes.first().map_or(0, |episode| episode.clips.len());
+    for camera in 0..cameras {
+        let mut frames: BTreeMap<FileNumber, Option<usize>> = BTreeMap::new();
+        // The number after that of the last episode whose place in the videos is known.
+        let mut next = 0;
+        for episode in episodes.iter_mut() {
+            let is_next = episode.index == next;
+            let Ok(clip) = &mut episode.clips[camera] else { continue };
+            let before = frames.entry(clip.file).or_insert(Some(0));
+            if !is_next {
+                *before = None;
+            }
+            clip.frames_before = *before;
+            *before = before.map(|before| before + episode.length);
+            next = episode.index + 1;
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -105,21 +422,6 @@ struct TaskLine {
     task: String,
 }
 
-fn episode_lines(meta: &Path, info: &Info) -> Result<Vec<Episode>> {
-    let cameras = info.features.values().filter(|feature| feature.is_video()).count();
-    Ok(lines::<EpisodeLine>(&meta.join("episodes.jsonl"))?
-        .into_iter()
-        .map(|EpisodeLine { episode_index: index, length, tasks }| {
-            let data = FileNumber { chunk: index / info.chunks_size, file: index };
-            Episode { index, length, tasks, first_frame: 0, data, first_row: 0, videos: vec![(data, 0.0); cameras] }
-        })
-        .collect())
-}
-
-fn task_lines(meta: &Path) -> Result<Tasks> {
-    Ok(lines::<TaskLine>(&meta.join("tasks.jsonl"))?.into_iter().map(|line| (line.task_index, line.task)).collect())
-}
-
 fn lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     let text = std::fs::read_to_string(path).map_err(|reason| Error::io("read", path, reason))?;
     text.lines()
@@ -132,44 +434,43 @@ fn lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
         .collect()
 }
 
-fn episode_tables(meta: &Path, info: &Info) -> Result<Vec<Episode>> {
-    let mut episodes = Vec::new();
-    let videos: Vec<&str> =
-        info.features.iter().filter(|(_, feature)| feature.is_video()).map(|(name, _)| name.as_str()).collect();
-    for path in parquet_files(&meta.join("episodes"))? {
-        let file = TableFile::open(&path)?;
-        // Statistics of every episode stand beside what is needed here.
-        let table = file.read(0..file.rows(), |name| !name.starts_with("stats/"))?;
-        let numbers = |name: &str| counts(&path, &table, name);
-        let (index, length, first) = (numbers("episode_index")?, numbers("length")?, numbers("dataset_from_index")?);
-        let (chunk, number) = (numbers("data/chunk_index")?, numbers("data/file_index")?);
-        let tasks = match table.column("tasks") {
-            Some(Column::TextLists(tasks)) => tasks.clone(),
-            _ => return Err(missing(&path, "tasks")),
-        };
-        let mut clips = vec![Vec::new(); table.rows()];
-        for video in &videos {
-            let chunk = numbers(&format!("videos/{video}/chunk_index"))?;
-            let number = numbers(&format!("videos/{video}/file_index"))?;
-            let name = format!("videos/{video}/from_timestamp");
-            let start = table.doubles(&name).ok_or_else(|| missing(&path, &name))?;
-            for (row, clips) in clips.iter_mut().enumerate() {
-                clips.push((FileNumber { chunk: chunk[row], file: number[row] }, start[row]));
-            }
-        }
-        for (row, (videos, tasks)) in clips.into_iter().zip(tasks).enumerate() {
-            episodes.push(Episode {
-                index: index[row],
-                length: length[row],
-                tasks,
-                first_frame: first[row],
-                data: FileNumber { chunk: chunk[row], file: number[row] },
-                first_row: 0,
-                videos,
-            });
+/// The episodes that a file of metadata lists, and the table files that it names.
+fn claims_of(path: &Path, info: &Info) -> Result<Vec<(Episode, FileNumber)>> {
+    const NUMBERS: [&str; 5] = [EPISODE, "length", "dataset_from_index", "data/chunk_index", "data/file_index"];
+    let file = TableFile::open(path)?;
+    // Statistics of every episode stand beside what is needed here.
+    let is_needed = |name: &str| name == "tasks" || NUMBERS.contains(&name) || name.starts_with("videos/");
+    let table = file.read(0..file.rows(), is_needed)?;
+    let [index, length, first, chunk, number] = NUMBERS.map(|name| counts(path, &table, name));
+    let (index, length, first, chunk, number) = (index?, length?, first?, chunk?, number?);
+    let mut clips = vec![Vec::new(); table.rows()];
+    for (video, _) in info.features.iter().filter(|(_, feature)| feature.is_video()) {
+        let places = places(path, &table, video);
+        for (row, clips) in clips.iter_mut().enumerate() {
+            clips.push(places.as_ref().map(|places| places[row].clone()).map_err(ToString::to_string));
         }
     }
-    Ok(episodes)
+    let mut claims = Vec::with_capacity(table.rows());
+    for (row, clips) in clips.into_iter().enumerate() {
+        let tasks = match table.column("tasks") {
+            Some(Column::TextLists(tasks)) => tasks[row].clone(),
+            Some(Column::Text(tasks)) => vec![tasks[row].clone()],
+            _ => Vec::new(),
+        };
+        let (index, length, first_frame) = (index[row], length[row], first[row]);
+        let claimed = FileNumber { chunk: chunk[row], file: number[row] };
+        claims.push((Episode { index, length, tasks, first_frame, table: None, first_row: 0, clips }, claimed));
+    }
+    Ok(claims)
+}
+
+/// Where a camera's frames of the episodes of a file of metadata are.
+fn places(path: &Path, table: &Table, video: &str) -> Result<Vec<Clip>> {
+    let name = |part: &str| format!("videos/{video}/{part}");
+    let (chunk, number) = (counts(path, table, &name("chunk_index"))?, counts(path, table, &name("file_index"))?);
+    let start = table.doubles(&name("from_timestamp")).map_err(|reason| Error::format(path, "parquet", reason))?;
+    let files = chunk.into_iter().zip(number).map(|(chunk, file)| FileNumber { chunk, file });
+    Ok(files.zip(start).map(|(file, start)| Clip { file, start, frames_before: None }).collect())
 }
 
 fn task_table(meta: &Path) -> Result<Tasks> {
@@ -177,29 +478,39 @@ fn task_table(meta: &Path) -> Result<Tasks> {
     let file = TableFile::open(&path)?;
     let table = file.read(0..file.rows(), |_| true)?;
     let numbers = counts(&path, &table, "task_index")?;
-    // The instruction is the table's index, which writers name differently.
-    let names = table.names().find_map(|name| match table.column(name) {
-        Some(Column::Text(names)) => Some(names.clone()),
+    let text = |name: &str| match table.column(name) {
+        Some(Column::Text(texts)) => Some(texts.clone()),
         _ => None,
-    });
-    Ok(numbers.into_iter().zip(names.ok_or_else(|| missing(&path, "task"))?).collect())
+    };
+    // The instruction was the index of a data frame, which writers name or do not name.
+    let named = ["task", "__index_level_0__"].into_iter().find_map(text);
+    let texts = named.map_or_else(|| only(table.names().filter_map(text)), Ok).map_err(|got| {
+        let expected = "`task`, `__index_level_0__`, or the only one of text";
+        Error::inconsistent(&path, "the column of instructions", expected, format!("{got} columns of text"))
+    })?;
+    Ok(numbers.into_iter().zip(texts).collect())
 }
 
-fn missing(path: &Path, column: &str) -> Error {
-    Error::format(path, "parquet", format!("column `{column}` is missing"))
+/// The only one, or how many there are.
+fn only<T>(all: impl Iterator<Item = T>) -> Result<T, usize> {
+    let mut all: Vec<T> = all.collect();
+    match all.len() {
+        1 => Ok(all.remove(0)),
+        count => Err(count),
+    }
 }
 
 /// A column of whole numbers that are not negative.
 fn counts(path: &Path, table: &Table, name: &str) -> Result<Vec<usize>> {
-    let values = table.ints(name).ok_or_else(|| missing(path, name))?;
+    let values = table.whole(name).map_err(|reason| Error::format(path, "parquet", reason))?;
     values
-        .iter()
-        .map(|&value| usize::try_from(value).map_err(|_| Error::inconsistent(path, name, "at least 0", value)))
+        .into_iter()
+        .map(|value| usize::try_from(value).map_err(|_| Error::inconsistent(path, name, "at least 0", value)))
         .collect()
 }
 
 /// All parquet files below a folder, two levels deep, in the order of their names.
-fn parquet_files(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn parquet_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let list = |folder: &Path| -> Result<Vec<PathBuf>> {
         let entries = std::fs::read_dir(folder).map_err(|reason| Error::io("read", folder, reason))?;
         let mut paths = entries

@@ -4,6 +4,7 @@
 //! Version 3.0 puts many episodes into one file, and says in `meta/episodes/*.parquet` where each begins.
 
 mod dataset;
+mod folder;
 mod info;
 mod meta;
 mod table;

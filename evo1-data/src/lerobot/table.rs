@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs::File, ops::Range, path::Path};
 
 use arrow_array::{
-    Array, ArrayRef, BooleanArray, RecordBatch,
+    Array, ArrayRef, ListArray, RecordBatch,
     cast::AsArray,
     types::{
         Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type,
@@ -11,26 +11,34 @@ use arrow_array::{
     },
 };
 use arrow_schema::DataType;
-use parquet::arrow::{
-    ProjectionMask,
-    arrow_reader::{
-        ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
+use parquet::{
+    arrow::{
+        ProjectionMask,
+        arrow_reader::{
+            ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
+        },
     },
+    file::statistics::Statistics,
 };
 
 use crate::{Error, Result};
+
+/// The largest whole number up to which every whole number is a `f64`.
+const MOST_EXACT: f64 = (1_u64 << 53) as f64;
 
 /// Columns of some rows.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Table {
     rows: usize,
     columns: BTreeMap<String, Column>,
+    /// Columns that are in the file and cannot be used, with the reason.
+    unusable: BTreeMap<String, String>,
 }
 
 /// A column.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Column {
-    /// Vectors of one width, or scalars with the width 1; row-major.
+    /// Vectors of one width, or scalars with the width 1; row-major. Nested lists are flattened row by row.
     Floats {
         /// Values in a row.
         width: usize,
@@ -39,7 +47,7 @@ pub enum Column {
     },
     /// Scalars in double precision, as metadata has them.
     Doubles(Vec<f64>),
-    /// Whole numbers; booleans are 0 and 1.
+    /// Whole numbers, of index columns in the tables of episodes; booleans are 0 and 1.
     Ints(Vec<i64>),
     /// Text.
     Text(Vec<String>),
@@ -65,7 +73,7 @@ impl Table {
         self.columns.keys().map(String::as_str)
     }
 
-    /// The values of a column of vectors in one row.
+    /// The values of a column of vectors in one row. Scalars of every kind of number, booleans too, are vectors of one value.
     pub fn floats(&self, name: &str, row: usize) -> Option<&[f32]> {
         match self.column(name)? {
             Column::Floats { width, values } => values.get(row * width..(row + 1) * width),
@@ -73,23 +81,67 @@ impl Table {
         }
     }
 
-    /// The same with single precision only, as states and actions are computed with.
-    pub(crate) fn narrowed(mut self) -> Self {
-        for column in self.columns.values_mut() {
-            if let Column::Doubles(values) = column {
-                let values = values.iter().map(|&value| value as f32).collect();
-                *column = Column::Floats { width: 1, values };
+    /// [`Self::floats`], or why there are none.
+    ///
+    /// # Errors
+    /// Whether the column is missing, holds no numbers, or has rows without a value or of different widths.
+    pub fn vector(&self, name: &str, row: usize) -> Result<&[f32], String> {
+        self.floats(name, row).ok_or_else(|| self.without(name, "numbers"))
+    }
+
+    /// The same as the tables of episodes are used: `indices` hold whole numbers, all other numbers single precision.
+    pub(super) fn for_frames(mut self, indices: &[&str]) -> Self {
+        let names: Vec<String> = self.columns.keys().cloned().collect();
+        for name in names {
+            let used = match self.columns.remove(&name) {
+                Some(Column::Ints(values)) if !indices.contains(&name.as_str()) => {
+                    scalars(values, |value| value as f32)
+                }
+                Some(Column::Doubles(values)) if !indices.contains(&name.as_str()) => {
+                    scalars(values, |value| value as f32)
+                }
+                Some(column) => column,
+                None => continue,
+            };
+            self.columns.insert(name, used);
+        }
+        for &name in indices {
+            if !self.columns.contains_key(name) {
+                continue;
+            }
+            match self.whole(name) {
+                Ok(values) => {
+                    self.columns.insert(name.to_owned(), Column::Ints(values));
+                }
+                Err(reason) => {
+                    self.columns.remove(name);
+                    self.unusable.insert(name.to_owned(), reason);
+                }
             }
         }
         self
     }
 
-    /// A column of scalars in double precision.
-    pub fn doubles(&self, name: &str) -> Option<Vec<f64>> {
-        match self.column(name)? {
-            Column::Doubles(values) => Some(values.clone()),
-            Column::Floats { width: 1, values } => Some(values.iter().map(|&value| f64::from(value)).collect()),
-            _ => None,
+    /// A column of scalars in double precision, or why there is none.
+    pub(super) fn doubles(&self, name: &str) -> Result<Vec<f64>, String> {
+        match self.column(name) {
+            Some(Column::Doubles(values)) => Ok(values.clone()),
+            Some(Column::Floats { width: 1, values }) => Ok(values.iter().map(|&value| f64::from(value)).collect()),
+            Some(Column::Ints(values)) => Ok(values.iter().map(|&value| value as f64).collect()),
+            _ => Err(self.without(name, "single numbers")),
+        }
+    }
+
+    /// A column of whole numbers, of any number type, or why there is none.
+    pub(super) fn whole(&self, name: &str) -> Result<Vec<i64>, String> {
+        if let Some(Column::Ints(values)) = self.column(name) {
+            return Ok(values.clone());
+        }
+        let values = self.doubles(name).map_err(|_| self.without(name, "whole numbers"))?;
+        let is_whole = |value: f64| value.fract() == 0.0 && value.abs() <= MOST_EXACT;
+        match values.iter().enumerate().find(|&(_, &value)| !is_whole(value)) {
+            Some((row, value)) => Err(format!("column `{name}` must hold whole numbers, got {value} in row {row}")),
+            None => Ok(values.into_iter().map(|value| value as i64).collect()),
         }
     }
 
@@ -98,6 +150,19 @@ impl Table {
         match self.column(name)? {
             Column::Ints(values) => Some(values),
             _ => None,
+        }
+    }
+
+    /// Why a column that is in the file cannot be used; nothing where it can, or is not there.
+    pub fn reason(&self, name: &str) -> Option<&str> {
+        self.unusable.get(name).map(String::as_str)
+    }
+
+    /// What to say where a column has not what is looked for.
+    pub(super) fn without(&self, name: &str, what: &str) -> String {
+        match self.reason(name) {
+            Some(reason) => reason.to_owned(),
+            None => format!("there is no column `{name}` of {what}"),
         }
     }
 
@@ -126,8 +191,11 @@ pub(crate) struct TableFile<'a> {
 impl<'a> TableFile<'a> {
     pub(crate) fn open(path: &'a Path) -> Result<Self> {
         let file = File::open(path).map_err(|reason| Error::io("read", path, reason))?;
-        let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())
-            .map_err(|error| Error::format(path, "parquet", error))?;
+        // Types as the file itself has them: what a writer had in memory (dictionaries, views, long or fixed lists) says
+        // nothing about the values.
+        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+        let metadata =
+            ArrowReaderMetadata::load(&file, options).map_err(|error| Error::format(path, "parquet", error))?;
         Ok(Self { path, file, metadata })
     }
 
@@ -136,10 +204,27 @@ impl<'a> TableFile<'a> {
         self.metadata.metadata().file_metadata().num_rows().max(0) as usize
     }
 
-    /// Reads the columns for which `wanted` holds, of some rows.
+    /// The smallest and largest number of a column, where the footer tells them for all rows.
+    pub(super) fn range(&self, column: &str) -> Option<(f64, f64)> {
+        let mut range: Option<(f64, f64)> = None;
+        for group in self.metadata.metadata().row_groups() {
+            let chunk = group.columns().iter().find(|chunk| chunk.column_path().string() == column)?;
+            let (low, high) = match chunk.statistics()? {
+                Statistics::Int32(found) => (f64::from(*found.min_opt()?), f64::from(*found.max_opt()?)),
+                Statistics::Int64(found) => (*found.min_opt()? as f64, *found.max_opt()? as f64),
+                Statistics::Float(found) => (f64::from(*found.min_opt()?), f64::from(*found.max_opt()?)),
+                Statistics::Double(found) => (*found.min_opt()?, *found.max_opt()?),
+                _ => return None,
+            };
+            range = Some(range.map_or((low, high), |(least, most)| (least.min(low), most.max(high))));
+        }
+        range
+    }
+
+    /// Reads the columns for which `wanted` holds, of some rows. Those that cannot be used are left out, with the reason.
     ///
     /// # Errors
-    /// When the file ends before the rows do, or a column has a type that no dataset has.
+    /// When the file is damaged, or ends before the rows do.
     pub(crate) fn read(&self, rows: Range<usize>, wanted: impl Fn(&str) -> bool) -> Result<Table> {
         let bad = |message: String| Error::format(self.path, "parquet", message);
         if rows.end > self.rows() {
@@ -166,7 +251,7 @@ impl<'a> TableFile<'a> {
             .map_err(|error| bad(error.to_string()))?;
         let mut table = Table { rows: rows.len(), ..Table::default() };
         for batch in reader {
-            self.append(&mut table, &batch.map_err(|error| bad(error.to_string()))?)?;
+            table.append(&batch.map_err(|error| bad(error.to_string()))?);
         }
         for (name, column) in &table.columns {
             let got = column.rows();
@@ -176,24 +261,28 @@ impl<'a> TableFile<'a> {
         }
         Ok(table)
     }
+}
 
-    fn append(&self, table: &mut Table, batch: &RecordBatch) -> Result<()> {
+impl Table {
+    /// Appends rows. A column becomes unusable as a whole where a part of it is.
+    fn append(&mut self, batch: &RecordBatch) {
         for (field, array) in batch.schema().fields().iter().zip(batch.columns()) {
             let name = field.name();
-            let column = column(array)
-                .map_err(|message| Error::format(self.path, "parquet", format!("column `{name}`: {message}")))?;
-            // Columns of types that only other programs use are left out, not refused.
-            let Some(column) = column else { continue };
-            match table.columns.get_mut(name) {
+            if self.unusable.contains_key(name) {
+                continue;
+            }
+            let appended = column(array).and_then(|column| match self.columns.get_mut(name) {
                 None => {
-                    table.columns.insert(name.clone(), column);
+                    self.columns.insert(name.clone(), column);
+                    Ok(())
                 }
-                Some(whole) => whole
-                    .extend(column)
-                    .map_err(|message| Error::format(self.path, "parquet", format!("column `{name}`: {message}")))?,
+                Some(whole) => whole.extend(column),
+            });
+            if let Err(reason) = appended {
+                self.columns.remove(name);
+                self.unusable.insert(name.clone(), format!("column `{name}`: {reason}"));
             }
         }
-        Ok(())
     }
 }
 
@@ -215,147 +304,112 @@ impl Column {
             (Self::Floats { width, values }, Self::Floats { width: other, values: more }) if *width == other => {
                 values.extend(more);
             }
-            (Self::Floats { width, .. }, Self::Floats { width: other, .. }) => {
-                return Err(format!("its rows have {width} and {other} values"));
-            }
             (Self::Doubles(values), Self::Doubles(more)) => values.extend(more),
             (Self::Ints(values), Self::Ints(more)) => values.extend(more),
             (Self::Text(values), Self::Text(more)) => values.extend(more),
             (Self::TextLists(values), Self::TextLists(more)) => values.extend(more),
             (Self::Bytes(values), Self::Bytes(more)) => values.extend(more),
-            _ => return Err("it changes its type".into()),
+            (whole, more) => {
+                let (before, after) = (whole.values_of_a_row(), more.values_of_a_row());
+                return Err(format!("its rows have {before} and {after} values"));
+            }
         }
         Ok(())
     }
+
+    /// Numbers in a row.
+    fn values_of_a_row(&self) -> usize {
+        if let Self::Floats { width, .. } = self { *width } else { 1 }
+    }
+
+    /// The same with `width` rows as one: numbers only.
+    fn grouped(self, width: usize) -> Result<Self, String> {
+        match self {
+            column @ (Self::Floats { .. } | Self::Doubles(_) | Self::Ints(_)) if width == 1 => Ok(column),
+            Self::Floats { width: inner, values } => Ok(Self::Floats { width: width * inner, values }),
+            Self::Doubles(values) => Ok(widened(scalars(values, |value| value as f32), width)),
+            Self::Ints(values) => Ok(widened(scalars(values, |value| value as f32), width)),
+            Self::Text(_) | Self::TextLists(_) | Self::Bytes(_) => Err("its lists hold no numbers".into()),
+        }
+    }
 }
 
-/// An array as a column; `None` when its type is one that datasets do not use.
-fn column(array: &ArrayRef) -> Result<Option<Column>, String> {
+/// Scalars in single precision.
+fn scalars<T>(values: Vec<T>, narrowed: impl Fn(T) -> f32) -> Column {
+    Column::Floats { width: 1, values: values.into_iter().map(narrowed).collect() }
+}
+
+/// Scalars as vectors.
+fn widened(scalars: Column, width: usize) -> Column {
+    match scalars {
+        Column::Floats { values, .. } => Column::Floats { width, values },
+        other => other,
+    }
+}
+
+/// An array as a column, or why it cannot be one.
+fn column(array: &ArrayRef) -> Result<Column, String> {
     if array.null_count() > 0 {
-        return Err(format!("{} of its rows are empty", array.null_count()));
+        return Err(format!("{} of its values are empty", array.null_count()));
     }
-    if let Some(values) = ints(array) {
-        return Ok(Some(Column::Ints(values)));
-    }
-    if let DataType::Float64 = array.data_type() {
-        return Ok(Some(Column::Doubles(array.as_primitive::<Float64Type>().values().to_vec())));
-    }
-    if let Some(values) = floats(array) {
-        return Ok(Some(Column::Floats { width: 1, values }));
-    }
-    if let Some(values) = text(array) {
-        return Ok(Some(Column::Text(values)));
+    macro_rules! whole {
+        ($kind:ty) => {
+            Column::Ints(array.as_primitive::<$kind>().values().iter().map(|&value| i64::from(value)).collect())
+        };
     }
     Ok(match array.data_type() {
-        DataType::List(_) => list(array.as_list::<i32>().iter())?,
-        DataType::LargeList(_) => list(array.as_list::<i64>().iter())?,
-        DataType::FixedSizeList(_, _) => list(array.as_fixed_size_list().iter())?,
-        DataType::Struct(_) => {
-            let pictures = array.as_struct().column_by_name("bytes");
-            pictures.and_then(bytes).map(Column::Bytes)
+        DataType::Int8 => whole!(Int8Type),
+        DataType::Int16 => whole!(Int16Type),
+        DataType::Int32 => whole!(Int32Type),
+        DataType::Int64 => whole!(Int64Type),
+        DataType::UInt8 => whole!(UInt8Type),
+        DataType::UInt16 => whole!(UInt16Type),
+        DataType::UInt32 => whole!(UInt32Type),
+        DataType::UInt64 => {
+            let values = array.as_primitive::<UInt64Type>().values().iter();
+            let small = values.map(|&value| i64::try_from(value).map_err(|_| format!("{value} is too large")));
+            Column::Ints(small.collect::<Result<_, _>>()?)
         }
-        _ => None,
+        DataType::Boolean => Column::Ints(array.as_boolean().values().iter().map(i64::from).collect()),
+        DataType::Float16 => scalars(array.as_primitive::<Float16Type>().values().to_vec(), |value| value.to_f32()),
+        DataType::Float32 => scalars(array.as_primitive::<Float32Type>().values().to_vec(), |value| value),
+        DataType::Float64 => Column::Doubles(array.as_primitive::<Float64Type>().values().to_vec()),
+        DataType::Utf8 => {
+            Column::Text(array.as_string::<i32>().iter().map(|text| text.unwrap_or_default().to_owned()).collect())
+        }
+        DataType::List(_) => list(array.as_list())?,
+        DataType::Binary => Column::Bytes(bytes(array)),
+        // An encoded picture and its path.
+        DataType::Struct(_) => match array.as_struct().column_by_name("bytes") {
+            Some(pictures) if *pictures.data_type() == DataType::Binary => Column::Bytes(bytes(pictures)),
+            _ => return Err("a structure that is no picture".into()),
+        },
+        other => return Err(format!("values of the type {other} are not read")),
     })
 }
 
 /// Lists of numbers of one length, nested lists flattened, or lists of text.
-fn list(rows: impl Iterator<Item = Option<ArrayRef>>) -> Result<Option<Column>, String> {
-    let (mut values, mut texts, mut width) = (Vec::new(), Vec::new(), None);
-    for row in rows.flatten() {
-        if let Some(list) = text(&row) {
-            texts.push(list);
-            continue;
-        }
-        let numbers = match flattened(&row)? {
-            Some(numbers) => numbers,
-            None => return Ok(None),
-        };
-        let expected = *width.get_or_insert(numbers.len());
-        if numbers.len() != expected {
-            return Err(format!("its rows have {expected} and {} values", numbers.len()));
-        }
-        values.extend(numbers);
+fn list(lists: &ListArray) -> Result<Column, String> {
+    // The child array may hold more than these rows.
+    let offsets = lists.value_offsets();
+    let (first, end) = (offsets[0] as usize, offsets[lists.len()] as usize);
+    let mut lengths = offsets.windows(2).map(|pair| (pair[1] - pair[0]) as usize);
+    let elements = lists.values().slice(first, end - first);
+    if let DataType::Utf8 = elements.data_type() {
+        let Column::Text(texts) = column(&elements)? else { return Err("its lists hold no text".into()) };
+        let mut texts = texts.into_iter();
+        return Ok(Column::TextLists(lengths.map(|length| texts.by_ref().take(length).collect()).collect()));
     }
-    match (width, texts.is_empty()) {
-        (Some(0), _) => Err("its rows are empty lists".into()),
-        (Some(width), true) => Ok(Some(Column::Floats { width, values })),
-        (None, false) => Ok(Some(Column::TextLists(texts))),
-        _ => Ok(None),
+    let width = lengths.next().unwrap_or(0);
+    if let Some(other) = lengths.find(|&other| other != width) {
+        return Err(format!("its rows have {width} and {other} values"));
     }
+    if width == 0 {
+        return Err("its rows are empty lists".into());
+    }
+    column(&elements)?.grouped(width)
 }
 
-/// The numbers of a list whose elements may be lists.
-fn flattened(array: &ArrayRef) -> Result<Option<Vec<f32>>, String> {
-    if array.null_count() > 0 {
-        return Err("a value is empty".into());
-    }
-    if let Some(values) = floats(array) {
-        return Ok(Some(values));
-    }
-    if let Some(values) = ints(array) {
-        return Ok(Some(values.into_iter().map(|value| value as f32).collect()));
-    }
-    match array.data_type() {
-        DataType::List(_) => flattened(array.as_list::<i32>().values()),
-        DataType::FixedSizeList(_, _) => flattened(array.as_fixed_size_list().values()),
-        _ => Ok(None),
-    }
-}
-
-fn floats(array: &ArrayRef) -> Option<Vec<f32>> {
-    Some(match array.data_type() {
-        DataType::Float16 => array.as_primitive::<Float16Type>().values().iter().map(|value| value.to_f32()).collect(),
-        DataType::Float32 => array.as_primitive::<Float32Type>().values().to_vec(),
-        DataType::Float64 => array.as_primitive::<Float64Type>().values().iter().map(|&value| value as f32).collect(),
-        _ => return None,
-    })
-}
-
-fn ints(array: &ArrayRef) -> Option<Vec<i64>> {
-    macro_rules! widened {
-        ($kind:ty) => {
-            array.as_primitive::<$kind>().values().iter().map(|&value| i64::from(value)).collect()
-        };
-    }
-    Some(match array.data_type() {
-        DataType::Int8 => widened!(Int8Type),
-        DataType::Int16 => widened!(Int16Type),
-        DataType::Int32 => widened!(Int32Type),
-        DataType::Int64 => array.as_primitive::<Int64Type>().values().to_vec(),
-        DataType::UInt8 => widened!(UInt8Type),
-        DataType::UInt16 => widened!(UInt16Type),
-        DataType::UInt32 => widened!(UInt32Type),
-        DataType::UInt64 => array
-            .as_primitive::<UInt64Type>()
-            .values()
-            .iter()
-            .map(|&value| value.try_into().ok())
-            .collect::<Option<_>>()?,
-        DataType::Boolean => booleans(array.as_boolean()),
-        _ => return None,
-    })
-}
-
-fn booleans(array: &BooleanArray) -> Vec<i64> {
-    array.values().iter().map(i64::from).collect()
-}
-
-fn text(array: &ArrayRef) -> Option<Vec<String>> {
-    let owned = |value: Option<&str>| value.unwrap_or_default().to_owned();
-    Some(match array.data_type() {
-        DataType::Utf8 => array.as_string::<i32>().iter().map(owned).collect(),
-        DataType::LargeUtf8 => array.as_string::<i64>().iter().map(owned).collect(),
-        DataType::Utf8View => array.as_string_view().iter().map(owned).collect(),
-        _ => return None,
-    })
-}
-
-fn bytes(array: &ArrayRef) -> Option<Vec<Vec<u8>>> {
-    let owned = |value: Option<&[u8]>| value.unwrap_or_default().to_owned();
-    Some(match array.data_type() {
-        DataType::Binary => array.as_binary::<i32>().iter().map(owned).collect(),
-        DataType::LargeBinary => array.as_binary::<i64>().iter().map(owned).collect(),
-        DataType::BinaryView => array.as_binary_view().iter().map(owned).collect(),
-        _ => return None,
-    })
+fn bytes(array: &ArrayRef) -> Vec<Vec<u8>> {
+    array.as_binary::<i32>().iter().map(|value| value.unwrap_or_default().to_owned()).collect()
 }

@@ -33,6 +33,16 @@ pub(crate) enum Codec {
     Other(&'static str),
 }
 
+impl Codec {
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::H264(_) => "H.264",
+            Self::Av1(_) => "AV1",
+            Self::Other(name) => name,
+        }
+    }
+}
+
 /// An encoded frame.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Sample {

@@ -27,13 +27,18 @@ impl VideoPool {
 
     /// The frame of a video nearest to a time, which must be no further from it than `tolerance` seconds.
     pub fn frame_at(&self, path: &Path, seconds: f64, tolerance: f64) -> Result<Frame> {
+        self.with(path, |reader| reader.frame_at(seconds, tolerance))
+    }
+
+    /// Reads from a video.
+    pub(crate) fn with<T>(&self, path: &Path, read: impl FnOnce(&mut VideoReader) -> Result<T>) -> Result<T> {
         let mut reader = match self.taken(path) {
             Some(reader) => reader,
             None => VideoReader::open(path)?,
         };
-        let frame = reader.frame_at(seconds, tolerance);
+        let found = read(&mut reader);
         self.put_back(path, reader);
-        frame
+        found
     }
 
     fn taken(&self, path: &Path) -> Option<VideoReader> {

@@ -10,7 +10,7 @@ use super::{
     demux::{Codec, Track},
     h264::H264,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, VideoClip};
 
 /// A video that is open: its index, and a decoder that remembers where it is.
 pub struct VideoReader {
@@ -20,6 +20,20 @@ pub struct VideoReader {
     shown: Vec<usize>,
     /// For each sample its place in [`Self::shown`].
     place: Vec<usize>,
+}
+
+/// Which frame of an episode is wanted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Wanted {
+    /// The one at a time in the episode.
+    Time {
+        /// Seconds after the episode's start.
+        seconds: f64,
+        /// Seconds by which the frame may miss it.
+        tolerance: f64,
+    },
+    /// The one of this number, counted from the episode's start.
+    Number(usize),
 }
 
 /// Who decodes.
@@ -103,27 +117,96 @@ impl VideoReader {
 
     /// The name of the codec.
     pub fn codec(&self) -> &'static str {
-        match self.track.codec {
-            Codec::H264(_) => "H.264",
-            Codec::Av1(_) => "AV1",
-            Codec::Other(name) => name,
-        }
+        self.track.codec.name()
+    }
+
+    /// The codec of a video, also of one that this build cannot decode.
+    ///
+    /// # Errors
+    /// When the file is no MP4 file, or is cut off.
+    pub fn codec_of(path: &Path) -> Result<&'static str> {
+        Ok(Track::open(path)?.codec.name())
     }
 
     /// The frame nearest to a time, which must be no further from it than `tolerance` seconds.
     pub fn frame_at(&mut self, seconds: f64, tolerance: f64) -> Result<Frame> {
-        let time = |place: usize| self.track.samples[self.shown[place]].time;
+        let number = self.nearest(seconds);
+        self.check_time(number, seconds, tolerance)?;
+        self.frame(number)
+    }
+
+    /// A frame of an episode, never of another one in the same video.
+    ///
+    /// # Errors
+    /// When the episode's start lies on no frame, or on another one than the lengths of the episodes before it say, and
+    /// when the frame is not there.
+    pub(crate) fn frame_of(&mut self, clip: &VideoClip, wanted: Wanted, fps: f64) -> Result<Frame> {
+        let number = match wanted {
+            Wanted::Number(frame) => match clip.frames_before {
+                Some(before) => before + frame,
+                None => self.start_of(clip, 0.5 / fps)? + frame,
+            },
+            Wanted::Time { seconds, tolerance } => {
+                let first = self.start_of(clip, tolerance)?;
+                let seconds = self.time(first) + seconds;
+                let last = (first + clip.frames.max(1) - 1).min(self.shown.len() - 1);
+                let number = self.nearest(seconds).clamp(first, last);
+                self.check_time(number, seconds, tolerance)?;
+                number
+            }
+        };
+        if number >= self.shown.len() {
+            let (path, got) = (&self.track.path, self.shown.len());
+            return Err(Error::inconsistent(path, "the number of frames", format!("more than {number}"), got));
+        }
+        self.frame(number)
+    }
+
+    /// The frame at which an episode starts.
+    fn start_of(&self, clip: &VideoClip, tolerance: f64) -> Result<usize> {
+        let first = self.nearest(clip.start);
+        // With nothing to compare it with, a start between two frames might be that of either.
+        let is_certain = clip.frames_before.is_some();
+        self.check_time(first, clip.start, if is_certain { tolerance } else { tolerance / 2.0 })?;
+        match clip.frames_before.filter(|&before| before != first) {
+            Some(before) => {
+                let expected = match before < self.shown.len() {
+                    true => format!("{:.4} s, frame {before}: so long are the episodes before it", self.time(before)),
+                    false => format!("frame {before} of {}: so long are the episodes before it", self.shown.len()),
+                };
+                let got = format!(
+                    "{:.4} s, nearest to frame {first} (`time: by_frame` in the dataset's configuration counts frames)",
+                    clip.start
+                );
+                let what = "the start of an episode in this video (`from_timestamp`)";
+                Err(Error::inconsistent(&self.track.path, what, expected, got))
+            }
+            None => Ok(first),
+        }
+    }
+
+    /// The number of the frame nearest to a time.
+    fn nearest(&self, seconds: f64) -> usize {
         let after = self.shown.partition_point(|&sample| self.track.samples[sample].time < seconds);
-        let nearest = match after {
+        match after {
             0 => 0,
             after if after == self.shown.len() => after - 1,
-            after if seconds - time(after - 1) <= time(after) - seconds => after - 1,
+            after if seconds - self.time(after - 1) <= self.time(after) - seconds => after - 1,
             after => after,
-        };
-        let got = time(nearest);
+        }
+    }
+
+    /// When a frame is shown.
+    fn time(&self, number: usize) -> f64 {
+        self.track.samples[self.shown[number]].time
+    }
+
+    /// Refuses a frame that is further from a time than `tolerance` seconds.
+    fn check_time(&self, number: usize, seconds: f64, tolerance: f64) -> Result<()> {
+        let got = self.time(number);
         // A comparison that is false for NaN, too.
         if (got - seconds).abs() <= tolerance {
-            return self.frame(nearest);
+            return Ok(());
         }
         Err(Error::Timestamp { path: self.track.path.clone(), asked: seconds, got, tolerance })
     }
