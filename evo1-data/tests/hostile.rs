@@ -22,10 +22,6 @@ use common::{HORIZON, copied, fixture};
 const TABLE: &str = "data/chunk-000/episode_000001.parquet";
 const VIDEO: &str = "videos/chunk-000/observation.images.front/episode_000001.mp4";
 
-fn open(root: &Path) -> evo1_data::Result<Dataset> {
-    Dataset::open(root, &OpenOptions::default())
-}
-
 /// The message of what goes wrong when frame 5 of episode 1 is read as a sample.
 fn refused(root: &Path) -> String {
     let sample = || -> evo1_data::Result<()> {

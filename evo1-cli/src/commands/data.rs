@@ -7,7 +7,7 @@ use std::{
 
 use clap::Args;
 use evo1::config::Cameras;
-use evo1_data::{DataConfig, DatasetConfig, DatasetSource, Mixture, VideoPool, VideoReader};
+use evo1_data::{DataConfig, Dataset, DatasetConfig, DatasetSource, Mixture, OpenOptions, VideoPool, VideoReader};
 use evo1_plot::{
     Lines,
     sheet::{self, Strip},
@@ -60,6 +60,17 @@ pub(crate) struct Data {
 
 impl Data {
     pub(crate) fn run(self, common: &Common) -> Result<()> {
+        // What cannot be used is shown all the same, with what is wrong with it.
+        let options = OpenOptions { follow_links: self.follow_links, skip_unreadable: true, ..OpenOptions::default() };
+        let summary = summary(&Dataset::open(&self.path, &options)?);
+        if self.json {
+            say!("{summary}")?;
+        } else {
+            print(&summary)?;
+        }
+        if self.plot.is_none() && self.rrd.is_none() {
+            return Ok(());
+        }
         let config = DatasetConfig {
             process_suite: self.suite.clone(),
             follow_links: self.follow_links,
@@ -67,12 +78,6 @@ impl Data {
         };
         let mixture = Mixture::open_with(&DataConfig::single(config), 1, &Cameras::default(), &common.suites)?;
         let source = &mixture.sources()[0];
-        let summary = summary(source)?;
-        if self.json {
-            say!("{summary}")?;
-        } else {
-            print(&summary)?;
-        }
         if let Some(path) = &self.plot {
             self.draw(source, path)?;
         }
@@ -137,30 +142,36 @@ impl Data {
 }
 
 /// What a dataset holds.
-fn summary(source: &DatasetSource) -> Result<Value> {
-    let (dataset, info) = (&source.dataset, source.dataset.info());
-    let lengths = || dataset.episodes().iter().map(|episode| episode.length);
+fn summary(dataset: &Dataset) -> Value {
+    let (info, episodes) = (dataset.info(), dataset.episodes());
+    let lengths = || episodes.iter().map(|episode| episode.length);
     let mut features = serde_json::Map::new();
     for (name, feature) in &info.features {
-        let codec = match feature.is_video() {
-            true => Some(VideoReader::open(&dataset.clip(0, name)?.path)?.codec()),
-            false => None,
-        };
+        // The first episode's video stands for all.
+        let first = episodes.first().filter(|_| feature.is_video());
+        let codec = first.map(|episode| {
+            let codec = dataset.clip(episode.index, name).and_then(|clip| VideoReader::codec_of(&clip.path));
+            codec.map_or_else(|error| format!("not readable: {error}"), str::to_owned)
+        });
         let names = feature.dimension_names();
-        let entry = json!({ "dtype": feature.dtype, "shape": feature.shape, "names": names, "codec": codec });
+        let mut entry = json!({ "dtype": feature.dtype, "shape": feature.shape, "names": names, "codec": codec });
+        if feature.is_depth() {
+            entry["is_depth"] = true.into();
+        }
         features.insert(name.clone(), entry);
     }
-    Ok(json!({
+    json!({
         "version": info.codebase_version,
         "robot": info.robot_type,
-        "episodes": info.total_episodes,
-        "frames": info.total_frames,
+        "episodes": episodes.len(),
+        "frames": lengths().sum::<usize>(),
         "fps": info.fps,
         "shortest_episode": lengths().min(),
         "longest_episode": lengths().max(),
         "tasks": dataset.tasks().values().collect::<Vec<_>>(),
         "features": features,
-    }))
+        "disagreements": dataset.disagreements(),
+    })
 }
 
 fn print(summary: &Value) -> Result<()> {
@@ -173,7 +184,8 @@ fn print(summary: &Value) -> Result<()> {
     }
     for (name, feature) in summary["features"].as_object().into_iter().flatten() {
         let codec = feature["codec"].as_str().map_or_else(String::new, |codec| format!(", {codec}"));
-        say!("{name:<42} {} {}{codec}", text(&feature["dtype"]), feature["shape"])?;
+        let depth = if feature["is_depth"] == true { ", depth: no view unless named" } else { "" };
+        say!("{name:<42} {} {}{codec}{depth}", text(&feature["dtype"]), feature["shape"])?;
     }
     Ok(())
 }
