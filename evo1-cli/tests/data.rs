@@ -31,6 +31,49 @@ fn data_says_what_a_dataset_holds_and_draws_it() {
     assert!(!output.status.success() && stderr(&output).contains("info.json"), "{}", stderr(&output));
 }
 
+/// A copy of the metadata of a dataset of the fixtures, without its tables and videos.
+fn metadata(name: &str) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().expect("directory");
+    fs::create_dir(directory.path().join("meta")).expect("folder");
+    for file in ["info.json", "episodes.jsonl", "tasks.jsonl"] {
+        let from = fixture("lerobot-datasets").join(name).join("meta").join(file);
+        fs::copy(from, directory.path().join("meta").join(file)).expect("copy");
+    }
+    directory
+}
+
+#[test]
+fn data_describes_what_cannot_be_used() {
+    let shown = |directory: &tempfile::TempDir| -> serde_json::Value {
+        serde_json::from_str(&done(&["data", text(directory.path()), "--json"])).expect("JSON")
+    };
+    // Videos that are not there.
+    let summary = shown(&metadata("v21"));
+    let codec = summary["features"]["observation.images.front"]["codec"].as_str().expect("a sentence");
+    assert!(codec.starts_with("not readable") && codec.contains("episode_000000.mp4"), "{codec}");
+    // No cameras, no episodes.
+    let directory = metadata("v21");
+    let path = directory.path().join("meta/info.json");
+    let mut info: serde_json::Value = serde_json::from_slice(&fs::read(&path).expect("info")).expect("JSON");
+    info["features"].as_object_mut().expect("features").retain(|name, _| !name.starts_with("observation.images"));
+    fs::write(&path, info.to_string()).expect("write");
+    fs::write(directory.path().join("meta/episodes.jsonl"), "").expect("write");
+    let summary = shown(&directory);
+    assert_eq!((&summary["episodes"], &summary["frames"]), (&0.into(), &0.into()));
+    assert!(summary["disagreements"].as_array().is_some_and(|found| found.len() == 2), "{summary}");
+}
+
+#[test]
+fn columns_of_states_and_actions_are_named_on_the_command_line() {
+    let directory = tempfile::tempdir().expect("directory");
+    let plot = directory.path().join("sheet.png");
+    let columns = "observation.state.cartesian_position,observation.state.gripper_position";
+    let action = "action.cartesian_position";
+    done(&["data", &dataset("v21"), "--plot", text(&plot), "--state-key", columns, "--action-key", action]);
+    let output = evo1(&["data", &dataset("v21"), "--plot", text(&plot), "--state-key", "state"]);
+    assert!(!output.status.success() && stderr(&output).contains("no column `state`"), "{}", stderr(&output));
+}
+
 #[test]
 fn an_episode_is_recorded_or_the_feature_for_it_is_named() {
     let directory = tempfile::tempdir().expect("directory");

@@ -95,7 +95,8 @@ pub struct DatasetConfig {
     /// `aloha_joint_angle`, `metaworld`, `custom`, or a name of your own.
     #[serde(default = "default_suite")]
     pub process_suite: String,
-    /// The suite's settings.
+    /// The suite's settings. The built-in ones have `state_key` and `action_key`: a column, or a list of columns whose values
+    /// stand side by side.
     #[serde(default)]
     pub suite_config: BTreeMap<String, serde_json::Value>,
     /// Grippers of the action that are made two-valued.

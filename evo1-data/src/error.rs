@@ -24,6 +24,16 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
+    /// A suite cannot be made.
+    #[error("{dataset}: the suite `{suite}` cannot be used: {message}")]
+    Suite {
+        /// The dataset.
+        dataset: String,
+        /// The suite.
+        suite: String,
+        /// What is wrong with its name or settings.
+        message: String,
+    },
     /// The cameras of a dataset are not those of the policy.
     #[error("{dataset}: {reason}; a `view_map` in the data configuration says which camera each view shows")]
     Cameras {

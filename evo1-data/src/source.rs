@@ -45,12 +45,11 @@ impl DatasetSource {
         skip_unreadable: bool,
     ) -> Result<Self> {
         let name = format!("{group}/{name}");
-        let bad = |field: &str, message: String, got: &str| {
-            Error::from(evo1_core::Error::invalid("data configuration", format!("{name}.{field}"), message, got))
-        };
-        let suite = suites
-            .build(&config.process_suite, &config.suite_config)
-            .map_err(|message| bad("process_suite", message, &config.process_suite))?;
+        let suite = suites.build(&config.process_suite, &config.suite_config).map_err(|message| Error::Suite {
+            dataset: name.clone(),
+            suite: config.process_suite.clone(),
+            message,
+        })?;
         let others = config.weight_column.iter().chain(&config.exclude_frames.column).cloned();
         let options = OpenOptions {
             follow_links: config.follow_links,
@@ -61,7 +60,9 @@ impl DatasetSource {
         };
         let dataset = Dataset::open(&config.path, &options)?;
         let present = dataset.episodes().iter().map(|episode| episode.index);
-        let episodes = config.chosen_episodes(present).map_err(|message| bad("episodes", message, "that"))?;
+        let episodes = config.chosen_episodes(present).map_err(|message| {
+            evo1_core::Error::invalid("data configuration", format!("{name}.episodes"), message, "that")
+        })?;
         let views: Vec<Option<String>> = if config.view_map.is_empty() {
             let is_view =
                 |camera: &&str| cameras.view(camera).is_some() || !dataset.feature(camera).is_ok_and(Feature::is_depth);

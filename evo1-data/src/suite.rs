@@ -220,7 +220,7 @@ fn joined(sources: &[ColumnSource], table: &Table, row: usize) -> Result<Vec<f32
     Ok(values)
 }
 
-/// The columns that settings name, or the suite's own; refuses settings that the suite does not have.
+/// The columns that settings name, one or several side by side, or the suite's own; refuses settings that the suite does not have.
 fn keys<const N: usize>(
     settings: &SuiteSettings,
     others: &[&str],
@@ -232,8 +232,15 @@ fn keys<const N: usize>(
     }
     let mut sources = std::array::from_fn(|_| Vec::new());
     for (sources, (name, default)) in sources.iter_mut().zip(names) {
-        let column = setting::<String>(settings, name)?.unwrap_or_else(|| default.to_owned());
-        sources.push(ColumnSource::from(column));
+        let columns = match settings.get(name) {
+            None => vec![default.to_owned()],
+            Some(Value::String(column)) => vec![column.clone()],
+            Some(columns) => serde_json::from_value(columns.clone()).unwrap_or_default(),
+        };
+        if columns.is_empty() {
+            return Err(format!("`suite_config.{name}` must be a column or a list of columns, got {}", settings[name]));
+        }
+        sources.extend(columns.into_iter().map(ColumnSource::from));
     }
     Ok(sources)
 }

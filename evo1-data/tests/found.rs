@@ -248,6 +248,22 @@ fn scalars_of_every_type_are_parts_of_actions_and_states() {
     }
 }
 
+#[test]
+fn states_and_actions_may_be_several_columns() {
+    let keys = |state: serde_json::Value| DatasetConfig {
+        suite_config: [("state_key".to_owned(), state)].into(),
+        ..set(&fixture("v21"))
+    };
+    let state = |state| sample(keys(state), 1, 5).map(|sample| sample.observation.state);
+    let columns = ["observation.state.cartesian_position", "observation.state.gripper_position"];
+    let parts = columns.map(|column| state(serde_json::json!(column)).expect("a column"));
+    assert_eq!(state(serde_json::json!(columns)).expect("both"), parts.concat());
+    for bad in [serde_json::json!(3), serde_json::json!([]), serde_json::json!({ "a": 1 })] {
+        let message = format!("`suite_config.state_key` must be a column or a list of columns, got {bad}");
+        refused(state(bad), &["the suite `default` cannot be used", &message]);
+    }
+}
+
 // ------------------------------------------------------------------------------------------------------ used columns
 
 /// A column of lists of lists: two rows of two values in each row of the table.

@@ -94,10 +94,11 @@ pub(crate) fn misfits<C: Components>(policy: &Policy<C>, mixture: &Mixture) -> R
         let (mut states, mut actions) = (Range::default(), Range::default());
         let episodes = source.episodes();
         for episode in episodes.clone().step_by(episodes.len().div_ceil(LOOKED_AT).max(1)) {
-            // Episodes that cannot be read are for those that read them all.
+            // What cannot be read is refused or skipped where it is used.
             let Ok(table) = source.dataset.table(episode) else { continue };
             for frame in 0..table.rows() {
-                let (state, action) = (source.state(&table, episode, frame)?, source.action(&table, episode, frame)?);
+                let read = (source.state(&table, episode, frame), source.action(&table, episode, frame));
+                let (Ok(state), Ok(action)) = read else { continue };
                 states.add(
                     &normalizer.unclamped_state(&state, robot).map_err(misfit)?,
                     config.normalization.state.usual_limit(),

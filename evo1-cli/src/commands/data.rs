@@ -49,6 +49,14 @@ pub(crate) struct Data {
     #[arg(long, value_name = "NAME", default_value = "default")]
     suite: String,
 
+    /// Columns of the state, side by side [default: the suite's]
+    #[arg(long, value_name = "COLUMN", value_delimiter = ',')]
+    state_key: Vec<String>,
+
+    /// Columns of the action, side by side [default: the suite's]
+    #[arg(long, value_name = "COLUMN", value_delimiter = ',')]
+    action_key: Vec<String>,
+
     /// Files may be links out of the folder, as in a Hugging Face cache
     #[arg(long)]
     follow_links: bool,
@@ -71,7 +79,10 @@ impl Data {
         if self.plot.is_none() && self.rrd.is_none() {
             return Ok(());
         }
+        let keys = [("state_key", &self.state_key), ("action_key", &self.action_key)];
+        let given = keys.into_iter().filter(|(_, columns)| !columns.is_empty());
         let config = DatasetConfig {
+            suite_config: given.map(|(name, columns)| (name.to_owned(), json!(columns))).collect(),
             process_suite: self.suite.clone(),
             follow_links: self.follow_links,
             ..DatasetConfig::new(&self.path)
