@@ -144,12 +144,12 @@ impl VideoReader {
         let number = match wanted {
             Wanted::Number(frame) => match clip.frames_before {
                 Some(before) => before + frame,
-                None => self.start_of(clip, 0.5 / fps)? + frame,
+                None => self.start_of(clip, 0.5 / fps, fps)? + frame,
             },
             Wanted::Time { seconds, tolerance } => {
-                let first = self.start_of(clip, tolerance)?;
+                let first = self.start_of(clip, tolerance, fps)?;
                 let seconds = self.time(first) + seconds;
-                let last = (first + clip.frames.max(1) - 1).min(self.shown.len() - 1);
+                let last = self.nearest(self.time(first) + clip.frames.saturating_sub(1) as f64 / fps);
                 let number = self.nearest(seconds).clamp(first, last);
                 self.check_time(number, seconds, tolerance)?;
                 number
@@ -162,27 +162,23 @@ impl VideoReader {
         self.frame(number)
     }
 
-    /// The frame at which an episode starts.
-    fn start_of(&self, clip: &VideoClip, tolerance: f64) -> Result<usize> {
+    /// The frame at which an episode starts: the one nearest to its start, which must also be where the episodes before it
+    /// end.
+    fn start_of(&self, clip: &VideoClip, tolerance: f64, fps: f64) -> Result<usize> {
         let first = self.nearest(clip.start);
-        // With nothing to compare it with, a start between two frames might be that of either.
-        let is_certain = clip.frames_before.is_some();
-        self.check_time(first, clip.start, if is_certain { tolerance } else { tolerance / 2.0 })?;
-        match clip.frames_before.filter(|&before| before != first) {
-            Some(before) => {
-                let expected = match before < self.shown.len() {
-                    true => format!("{:.4} s, frame {before}: so long are the episodes before it", self.time(before)),
-                    false => format!("frame {before} of {}: so long are the episodes before it", self.shown.len()),
-                };
-                let got = format!(
-                    "{:.4} s, nearest to frame {first} (`time: by_frame` in the dataset's configuration counts frames)",
-                    clip.start
-                );
-                let what = "the start of an episode in this video (`from_timestamp`)";
-                Err(Error::inconsistent(&self.track.path, what, expected, got))
-            }
-            None => Ok(first),
+        let Some(before) = clip.frames_before else {
+            // With nothing to compare it with, a start between two frames might be that of either.
+            return self.check_time(first, clip.start, tolerance / 2.0).map(|()| first);
+        };
+        let end = self.time(0) + before as f64 / fps;
+        if self.nearest(end) == first {
+            return self.check_time(first, clip.start, tolerance).map(|()| first);
         }
+        let what = "the start of an episode in this video (`from_timestamp`)";
+        let expected = format!("{end:.4} s, after the {before} frames of the episodes before it");
+        let hint = "`time: by_frame` in the dataset's configuration counts frames instead";
+        let got = format!("{:.4} s, nearest to frame {first} ({hint})", clip.start);
+        Err(Error::inconsistent(&self.track.path, what, expected, got))
     }
 
     /// The number of the frame nearest to a time.
