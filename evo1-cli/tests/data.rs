@@ -51,6 +51,10 @@ fn data_describes_what_cannot_be_used() {
     let summary = shown(&metadata("v21"));
     let codec = summary["features"]["observation.images.front"]["codec"].as_str().expect("a sentence");
     assert!(codec.starts_with("not readable") && codec.contains("episode_000000.mp4"), "{codec}");
+    let output = evo1(&["data", &dataset("v21"), "--check"]);
+    assert!(!printed(&output).contains("problem"));
+    let output = evo1(&["data", text(metadata("v21").path()), "--check"]);
+    assert!(!output.status.success() && stderr(&output).contains("9 problems"), "{}", stderr(&output));
     // No cameras, no episodes.
     let directory = metadata("v21");
     let path = directory.path().join("meta/info.json");

@@ -678,6 +678,30 @@ fn numbers_of_files_that_nobody_uses_may_be_missing() {
     refused(sample(set(directory.path()), 1, 3), &[WRIST, "episode 1", "1 of its values are empty"]);
 }
 
+#[test]
+fn a_check_finds_what_is_wrong_without_decoding() {
+    let found = |root: &Path| {
+        let mut last = (0, 0);
+        let wrong = dataset(root).check(|done, total| last = (done, total));
+        assert_eq!(last, (3, 3));
+        wrong.into_iter().map(|(episode, error)| (episode, error.to_string())).collect::<Vec<_>>()
+    };
+    for name in ["v21", "v30"] {
+        assert_eq!(found(&fixture(name)), []);
+    }
+    // A video that is shorter than its table, as another episode's is.
+    let directory = copied("v21");
+    fs::copy(directory.path().join(video_of(FRONT, 0)), directory.path().join(video_of(FRONT, 1))).expect("copy");
+    fs::remove_file(directory.path().join(video_of(WRIST, 2))).expect("there");
+    put(&directory.path().join(table_of(0)), "index", None);
+    let wrong = found(directory.path());
+    let expected = [(0, "`index`"), (1, "the frame at 0.7000 s is wanted"), (2, "episode_000002.mp4")];
+    assert_eq!(wrong.iter().map(|(episode, _)| *episode).collect::<Vec<_>>(), [0, 1, 2], "{wrong:?}");
+    expected.iter().zip(&wrong).for_each(|((_, part), (_, message))| assert!(message.contains(part), "{message}"));
+    let wrong = found(starting_at([0.0, 0.76, 1.9]).path());
+    assert!(wrong.len() == 1 && wrong[0].0 == 1 && wrong[0].1.contains("0.7600 s"), "{wrong:?}");
+}
+
 // -------------------------------------------------------------------------------------------------------------- views
 
 #[test]

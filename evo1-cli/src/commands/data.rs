@@ -1,6 +1,7 @@
 //! `evo1 data`: what a dataset holds, and a picture of one of its episodes.
 
 use std::{
+    collections::BTreeSet,
     num::NonZeroUsize,
     path::{Path, PathBuf},
 };
@@ -61,6 +62,10 @@ pub(crate) struct Data {
     #[arg(long)]
     follow_links: bool,
 
+    /// Read the indices and times of all tables and videos once, and say which episodes cannot be used and why
+    #[arg(long)]
+    check: bool,
+
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
@@ -69,12 +74,25 @@ pub(crate) struct Data {
 impl Data {
     pub(crate) fn run(self, common: &Common) -> Result<()> {
         // What cannot be used is shown all the same, with what is wrong with it.
-        let options = OpenOptions { follow_links: self.follow_links, skip_unreadable: true, ..OpenOptions::default() };
-        let summary = summary(&Dataset::open(&self.path, &options)?);
+        let options = OpenOptions {
+            follow_links: self.follow_links,
+            columns: Some(BTreeSet::new()),
+            skip_unreadable: true,
+            ..OpenOptions::default()
+        };
+        let dataset = Dataset::open(&self.path, &options)?;
+        let mut summary = summary(&dataset);
+        let problems = if self.check { check(&dataset) } else { Vec::new() };
+        if self.check {
+            summary["problems"] = json!(problems);
+        }
         if self.json {
             say!("{summary}")?;
         } else {
             print(&summary)?;
+        }
+        if !problems.is_empty() {
+            eyre::bail!("{} problems in {}", problems.len(), self.path.display());
         }
         if self.plot.is_none() && self.rrd.is_none() {
             return Ok(());
@@ -152,6 +170,17 @@ impl Data {
     }
 }
 
+/// What is wrong with each episode, in sentences.
+fn check(dataset: &Dataset) -> Vec<String> {
+    let bar = indicatif::ProgressBar::new(0);
+    let wrong = dataset.check(|done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    wrong.into_iter().map(|(episode, error)| format!("episode {episode}: {error}")).collect()
+}
+
 /// What a dataset holds.
 fn summary(dataset: &Dataset) -> Value {
     let (info, episodes) = (dataset.info(), dataset.episodes());
@@ -197,6 +226,11 @@ fn print(summary: &Value) -> Result<()> {
         let codec = feature["codec"].as_str().map_or_else(String::new, |codec| format!(", {codec}"));
         let depth = if feature["is_depth"] == true { ", depth: no view unless named" } else { "" };
         say!("{name:<42} {} {}{codec}{depth}", text(&feature["dtype"]), feature["shape"])?;
+    }
+    for (what, key) in [("disagreement", "disagreements"), ("problem", "problems")] {
+        for found in summary[key].as_array().into_iter().flatten() {
+            say!("{what:<18} {}", text(found))?;
+        }
     }
     Ok(())
 }

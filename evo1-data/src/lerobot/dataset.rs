@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -15,7 +16,7 @@ use super::{
     meta::{self, Clip, Listing},
     table::TableFile,
 };
-use crate::{Error, Result, config::Time};
+use crate::{Error, Result, VideoPool, config::Time};
 
 /// Columns of whole numbers that every use of a table needs.
 const INDICES: [&str; 4] = ["frame_index", "episode_index", "index", "task_index"];
@@ -203,6 +204,26 @@ impl Dataset {
                 "none",
             )),
         }
+    }
+
+    /// What is wrong with each episode, by its number: all tables are read, with the columns of [`OpenOptions::columns`], and
+    /// the indices of all videos, whose frames must be in time to half a frame. None is decoded. `progress` is told how many episodes of how many are done.
+    pub fn check(&self, mut progress: impl FnMut(usize, usize)) -> Vec<(usize, Error)> {
+        let videos = VideoPool::new(NonZeroUsize::new(self.info.features.len()).unwrap_or(NonZeroUsize::MIN));
+        let (fps, total) = (self.info.fps, self.episodes().len());
+        let mut wrong = Vec::new();
+        for (done, episode) in self.episodes().iter().enumerate() {
+            let number = episode.index;
+            wrong.extend(self.read_table(number).err().map(|error| (number, error)));
+            for (camera, _) in self.info.features.iter().filter(|(_, feature)| feature.is_video()) {
+                let found = self
+                    .clip(number, camera)
+                    .and_then(|clip| videos.with(&clip.path, |video| video.check(&clip, 0.5 / fps, fps)));
+                wrong.extend(found.err().map(|error| (number, error)));
+            }
+            progress(done + 1, total);
+        }
+        wrong
     }
 
     pub(crate) fn episode(&self, number: usize) -> Result<&Episode> {

@@ -162,6 +162,18 @@ impl VideoReader {
         self.frame(number)
     }
 
+    /// Whether every frame of an episode is there, by the index alone.
+    ///
+    /// # Errors
+    /// With the first one that is not, or what is wrong with the episode's start.
+    pub(crate) fn check(&self, clip: &VideoClip, tolerance: f64, fps: f64) -> Result<()> {
+        let first = self.time(self.start_of(clip, tolerance, fps)?);
+        (0..clip.frames).try_for_each(|frame| {
+            let seconds = first + frame as f64 / fps;
+            self.check_time(self.nearest(seconds), seconds, tolerance)
+        })
+    }
+
     /// The frame at which an episode starts: the one nearest to its start, which must also be where the episodes before it
     /// end.
     fn start_of(&self, clip: &VideoClip, tolerance: f64, fps: f64) -> Result<usize> {
