@@ -216,7 +216,8 @@ pub enum Time {
     HalfFrame,
     /// By time stamp, with another tolerance in seconds. The frame is the nearest one of the episode.
     ToleranceS(f64),
-    /// By number: row k shows the k-th frame of the episode, whatever the time stamps say.
+    /// By number: row k shows the k-th frame of the episode, whatever the time stamps say. A video of several episodes must
+    /// have as many frames as they.
     ByFrame,
 }
 

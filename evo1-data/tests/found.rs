@@ -393,6 +393,17 @@ fn a_video_start_on_another_frame_is_refused_with_both_or_counted_by_frame() {
 }
 
 #[test]
+fn frames_are_counted_only_where_a_video_has_as_many_as_its_episodes() {
+    let directory = copied("v30");
+    // The last episode loses its last row, so that the video has a frame more than the episodes.
+    let path = directory.path().join(DATA);
+    write(&path, &rows(&path).slice(0, 23));
+    let by_frame = DatasetConfig { time: Time::ByFrame, ..set(directory.path()) };
+    refused(sample(by_frame, 1, 0), &["read by frame must be 23, as its episodes have, got 24"]);
+    assert_same(&set(directory.path()), &[0, 1]);
+}
+
+#[test]
 fn a_start_that_nothing_vouches_for_must_lie_on_a_frame() {
     let directory = starting_at([0.0, 0.7, 1.94]);
     let path = directory.path().join(EPISODES);

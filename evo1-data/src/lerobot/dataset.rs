@@ -67,6 +67,8 @@ pub struct VideoClip {
     pub start: f64,
     /// Frames of the episodes before it in the same video, where all of them are known.
     pub frames_before: Option<usize>,
+    /// Frames of all episodes in the same video, where all of them are known and there may be several.
+    pub frames_in_all: Option<usize>,
     /// Frames of the episode.
     pub frames: usize,
 }
@@ -163,7 +165,8 @@ impl Dataset {
     pub fn clip(&self, episode: usize, camera: &str) -> Result<VideoClip> {
         let (path, clip, frames) = self.place(episode, camera)?;
         let path = self.folder.inside(&path)?;
-        Ok(VideoClip { path, start: clip.start, frames_before: clip.frames_before, frames })
+        let Clip { start, frames_before, frames_in_all, .. } = *clip;
+        Ok(VideoClip { path, start, frames_before, frames_in_all, frames })
     }
 
     /// Whether the video with a camera's frames of an episode is not there.

@@ -48,6 +48,8 @@ pub(super) struct Clip {
     pub(super) start: f64,
     /// Frames of the episodes before it in the same video, where all of them are known.
     pub(super) frames_before: Option<usize>,
+    /// Frames of all episodes in the same video, where all of them are known and there may be several.
+    pub(super) frames_in_all: Option<usize>,
 }
 
 /// Which of the numbered files of a kind.
@@ -142,6 +144,7 @@ fn per_episode(folder: &Folder, meta: &Path, info: &Info) -> Result<Listing> {
             file: FileNumber { chunk: index / info.chunks_size, file: index },
             start: 0.0,
             frames_before: Some(0),
+            frames_in_all: None,
         };
         let clips = vec![Ok(clip); cameras];
         episodes.push(Episode { index, length, tasks, first_frame: first, table: None, first_row: 0, clips });
@@ -386,7 +389,7 @@ impl Tables {
     }
 }
 
-/// For each clip the frames before it in its video: those of the episodes whose frames stand there, as long as none is
+/// For each clip the frames before it in its video and those in all: those of the episodes whose frames stand there, as long as none is
 /// missing between them.
 fn count_frames_before(episodes: &mut [Episode]) {
     let cameras = episodes.first().map_or(0, |episode| episode.clips.len());
@@ -404,6 +407,9 @@ fn count_frames_before(episodes: &mut [Episode]) {
             clip.frames_before = *before;
             *before = before.map(|before| before + episode.length);
             next = episode.index + 1;
+        }
+        for clip in episodes.iter_mut().filter_map(|episode| episode.clips[camera].as_mut().ok()) {
+            clip.frames_in_all = frames.get(&clip.file).copied().flatten();
         }
     }
 }
@@ -470,7 +476,7 @@ fn places(path: &Path, table: &Table, video: &str) -> Result<Vec<Clip>> {
     let (chunk, number) = (counts(path, table, &name("chunk_index"))?, counts(path, table, &name("file_index"))?);
     let start = table.doubles(&name("from_timestamp")).map_err(|reason| Error::format(path, "parquet", reason))?;
     let files = chunk.into_iter().zip(number).map(|(chunk, file)| FileNumber { chunk, file });
-    Ok(files.zip(start).map(|(file, start)| Clip { file, start, frames_before: None }).collect())
+    Ok(files.zip(start).map(|(file, start)| Clip { file, start, frames_before: None, frames_in_all: None }).collect())
 }
 
 fn task_table(meta: &Path) -> Result<Tasks> {

@@ -142,6 +142,11 @@ impl VideoReader {
     /// when the frame is not there.
     pub(crate) fn frame_of(&mut self, clip: &VideoClip, wanted: Wanted, fps: f64) -> Result<Frame> {
         let number = match wanted {
+            Wanted::Number(_) if clip.frames_in_all.is_some_and(|frames| frames != self.shown.len()) => {
+                let expected = format!("{}, as its episodes have", clip.frames_in_all.unwrap_or_default());
+                let what = "the number of frames of a video that is read by frame";
+                return Err(Error::inconsistent(&self.track.path, what, expected, self.shown.len()));
+            }
             Wanted::Number(frame) => match clip.frames_before {
                 Some(before) => before + frame,
                 None => self.start_of(clip, 0.5 / fps, fps)? + frame,
