@@ -91,19 +91,9 @@ impl Table {
 
     /// The same as the tables of episodes are used: `indices` hold whole numbers, all other numbers single precision.
     pub(super) fn for_frames(mut self, indices: &[&str]) -> Self {
-        let names: Vec<String> = self.columns.keys().cloned().collect();
-        for name in names {
-            let used = match self.columns.remove(&name) {
-                Some(Column::Ints(values)) if !indices.contains(&name.as_str()) => {
-                    scalars(values, |value| value as f32)
-                }
-                Some(Column::Doubles(values)) if !indices.contains(&name.as_str()) => {
-                    scalars(values, |value| value as f32)
-                }
-                Some(column) => column,
-                None => continue,
-            };
-            self.columns.insert(name, used);
+        for (name, column) in std::mem::take(&mut self.columns) {
+            let is_index = indices.contains(&name.as_str());
+            self.columns.insert(name, if is_index { column } else { column.narrowed() });
         }
         for &name in indices {
             if !self.columns.contains_key(name) {
@@ -322,14 +312,24 @@ impl Column {
         if let Self::Floats { width, .. } = self { *width } else { 1 }
     }
 
+    /// The same with numbers in single precision.
+    fn narrowed(self) -> Self {
+        match self {
+            Self::Doubles(values) => scalars(values, |value| value as f32),
+            Self::Ints(values) => scalars(values, |value| value as f32),
+            other => other,
+        }
+    }
+
     /// The same with `width` rows as one: numbers only.
     fn grouped(self, width: usize) -> Result<Self, String> {
         match self {
-            column @ (Self::Floats { .. } | Self::Doubles(_) | Self::Ints(_)) if width == 1 => Ok(column),
-            Self::Floats { width: inner, values } => Ok(Self::Floats { width: width * inner, values }),
-            Self::Doubles(values) => Ok(widened(scalars(values, |value| value as f32), width)),
-            Self::Ints(values) => Ok(widened(scalars(values, |value| value as f32), width)),
             Self::Text(_) | Self::TextLists(_) | Self::Bytes(_) => Err("its lists hold no numbers".into()),
+            scalar if width == 1 => Ok(scalar),
+            numbers => match numbers.narrowed() {
+                Self::Floats { width: inner, values } => Ok(Self::Floats { width: width * inner, values }),
+                other => Ok(other),
+            },
         }
     }
 }
@@ -337,14 +337,6 @@ impl Column {
 /// Scalars in single precision.
 fn scalars<T>(values: Vec<T>, narrowed: impl Fn(T) -> f32) -> Column {
     Column::Floats { width: 1, values: values.into_iter().map(narrowed).collect() }
-}
-
-/// Scalars as vectors.
-fn widened(scalars: Column, width: usize) -> Column {
-    match scalars {
-        Column::Floats { values, .. } => Column::Floats { width, values },
-        other => other,
-    }
 }
 
 /// An array as a column, or why it cannot be one.
