@@ -39,7 +39,7 @@ pub(crate) fn messages(data: &[u8]) {
 /// A message of openpi's protocol.
 pub(crate) fn openpi(data: &[u8]) {
     for cameras in [Cameras::default(), Cameras::named(["image"])] {
-        if let Ok(request) = openpi::parse(data, &SHAPE, &OpenPiOptions { cameras }) {
+        if let Ok(request) = openpi::parse(data, &SHAPE, &OpenPiOptions { cameras, prompt: None }) {
             assert!(request.observation.state.iter().all(|value| value.is_finite()));
             assert!(request.observation.views.len() <= SHAPE.views);
         }

@@ -9,7 +9,7 @@ use evo1::{
 use futures_util::{SinkExt, StreamExt, stream::FuturesOrdered};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    time::{Instant, MissedTickBehavior, interval, timeout, timeout_at},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at},
 };
 use tokio_tungstenite::{
     WebSocketStream,
@@ -23,6 +23,7 @@ use tokio_tungstenite::{
 use crate::{
     Answer, ErrorKind, Request, RequestError, RequestId,
     budget::{Meter, Metered, Reservation},
+    http::OPENPI_PATH,
     protocol::{
         json::{self, Parsed},
         openpi,
@@ -41,6 +42,12 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often a message that arrives slowly is looked at.
 const TICK: Duration = Duration::from_millis(500);
+
+/// How long a client may be silent before it is noted that it may speak another protocol.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// Most requests of a connection with `queue=latest` whose replies are not sent.
+const MAX_SUPERSEDED: usize = 1000;
 
 /// What a connection speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +98,8 @@ struct Connection<S> {
     shared: Arc<Shared>,
     terms: ConnectionOptions,
     number: u64,
+    /// Its client has sent no message, and may wait for one.
+    is_silent: bool,
     /// Requests so far.
     requests: u64,
     /// The previous reply's chunk, normalised, which the next may be guided to.
@@ -111,13 +120,13 @@ where
     let stream = Metered::new(stream, meter.clone());
     let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
     let number = shared.next_connection();
-    shared.metrics.connections.inc();
-    shared.metrics.connections_total.inc();
-    let mut connection = Connection { socket, meter, shared, terms, number, requests: 0, chunk: None, previous: None };
+    let metrics = shared.metrics.clone();
+    let _open = metrics.opened();
+    let is_silent = !matches!(terms.dialect, Dialect::OpenPi) && !terms.is_page;
+    let mut connection =
+        Connection { socket, meter, shared, terms, number, is_silent, requests: 0, chunk: None, previous: None };
     let end = connection.run().await;
-    let shared = connection.shared.clone();
     connection.end(end).await;
-    shared.metrics.connections.dec();
 }
 
 impl<S> Connection<S>
@@ -135,14 +144,22 @@ where
         let mut phase = self.shared.phase.subscribe();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut silence = std::pin::pin!(sleep(SILENCE));
+        // Of requests that only the newest of counts, all but two are over, and wait for their turn to say so.
+        let most = if self.terms.latest { MAX_SUPERSEDED } else { self.shared.options.max_in_flight };
         loop {
             if *phase.borrow_and_update() == Phase::Draining && pending.is_empty() {
                 return End::Close(CloseCode::Away.into(), "the server is shutting down".into());
             }
+            let reads = pending.len() < most;
             let step = tokio::select! {
                 Some(outcome) = pending.next(), if !pending.is_empty() => self.finish(outcome).await,
-                message = self.socket.next() => self.message(message, &mut pending).await,
-                _ = tick.tick() => self.check_arrival(),
+                message = self.socket.next(), if reads => self.message(message, &mut pending).await,
+                _ = tick.tick() => self.check_arrival(reads),
+                () = &mut silence, if self.is_silent => {
+                    self.note_silence();
+                    Ok(())
+                }
                 _ = phase.changed() => Ok(()),
             };
             if let Err(end) = step {
@@ -157,12 +174,10 @@ where
             None => return Err(End::Gone),
             Some(Ok(Message::Text(text))) => Bytes::from(text),
             Some(Ok(Message::Binary(bytes))) => bytes,
-            Some(Ok(_)) => {
-                self.meter.complete();
-                return Ok(());
-            }
+            Some(Ok(_)) => return Ok(()),
             Some(Err(error)) => return Err(self.broken(error)),
         };
+        self.is_silent = false;
         let received = Instant::now();
         let (memory, arrival) = self.meter.complete();
         let metrics = &self.shared.metrics;
@@ -306,14 +321,31 @@ where
         }
     }
 
-    fn check_arrival(&self) -> Result<(), End> {
+    /// Looks at a message that arrives. While the socket is not read, it is not the client that is slow.
+    fn check_arrival(&self, reads: bool) -> Result<(), End> {
         let limit = self.shared.options.transfer_timeout;
-        if self.meter.arriving() <= limit {
+        if !reads {
+            self.meter.restart_clock();
+        }
+        if self.meter.arriving().is_none_or(|time| time <= limit) {
             return Ok(());
         }
         self.shared.metrics.failed(ErrorKind::TooSlow);
         let message = format!("a message must arrive within {} s", limit.as_secs());
         Err(End::Break(ErrorKind::TooSlow.close_code(), message.into()))
+    }
+
+    /// Says once what a connection without a message may be.
+    fn note_silence(&mut self) {
+        self.is_silent = false;
+        if self.meter.arriving().is_none() {
+            tracing::warn!(
+                "connection {} has sent nothing for {} s: a client of openpi waits here for ever, because this path speaks \
+                 Evo-1's JSON; openpi's protocol is at {OPENPI_PATH}, and everywhere with `--protocol openpi`",
+                self.number,
+                SILENCE.as_secs()
+            );
+        }
     }
 
     async fn send(&mut self, message: Message) -> Result<(), End> {
@@ -339,7 +371,7 @@ where
             // The peer is still sending, and would lose the close frame if the socket closed on what it sends. What has
             // arrived of its message is let go.
             let mut stream = self.socket.into_inner().into_inner();
-            drop(self.meter.complete());
+            self.meter.discard();
             stream.shutdown().await.ok()?;
             discard(&mut stream).await.ok()
         };

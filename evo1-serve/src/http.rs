@@ -1,6 +1,6 @@
 //! What the server answers over HTTP, and how a request becomes a websocket.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use http_body_util::Full;
 use hyper::{
@@ -10,6 +10,7 @@ use hyper::{
         AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderValue, ORIGIN, UPGRADE,
         X_CONTENT_TYPE_OPTIONS,
     },
+    http::uri::Authority,
 };
 use hyper_util::rt::TokioIo;
 use serde_json::json;
@@ -17,7 +18,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 
 use crate::{
+    ServerOptions,
     connection::{self, ConnectionOptions, Dialect},
+    protocol::Protocol,
     server::{Phase, Shared},
     worker::Health,
 };
@@ -29,8 +32,11 @@ const PAGE: &str = include_str!("page/index.html");
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
     connect-src 'self' ws: wss:; img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// Path of openpi's protocol; any other path that asks for a websocket gets Evo-1's.
-const OPENPI_PATH: &str = "/openpi";
+/// Path of openpi's protocol, whatever other paths speak.
+pub(crate) const OPENPI_PATH: &str = "/openpi";
+
+/// Path of Evo-1's protocol, whatever other paths speak.
+pub(crate) const EVO1_PATH: &str = "/evo1";
 
 type Reply = Response<Full<Bytes>>;
 
@@ -38,6 +44,13 @@ type Reply = Response<Full<Bytes>>;
 pub(crate) fn respond(request: Request<Incoming>, shared: Arc<Shared>, permit: Arc<OwnedSemaphorePermit>) -> Reply {
     let path = request.uri().path().to_owned();
     let query = Query::parse(request.uri().query().unwrap_or_default());
+    if let Some(stranger) = foreign_host(request.headers(), &shared.options) {
+        let message = format!(
+            "`{stranger}` is not known to be a name of this server: without a token it answers to addresses, `localhost` and the \
+             names of --allow-host"
+        );
+        return text(StatusCode::FORBIDDEN, message);
+    }
     if request.headers().contains_key(UPGRADE) {
         return websocket(request, &path, &query, shared, permit);
     }
@@ -55,7 +68,7 @@ pub(crate) fn respond(request: Request<Incoming>, shared: Arc<Shared>, permit: A
         }
         "/info" => info(&shared),
         "/last" => last(&shared),
-        OPENPI_PATH => text(StatusCode::UPGRADE_REQUIRED, "connect with a websocket here"),
+        OPENPI_PATH | EVO1_PATH => text(StatusCode::UPGRADE_REQUIRED, "connect with a websocket here"),
         path => match path.strip_prefix("/last/view/").and_then(|view| view.parse().ok()) {
             Some(view) => last_view(&shared, view),
             None => text(StatusCode::NOT_FOUND, "there is nothing here"),
@@ -90,7 +103,8 @@ impl Query {
         query
     }
 
-    fn terms(&self, path: &str) -> Result<ConnectionOptions, String> {
+    /// How a websocket at `path` is to be treated, where other paths than those of one protocol speak `protocol`.
+    fn terms(&self, path: &str, protocol: Protocol) -> Result<ConnectionOptions, String> {
         let is = |name: &str, value: &Option<String>, known: &str| match value.as_deref() {
             None => Ok(false),
             Some(value) if value == known => Ok(true),
@@ -98,7 +112,17 @@ impl Query {
         };
         let json_errors = is("errors", &self.errors, "json")?;
         let object_replies = is("reply", &self.reply, "object")?;
-        let dialect = if path == OPENPI_PATH { Dialect::OpenPi } else { Dialect::Json { json_errors, object_replies } };
+        // openpi's client, given a URL and a port, appends the port to the path.
+        let is_port = |rest: &str| rest.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
+        let protocol = match path.strip_prefix(OPENPI_PATH) {
+            Some(rest) if rest.is_empty() || is_port(rest) => Protocol::OpenPi,
+            _ if path == EVO1_PATH => Protocol::Evo1,
+            _ => protocol,
+        };
+        let dialect = match protocol {
+            Protocol::OpenPi => Dialect::OpenPi,
+            Protocol::Evo1 => Dialect::Json { json_errors, object_replies },
+        };
         Ok(ConnectionOptions {
             dialect,
             latest: is("queue", &self.queue, "latest")?,
@@ -117,13 +141,15 @@ fn websocket(
     if !is_authorized(request.headers(), query, &shared) {
         return unauthorized();
     }
-    if !is_own_origin(request.headers()) {
-        return text(StatusCode::FORBIDDEN, "pages of other sites may not use this server");
+    if let Some(origin) = foreign_origin(request.headers(), &shared.options.allow_origins) {
+        let message =
+            format!("pages of other sites may not use this server, unless --allow-origin names them: `{origin}`");
+        return text(StatusCode::FORBIDDEN, message);
     }
     if *shared.phase.borrow() == Phase::Draining {
         return text(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down");
     }
-    let terms = match query.terms(path) {
+    let terms = match query.terms(path, shared.options.protocol) {
         Ok(terms) => terms,
         Err(message) => return text(StatusCode::BAD_REQUEST, message),
     };
@@ -156,13 +182,31 @@ fn equal_in_constant_time(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len() && one.iter().zip(other).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
 }
 
-/// Whether a browser's page comes from this server; robots' clients send no origin. Without this check any page that
-/// somebody looks at could move the robot of a server on the same machine.
-fn is_own_origin(headers: &HeaderMap) -> bool {
-    let Some(origin) = headers.get(ORIGIN) else { return true };
+/// The name by which a request asks for the server, if it may not. A page can give its own name this server's address (DNS
+/// rebinding) and would be of one site with it then; it has no token, and cannot name an address.
+fn foreign_host(headers: &HeaderMap, options: &ServerOptions) -> Option<String> {
+    if options.token.is_some() {
+        return None;
+    }
+    let given = headers.get(HOST).map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned()).unwrap_or_default();
+    let is_known = given.parse::<Authority>().is_ok_and(|authority| {
+        let name = authority.host();
+        let is_allowed = |allowed: &String| allowed.eq_ignore_ascii_case(name);
+        name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
+            || name.eq_ignore_ascii_case("localhost")
+            || options.allow_hosts.iter().any(is_allowed)
+    });
+    (!is_known).then_some(given)
+}
+
+/// The origin of a browser's page that neither comes from this server nor is allowed; robots' clients send no origin.
+/// Without this check any page that somebody looks at could move the robot of a server on the same machine.
+fn foreign_origin(headers: &HeaderMap, allowed: &[String]) -> Option<String> {
+    let origin = headers.get(ORIGIN).map(|origin| String::from_utf8_lossy(origin.as_bytes()).into_owned())?;
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, host)| host);
-    origin.is_some() && origin == host
+    let own = origin.split_once("://").map(|(_, host)| host);
+    let is_own = own.is_some() && own == host;
+    (!is_own && !allowed.contains(&origin)).then_some(origin)
 }
 
 fn ready(shared: &Shared) -> Reply {
@@ -251,7 +295,7 @@ mod tests {
 
     #[test]
     fn terms_come_from_the_query() {
-        let terms = |path: &str, query: &str| Query::parse(query).terms(path);
+        let terms = |path: &str, query: &str| Query::parse(query).terms(path, Protocol::Evo1);
         let json = terms("/", "queue=latest&errors=json&x=1").expect("known values");
         assert_eq!(json.dialect, Dialect::Json { json_errors: true, object_replies: false });
         assert!(json.latest && !json.is_page);
@@ -260,17 +304,59 @@ mod tests {
     }
 
     #[test]
+    fn paths_of_one_protocol_speak_it_and_others_what_the_server_is_told() {
+        for (path, expected) in [
+            ("/", None),
+            ("/any/path", None),
+            ("/openpis", None),
+            ("/openpi:x", None),
+            ("/openpi", Some(Protocol::OpenPi)),
+            ("/openpi:9000", Some(Protocol::OpenPi)),
+            ("/evo1", Some(Protocol::Evo1)),
+        ] {
+            for told in [Protocol::Evo1, Protocol::OpenPi] {
+                let dialect = Query::default().terms(path, told).expect("terms").dialect;
+                assert_eq!(dialect == Dialect::OpenPi, expected.unwrap_or(told) == Protocol::OpenPi, "{path} {told:?}");
+            }
+        }
+    }
+
+    fn headers(host: &'static str, origin: Option<&'static str>) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(HOST, HeaderValue::from_static(host));
+        origin.map(|origin| headers.insert(ORIGIN, HeaderValue::from_static(origin)));
+        headers
+    }
+
+    #[test]
     fn pages_of_other_sites_are_told_apart() {
-        let headers = |origin: Option<&'static str>| {
-            let mut headers = HeaderMap::new();
-            headers.insert(HOST, HeaderValue::from_static("127.0.0.1:9000"));
-            origin.map(|origin| headers.insert(ORIGIN, HeaderValue::from_static(origin)));
-            headers
+        let foreign = |origin, allowed: &[&str]| {
+            let allowed: Vec<String> = allowed.iter().map(|&origin| origin.to_owned()).collect();
+            foreign_origin(&headers("127.0.0.1:9000", origin), &allowed)
         };
-        assert!(is_own_origin(&headers(None)));
-        assert!(is_own_origin(&headers(Some("http://127.0.0.1:9000"))));
-        assert!(!is_own_origin(&headers(Some("http://evil.example"))));
-        assert!(!is_own_origin(&headers(Some("null"))));
+        assert_eq!(foreign(None, &[]), None);
+        assert_eq!(foreign(Some("http://127.0.0.1:9000"), &[]), None);
+        for other in ["http://evil.example", "null", "file://", "https://robot.example"] {
+            assert_eq!(foreign(Some(other), &["http://127.0.0.1"]), Some(other.to_owned()));
+            assert_eq!(foreign(Some(other), &["https://a.example", other]), None);
+        }
+    }
+
+    #[test]
+    fn a_page_cannot_give_the_server_a_name() {
+        let mut options = ServerOptions { allow_hosts: vec!["robot.local".into()], ..ServerOptions::default() };
+        let foreign = |host, options: &ServerOptions| foreign_host(&headers(host, None), options).is_some();
+        for own in ["127.0.0.1:9000", "10.0.0.3", "[::1]:9000", "localhost:1", "LocalHost", "Robot.local:9000"] {
+            assert!(!foreign(own, &options), "{own}");
+        }
+        for other in
+            ["evil.example:9000", "localhost.evil.example", "x127.0.0.1", "robot.local.evil", "", "a b", ":9000"]
+        {
+            assert!(foreign(other, &options), "{other}");
+        }
+        assert!(foreign_host(&HeaderMap::new(), &options).is_some(), "no name at all");
+        options.token = Some("secret".into());
+        assert!(!foreign("evil.example", &options), "who has the token is no stranger");
     }
 
     #[test]

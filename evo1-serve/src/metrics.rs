@@ -18,13 +18,30 @@ pub(crate) struct Metrics {
     registry: Registry,
     pub(crate) requests: IntCounterVec,
     errors: IntCounterVec,
-    pub(crate) connections: IntGauge,
-    pub(crate) connections_total: IntCounter,
+    connections: IntGauge,
+    connections_total: IntCounter,
     queue: IntGauge,
     pub(crate) received_bytes: IntCounter,
     memory: IntGauge,
     stages: HistogramVec,
     pub(crate) batch_size: Histogram,
+}
+
+/// One of what a gauge counts, for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Counted(IntGauge);
+
+impl Counted {
+    fn new(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 impl Metrics {
@@ -65,6 +82,12 @@ impl Metrics {
             metrics.registry.register(collector)?;
         }
         Ok(metrics)
+    }
+
+    /// Counts a connection that is open until the guard is dropped.
+    pub(crate) fn opened(&self) -> Counted {
+        self.connections_total.inc();
+        Counted::new(&self.connections)
     }
 
     pub(crate) fn failed(&self, kind: ErrorKind) {

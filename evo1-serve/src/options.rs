@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use crate::{Error, Result, protocol::Scaling};
+use crate::{
+    Error, Result,
+    protocol::{MAX_INSTRUCTION, Protocol, Scaling},
+};
 
 /// Evo-1's port.
 pub const DEFAULT_PORT: u16 = 9000;
@@ -19,8 +22,15 @@ pub struct ServerOptions {
     pub token: Option<String>,
     /// Certificate chain and private key, PEM files, for TLS.
     pub tls: Option<(PathBuf, PathBuf)>,
+    /// Names by which clients may ask for the server where there is no token; addresses and `localhost` always may. Other
+    /// names are refused: a page of another site can give its name the server's address.
+    pub allow_hosts: Vec<String>,
+    /// Origins of pages that may connect beside the server's own, as browsers write them: `https://robot.example`, `null`.
+    pub allow_origins: Vec<String>,
     /// Listen outside loopback without a token.
     pub is_insecure: bool,
+    /// What websockets speak at any path but `/openpi` and `/evo1`, which have their own.
+    pub protocol: Protocol,
     /// The first and third channel of JSON images change places, as the authors' server does.
     pub swaps_channels: bool,
     /// Who scales frames of the JSON protocol.
@@ -28,8 +38,13 @@ pub struct ServerOptions {
     /// Cameras of the openpi protocol in the order of the policy's views; empty: the policy's own, or as they come where it
     /// knows none.
     pub cameras: Vec<String>,
+    /// The instruction of openpi's observations that have none; they are refused when `None`.
+    pub prompt: Option<String>,
     /// Most requests that wait for the device; one more is answered *overloaded* at once.
     pub queue: usize,
+    /// Most requests of one connection that wait, are computed or whose replies are not sent; at the limit nothing more is
+    /// read from it. Connections with `queue=latest`, of whose requests one waits at most, have a limit of their own.
+    pub max_in_flight: usize,
     /// Most requests computed together.
     pub max_batch: usize,
     /// How long the device waits for more requests when there is room in a batch.
@@ -54,11 +69,16 @@ impl Default for ServerOptions {
             bind: SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT)),
             token: None,
             tls: None,
+            allow_hosts: Vec::new(),
+            allow_origins: Vec::new(),
             is_insecure: false,
+            protocol: Protocol::Evo1,
             swaps_channels: true,
             scaling: Scaling::OpenCv,
             cameras: Vec::new(),
+            prompt: None,
             queue: 64,
+            max_in_flight: 4,
             max_batch: 1,
             batch_wait: Duration::ZERO,
             deadline: None,
@@ -79,19 +99,45 @@ impl ServerOptions {
         }
         let positive = [
             ("queue", self.queue),
+            ("max-in-flight", self.max_in_flight),
             ("max-batch", self.max_batch),
             ("max-message", self.max_message),
             ("max-memory", self.max_memory),
             ("max-connections", self.max_connections),
         ];
-        match positive.into_iter().find(|(_, value)| *value == 0) {
-            Some((option, _)) => Err(Error::Option { option, message: "it must be at least 1".into() }),
-            None if self.token.as_ref().is_some_and(String::is_empty) => {
-                Err(Error::Option { option: "token", message: "it is empty".into() })
+        let wrong = |option, message: String| Err(Error::Option { option, message });
+        if let Some((option, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
+            return wrong(option, "it must be at least 1".into());
+        }
+        if self.token.as_ref().is_some_and(String::is_empty) {
+            return wrong("token", "it is empty".into());
+        }
+        if let Some(host) = self.allow_hosts.iter().find(|host| !is_host_name(host)) {
+            return wrong("allow-host", format!("expected a name without scheme, port and path, got `{host}`"));
+        }
+        if let Some(origin) = self.allow_origins.iter().find(|origin| !is_origin(origin)) {
+            return wrong(
+                "allow-origin",
+                format!("expected `SCHEME://HOST[:PORT]` in lower case, or `null`, got `{origin}`"),
+            );
+        }
+        match &self.prompt {
+            Some(prompt) if prompt.len() > MAX_INSTRUCTION => {
+                wrong("prompt", format!("it has {} bytes, but at most {MAX_INSTRUCTION} are read", prompt.len()))
             }
-            None => Ok(()),
+            _ => Ok(()),
         }
     }
+}
+
+fn is_host_name(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || matches!(c, '.' | '-' | '_'))
+}
+
+/// Whether a browser could send it as the `Origin` of a page.
+fn is_origin(text: &str) -> bool {
+    let is_written_so = |(scheme, host): (&str, &str)| !scheme.is_empty() && !host.contains(['/', '?', '#']);
+    text == "null" || (text.split_once("://").is_some_and(is_written_so) && text == text.to_lowercase())
 }
 
 #[cfg(test)]
@@ -108,5 +154,21 @@ mod tests {
         ServerOptions::default().validate().expect("loopback");
         assert!(ServerOptions { queue: 0, ..ServerOptions::default() }.validate().is_err());
         assert!(ServerOptions { token: Some(String::new()), ..ServerOptions::default() }.validate().is_err());
+    }
+    #[test]
+    fn doors_that_no_client_can_come_through_are_refused() {
+        let host = |name: &str| ServerOptions { allow_hosts: vec![name.into()], ..ServerOptions::default() }.validate();
+        let origin =
+            |origin: &str| ServerOptions { allow_origins: vec![origin.into()], ..ServerOptions::default() }.validate();
+        host("robot.local").expect("a name");
+        for wrong in ["http://robot.local", "robot.local:9000", "robot/x", ""] {
+            host(wrong).expect_err(wrong);
+        }
+        for right in ["https://robot.example", "http://a:9000", "null", "file://"] {
+            origin(right).expect(right);
+        }
+        for wrong in ["robot.example", "https://robot.example/", "*", "https://Robot.example"] {
+            origin(wrong).expect_err(wrong);
+        }
     }
 }

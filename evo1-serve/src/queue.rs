@@ -10,7 +10,8 @@ use tokio::sync::oneshot;
 
 use crate::{Answer, ErrorKind, Request, RequestError};
 
-/// Requests that wait for the device, first come first served.
+/// Requests that wait for the device. Connections take turns: each one's first request comes before any one's second, and
+/// those of one connection come in their order.
 #[derive(Debug)]
 pub(crate) struct Queue {
     state: Mutex<State>,
@@ -20,8 +21,11 @@ pub(crate) struct Queue {
 
 #[derive(Debug, Default)]
 struct State {
+    /// In the order of their rounds.
     jobs: VecDeque<Job>,
     next: u64,
+    /// The round of the request that was last handed out.
+    round: u64,
     is_closed: bool,
 }
 
@@ -30,6 +34,8 @@ struct State {
 pub(crate) struct Job {
     id: u64,
     connection: u64,
+    /// A connection has one request in each round.
+    round: u64,
     pub(crate) request: Arc<Request>,
     pub(crate) since: Instant,
     answer: oneshot::Sender<Result<Answer, RequestError>>,
@@ -77,7 +83,7 @@ impl Queue {
         self.lock().jobs.len()
     }
 
-    /// Takes a place at the end, or fails at once when there is none.
+    /// Takes a place behind the connection's own requests and those of its round, or fails at once when there is none.
     pub(crate) fn push(self: &Arc<Self>, connection: u64, request: Arc<Request>) -> Result<Ticket, RequestError> {
         let mut state = self.lock();
         if state.is_closed {
@@ -90,7 +96,11 @@ impl Queue {
         let (sender, answer) = oneshot::channel();
         let id = state.next;
         state.next += 1;
-        state.jobs.push_back(Job { id, connection, request, since: Instant::now(), answer: sender });
+        let own = state.jobs.iter().rev().find(|job| job.connection == connection);
+        let round = own.map_or(state.round, |job| job.round + 1);
+        let place = state.jobs.partition_point(|job| job.round <= round);
+        let job = Job { id, connection, round, request, since: Instant::now(), answer: sender };
+        state.jobs.insert(place, job);
         drop(state);
         self.changed.notify_one();
         Ok(Ticket { queue: self.clone(), id, answer })
@@ -119,6 +129,7 @@ impl Queue {
         let mut state = self.lock();
         let first = loop {
             if let Some(job) = state.jobs.pop_front() {
+                state.round = job.round;
                 break job;
             }
             if state.is_closed {
@@ -198,6 +209,17 @@ mod tests {
         let _new = queue.push(1, request(3)).expect("a place");
         assert_eq!(old.wait().await.expect_err("superseded").kind, ErrorKind::Superseded);
         assert_eq!(take(&queue, 8), [2, 3]);
+    }
+
+    #[test]
+    fn connections_take_turns() {
+        let queue = Queue::new(9);
+        let push = |connection, seed| queue.push(connection, request(seed)).expect("a place");
+        let _greedy: Vec<Ticket> = (10..15).map(|seed| push(1, seed)).collect();
+        let _other = [push(2, 20), push(2, 21)];
+        assert_eq!([take(&queue, 1), take(&queue, 1), take(&queue, 1)].concat(), [10, 20, 11]);
+        let _late = [push(3, 30), push(1, 15)];
+        assert_eq!((0..6).flat_map(|_| take(&queue, 1)).collect::<Vec<_>>(), [21, 30, 12, 13, 14, 15]);
     }
 
     #[test]

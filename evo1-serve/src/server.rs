@@ -97,7 +97,7 @@ impl Shared {
             [] => self.description.cameras.clone(),
             names => Cameras::named(names.iter().cloned()),
         };
-        OpenPiOptions { cameras }
+        OpenPiOptions { cameras, prompt: self.options.prompt.clone() }
     }
 
     pub(crate) fn remember(&self, last: Last) {

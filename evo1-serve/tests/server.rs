@@ -12,9 +12,10 @@ use std::{
 use evo1_serve::{
     Error, ServerOptions,
     client::{Client, ClientError, ClientOptions},
+    protocol::Protocol,
 };
 use serde_json::Value;
-use support::{HORIZON, Raw, Running, http, message, named};
+use support::{HORIZON, Raw, Running, frame_bytes, http, message, named};
 use tokio_tungstenite::tungstenite::{self, Message, client::IntoClientRequest};
 
 fn first_value(reply: &str) -> f64 {
@@ -223,6 +224,107 @@ fn a_message_that_drips_is_cut_off() {
     sleep(Duration::from_millis(1800));
     idle.send(message("go", 1));
     assert_eq!(first_value(&idle.text()), 1.0, "a connection may be idle");
+}
+
+#[test]
+fn pings_give_an_unfinished_message_neither_time_nor_memory() {
+    let server = Running::scripted(ServerOptions { transfer_timeout: Duration::from_secs(1), ..Default::default() });
+    let (mut raw, start) = (server.raw("/"), Instant::now());
+    raw.send_bytes(&frame_bytes(0x01, &[b' '; 30_000]));
+    raw.0.send(Message::Ping(vec![1].into())).expect("sent");
+    assert!(matches!(raw.read(), Message::Pong(_)));
+    let (_, metrics) = server.get("/metrics");
+    assert!(metrics.contains("evo1_request_memory_bytes 30008"), "{metrics}");
+    let (code, reason) = loop {
+        let ping = raw.0.send(Message::Ping(vec![1].into()));
+        match raw.0.read() {
+            Ok(Message::Pong(_)) if start.elapsed() < Duration::from_secs(5) => sleep(Duration::from_millis(100)),
+            Ok(Message::Close(Some(frame))) => break (u16::from(frame.code), frame.reason.to_string()),
+            other => panic!("a close frame was expected, got {other:?} after {ping:?}"),
+        }
+    };
+    assert!(code == 1008 && reason.contains("within 1 s"), "{code}: {reason}");
+}
+
+#[test]
+fn a_connection_has_so_many_requests_under_way_and_others_their_turn() {
+    let server = Running::scripted(ServerOptions { queue: 4, max_in_flight: 3, ..Default::default() });
+    let (mut greedy, mut other) = (server.raw("/"), server.raw("/"));
+    for seed in 0..30 {
+        greedy.send(message("sleep 40", seed));
+    }
+    sleep(Duration::from_millis(60));
+    for seed in 0..5 {
+        let start = Instant::now();
+        other.send(message("go", seed));
+        assert_eq!(first_value(&other.text()), seed as f64);
+        assert!(start.elapsed() < Duration::from_millis(110), "behind one request, not three: {:?}", start.elapsed());
+    }
+    for seed in 0..30 {
+        assert_eq!(first_value(&greedy.text()), f64::from(seed), "what is not read at once is not lost");
+    }
+}
+
+#[test]
+fn a_client_whose_socket_is_not_read_is_not_called_slow() {
+    let limits = ServerOptions { max_in_flight: 1, transfer_timeout: Duration::from_secs(1), ..Default::default() };
+    let server = Running::scripted(limits);
+    let mut raw = server.raw("/");
+    let next = frame_bytes(0x81, message("go", 2).as_bytes());
+    let (begin, rest) = next.split_at(100);
+    raw.send_bytes(&[&frame_bytes(0x81, message("sleep 2500", 1).as_bytes()), begin].concat());
+    assert_eq!(first_value(&raw.text()), 1.0);
+    raw.send_bytes(rest);
+    assert_eq!(first_value(&raw.text()), 2.0);
+}
+
+#[test]
+fn a_page_that_gives_the_server_a_name_is_refused_and_one_that_is_allowed_is_not() {
+    let options = ServerOptions {
+        allow_hosts: vec!["robot.local".into()],
+        allow_origins: vec!["https://panel.example".into(), "null".into()],
+        ..Default::default()
+    };
+    let server = Running::scripted(options);
+    let port = server.address.port();
+    let get = |path: &str, host: &str| {
+        http(server.address, &format!("GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n"))
+    };
+    for path in ["/", "/info", "/metrics", "/last", "/last/view/0"] {
+        let (status, body) = get(path, "evil.example");
+        assert!(status == 403 && body.contains("`evil.example:") && body.contains("--allow-host"), "{path}: {body}");
+        assert_ne!(get(path, "robot.local").0, 403, "{path}");
+    }
+    let upgrade = |host: String, origin: &str| {
+        let mut request = server.url("/").into_client_request().expect("a URL");
+        request.headers_mut().insert("Host", host.parse().expect("a header"));
+        request.headers_mut().insert("Origin", origin.parse().expect("a header"));
+        tungstenite::connect(request).is_ok()
+    };
+    let evil = format!("evil.example:{port}");
+    assert!(!upgrade(evil.clone(), &format!("http://{evil}")), "its own name for the server");
+    let own = server.address.to_string();
+    for (origin, expected) in
+        [("http://evil.example", false), ("https://panel.example", true), ("null", true), ("file://", false)]
+    {
+        assert_eq!(upgrade(own.clone(), origin), expected, "{origin}");
+    }
+    let local = format!("localhost:{port}");
+    assert!(upgrade(local.clone(), &format!("http://{local}")));
+}
+
+#[test]
+fn openpi_is_spoken_at_the_root_where_that_is_asked_for() {
+    let server = Running::scripted(ServerOptions { protocol: Protocol::OpenPi, ..Default::default() });
+    for path in ["/", "/any/path", "/openpi", "/openpi:9000"] {
+        assert!(matches!(server.raw(path).read(), Message::Binary(_)), "metadata come first at {path}");
+    }
+    let mut json = server.raw("/evo1");
+    json.send(message("go", 3));
+    assert_eq!(first_value(&json.text()), 3.0);
+    assert_eq!(server.get("/").0, 200, "the page is where it was");
+    let server = Running::scripted(ServerOptions::default());
+    assert!(matches!(server.raw("/openpi:9000").read(), Message::Binary(_)), "a URL and a port, joined");
 }
 
 #[test]

@@ -19,7 +19,8 @@ const CONNECTION_THREADS: usize = 4;
 /// File descriptors that are not connections.
 const OTHER_FILES: u64 = 256;
 
-/// Serve a policy to robots: Evo-1's websocket JSON protocol at any path, openpi's at /openpi, a page for people at /.
+/// Serve a policy to robots: openpi's websocket protocol at /openpi, Evo-1's JSON at any other path or as --protocol says, a
+/// page for people at /.
 ///
 /// Answers are those of `evo1 infer` for the same observation and seed. A connection's first request starts from --seed, the
 /// next from that plus 1, and so on, unless a request brings a `seed` of its own. SIGTERM ends the server when the requests under way
@@ -49,9 +50,21 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 
+    /// Name by which clients may ask for a server without a token (`Host`), beside addresses and `localhost`
+    #[arg(long, value_name = "NAME")]
+    allow_host: Vec<String>,
+
+    /// Origin of pages that may connect beside the server's own, as a browser writes it: `https://robot.example`, `null`
+    #[arg(long, value_name = "ORIGIN")]
+    allow_origin: Vec<String>,
+
     /// Listen outside loopback without a token
     #[arg(long)]
     insecure: bool,
+
+    /// What websockets speak at / and at any path but /openpi and /evo1, which have their own protocol
+    #[arg(long, value_name = "PROTOCOL", default_value = "evo1")]
+    protocol: Protocol,
 
     /// Take JSON images as RGB; the authors' server swaps the first and third channel, and their clients send BGR
     #[arg(long)]
@@ -69,6 +82,10 @@ pub(crate) struct Serve {
     /// come where it knows none
     #[arg(long, value_name = "NAME")]
     camera: Vec<String>,
+
+    /// Instruction of openpi's observations that have no `prompt`, which are refused when left out
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
 
     /// Seed of the noise of a connection's first request; each further one's is larger by 1
     #[arg(long, value_name = "S", default_value_t = 0)]
@@ -89,6 +106,10 @@ pub(crate) struct Serve {
     /// Most requests that wait; one more is answered "overloaded" at once
     #[arg(long, value_name = "N", default_value_t = ServerOptions::default().queue)]
     queue: usize,
+
+    /// Most requests of one connection that are under way; at the limit nothing more is read from it
+    #[arg(long, value_name = "N", default_value_t = ServerOptions::default().max_in_flight)]
+    max_in_flight: usize,
 
     /// Most requests computed together
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -121,6 +142,15 @@ pub(crate) struct Serve {
     /// How long SIGTERM waits for requests under way
     #[arg(long, value_name = "S", default_value_t = ServerOptions::default().drain_timeout.as_secs())]
     drain_timeout_s: u64,
+}
+
+/// What websockets speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Protocol {
+    /// Evo-1's JSON, as the authors' clients.
+    Evo1,
+    /// openpi's msgpack, as `openpi_client`'s `WebsocketClientPolicy(host, port)`.
+    Openpi,
 }
 
 /// Who scales frames of other sizes than the model's.
@@ -193,10 +223,18 @@ impl Serve {
             bind: self.bind,
             token: self.token.clone(),
             tls: self.tls_cert.clone().zip(self.tls_key.clone()),
+            allow_hosts: self.allow_host.clone(),
+            allow_origins: self.allow_origin.clone(),
             is_insecure: self.insecure,
+            protocol: match self.protocol {
+                Protocol::Evo1 => protocol::Protocol::Evo1,
+                Protocol::Openpi => protocol::Protocol::OpenPi,
+            },
             swaps_channels: !self.no_channel_swap,
             cameras: self.camera.clone(),
+            prompt: self.prompt.clone(),
             queue: self.queue,
+            max_in_flight: self.max_in_flight,
             max_batch: self.max_batch,
             batch_wait: Duration::from_millis(self.batch_wait_ms),
             deadline: self.deadline_ms.map(Duration::from_millis),

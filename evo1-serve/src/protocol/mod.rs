@@ -11,7 +11,16 @@ use evo1::Frame;
 use crate::{RequestError, scale::resize_bilinear};
 
 /// Longest instruction in bytes. A prompt holds a thousand tokens; what is longer only costs time.
-const MAX_INSTRUCTION: usize = 16 * 1024;
+pub(crate) const MAX_INSTRUCTION: usize = 16 * 1024;
+
+/// What a websocket speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// Evo-1's JSON, as the authors' clients.
+    Evo1,
+    /// openpi's msgpack.
+    OpenPi,
+}
 
 /// The sizes of the policy, which requests are held against, and how the server treats frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 //! A message of a hundred megabytes may claim a hundred million elements, so that their number is limited: observations
 //! have few, and their bulk is in arrays, which are slices of the message.
 
+use half::f16;
 use rmp::{Marker, decode};
 
 /// Most values of a message.
@@ -188,15 +189,16 @@ impl Value<'_> {
 
 impl Array<'_> {
     pub(super) fn is_float(&self) -> bool {
-        matches!(self.dtype, "<f4" | "<f8")
+        matches!(self.dtype, "<f2" | "<f4" | "<f8")
     }
 
     fn item_size(&self) -> Result<usize, String> {
         match self.dtype {
             "|u1" | "|i1" | "|b1" => Ok(1),
+            "<f2" => Ok(2),
             "<f4" | "<i4" => Ok(4),
             "<f8" | "<i8" => Ok(8),
-            other => Err(format!("arrays of dtype {other} are not read; use uint8, int, float32 or float64")),
+            other => Err(format!("arrays of dtype {other} are not read; use uint8, int, float16, float32 or float64")),
         }
     }
 
@@ -208,6 +210,7 @@ impl Array<'_> {
             self.data.chunks_exact(8).map(|b| read([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]])).collect()
         };
         match self.dtype {
+            "<f2" => Ok(self.data.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()),
             "<f4" => Ok(four(f32::from_le_bytes)),
             "<i4" => Ok(four(|bytes| i32::from_le_bytes(bytes) as f32)),
             "<f8" => Ok(eight(|bytes| f64::from_le_bytes(bytes) as f32)),

@@ -11,7 +11,7 @@
 //!   3 × height × width, 8-bit or floats from 0 to 1. `None` is a camera that is absent.
 //! - `observation/state` or `state` is the state; without it, all numbers and vectors below `observation/`, joined as they
 //!   come.
-//! - `prompt` is the instruction. `arm_key`, `dataset_key`, `embodiment`, `seed`, `steps` and `deadline_ms` are those of
+//! - `prompt` is the instruction, or [`OpenPiOptions::prompt`] where there is none. `arm_key`, `dataset_key`, `embodiment`, `seed`, `steps` and `deadline_ms` are those of
 //!   the JSON protocol. Nothing else is looked at.
 
 use std::time::Duration;
@@ -30,6 +30,8 @@ use crate::{Answer, Description, Request, RequestError};
 pub struct OpenPiOptions {
     /// The cameras, in the order of the policy's views.
     pub cameras: Cameras,
+    /// The instruction of an observation that has none.
+    pub prompt: Option<String>,
 }
 
 /// The message that a client gets when it has connected.
@@ -48,7 +50,8 @@ pub fn parse(message: &[u8], shape: &Shape, options: &OpenPiOptions) -> Result<R
         fields.read(&key.name().unwrap_or_default(), value)?;
     }
     let missing = |field: &str| RequestError::invalid(format!("the observation has no `{field}`"));
-    let instruction = checked_instruction(fields.prompt.ok_or_else(|| missing("prompt"))?)?;
+    let no_prompt = || RequestError::invalid("the observation has no `prompt`, and `evo1 serve --prompt` gives none");
+    let instruction = checked_instruction(fields.prompt.or_else(|| options.prompt.clone()).ok_or_else(no_prompt)?)?;
     let state = fields.state.unwrap_or(fields.parts);
     if state.is_empty() {
         return Err(missing("observation/state"));
@@ -247,7 +250,7 @@ mod tests {
     const SHAPE: Shape = Shape { views: 3, image_size: 2, state: 24, action: 24, horizon: 50 };
 
     fn options(cameras: &[&str]) -> OpenPiOptions {
-        OpenPiOptions { cameras: Cameras::named(cameras.iter().copied()) }
+        OpenPiOptions { cameras: Cameras::named(cameras.iter().copied()), prompt: None }
     }
 
     fn array(out: &mut Vec<u8>, dtype: &str, shape: &[u64], data: &[u8]) {
@@ -336,6 +339,31 @@ mod tests {
         let frame = Frame::new(2, 1, vec![1, 2, 3, 4, 5, 6]).expect("full");
         assert_eq!(request.observation.views, [View::Absent, View::Present(frame)]);
         assert_eq!(request.observation.state, [0.5, -1.0, 0.25], "a plain number is a part of the state");
+    }
+
+    #[test]
+    fn an_observation_without_a_prompt_gets_the_one_that_the_server_has() {
+        let told = OpenPiOptions { prompt: Some("open the drawer".into()), ..options(&[]) };
+        let instruction =
+            |text: &[u8], options| parse(text, &SHAPE, options).map(|request| request.observation.instruction);
+        let (without, with) = (message(&[("state", &state)]), message(&[("state", &state), ("prompt", &prompt)]));
+        assert_eq!(instruction(&without, &told).expect("a request"), "open the drawer");
+        assert_eq!(instruction(&with, &told).expect("a request"), "fold the towel");
+        assert!(instruction(&without, &options(&[])).expect_err("none").message.contains("--prompt"));
+    }
+
+    #[test]
+    fn a_state_may_be_in_half_precision() {
+        let halves = |out: &mut Vec<u8>| array(out, "<f2", &[3], &[0x00, 0x3c, 0x00, 0xc1, 0xff, 0x7b]);
+        let request = parse(&message(&[("state", &halves), ("prompt", &prompt)]), &SHAPE, &options(&[]));
+        assert_eq!(request.expect("a request").observation.state, [1.0, -2.5, 65504.0]);
+        let infinite = |out: &mut Vec<u8>| array(out, "<f2", &[1], &[0x00, 0x7c]);
+        let error = parse(&message(&[("state", &infinite), ("prompt", &prompt)]), &SHAPE, &options(&[]));
+        assert!(error.expect_err("infinite").message.contains("finite numbers, got inf"));
+        let image = |out: &mut Vec<u8>| array(out, "<f2", &[1, 1, 3], &[0x00, 0x3c, 0x00, 0x38, 0x00, 0x00]);
+        let text = message(&[("image", &image), ("state", &state), ("prompt", &prompt)]);
+        let views = parse(&text, &SHAPE, &options(&[])).expect("a request").observation.views;
+        assert_eq!(views, [View::Present(Frame::new(1, 1, vec![255, 127, 0]).expect("full"))]);
     }
 
     #[test]

@@ -174,6 +174,14 @@ impl Raw {
         self.0.send(Message::text(text.into())).expect("sent");
     }
 
+    /// Sends bytes that need be no whole frame.
+    pub(crate) fn send_bytes(&mut self, bytes: &[u8]) {
+        match self.0.get_mut() {
+            MaybeTlsStream::Plain(stream) => stream.write_all(bytes).expect("sent"),
+            _ => panic!("no TLS here"),
+        }
+    }
+
     pub(crate) fn read(&mut self) -> Message {
         self.0.read().expect("a message")
     }
@@ -196,6 +204,14 @@ impl Raw {
             }
         }
     }
+}
+
+/// A frame of a client, with a mask of zeros.
+pub(crate) fn frame_bytes(first: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(payload.len()).expect("a short payload").to_be_bytes();
+    let head =
+        if payload.len() < 126 { vec![first, 0x80 | length[1]] } else { vec![first, 0xfe, length[0], length[1]] };
+    [&head[..], &[0; 4], payload].concat()
 }
 
 /// The message of an instruction to [`Scripted`].
