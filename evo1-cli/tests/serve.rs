@@ -100,6 +100,34 @@ fn wrong_use_is_refused_with_the_remedy() {
     refused(&["--tls-cert", "no.pem", "--tls-key", "no.pem"], 1, "no.pem");
     refused(&["--gripper", "1:2"], 2, "COLUMN:THRESHOLD:ABOVE:BELOW");
     refused(&["--policy", "/no/such/policy"], 1, "/no/such/policy");
+    refused(&["--protocol", "pi"], 2, "openpi");
+    refused(&["--max-in-flight", "0"], 1, "--max-in-flight");
+    refused(&["--allow-host", "http://robot"], 1, "--allow-host");
+    refused(&["--allow-origin", "robot.example"], 1, "SCHEME://HOST");
+}
+
+#[test]
+fn openpi_is_served_at_the_root_and_a_silent_client_elsewhere_is_noted_once() {
+    let server = serving(&["--protocol", "openpi", "--prompt", "Open the drawer", "--allow-host", "robot"]);
+    let (mut socket, _) = tungstenite::connect(server.address.as_str()).expect("a connection");
+    assert!(matches!(socket.read().expect("a message"), Message::Binary(_)), "metadata come first");
+    // Eight numbers and a picture of one pixel, and no prompt.
+    let image = b"\xa5image\x84\xc4\x0b__ndarray__\xc3\xc4\x04data\xc4\x03\x01\x02\x03\xc4\x05dtype\xa3|u1\xc4\x05shape\x93\x01\x01\x03";
+    let request = [&b"\x82\xa5state\x98"[..], &[0; 8], image].concat();
+    socket.send(Message::binary(request)).expect("sent");
+    let reply = socket.read().expect("a message");
+    assert!(matches!(reply, Message::Binary(_)), "a chunk was expected, got {reply:?}");
+    let (code, log) = server.terminate();
+    assert!(code == Some(0) && !log.contains("has sent nothing"), "{log}");
+
+    let server = serving(&[]);
+    let (silent, mut speaks) = (tungstenite::connect(server.address.as_str()), server.client(4));
+    speaks.predict(&small(), &CallOptions::default()).expect("a reply");
+    sleep(Duration::from_secs(7));
+    drop(silent);
+    let (_, log) = server.terminate();
+    assert_eq!(log.matches("has sent nothing for 5 s").count(), 1, "{log}");
+    assert!(log.contains("--protocol openpi"), "{log}");
 }
 
 /// Memory that hostile traffic may add to the server: its limit on messages, connections, and the allocator's slack.

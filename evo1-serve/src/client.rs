@@ -2,8 +2,21 @@
 //!
 //! It speaks Evo-1's JSON protocol, to this server or to the authors'; of this one it asks for replies and errors as
 //! objects, so that it knows the times of a prediction and why there is none.
+//!
+//! **A chunk is that of the observation it was asked for, or an error.** Each request has an id, and replies with another are
+//! passed over. After whatever went wrong on the way, a reply that came too late included, the connection is given up; the
+//! next request makes a new one. No observation is sent twice: by then there is a newer one.
 
-use std::{collections::BTreeMap, io, net::TcpStream, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    io::{self, Read, Write},
+    net::{TcpStream, ToSocketAddrs},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 use evo1::{ActionChunk, Observation};
 use serde::Deserialize;
@@ -13,11 +26,11 @@ use tokio_rustls::rustls::{
     pki_types::{CertificateDer, pem::PemObject},
 };
 use tokio_tungstenite::tungstenite::{
-    Connector, Message, WebSocket, client::IntoClientRequest, client_tls_with_config, handshake::HandshakeError,
-    http::HeaderValue, protocol::WebSocketConfig, stream::MaybeTlsStream,
+    Connector, Error as WsError, Message, WebSocket, client::IntoClientRequest, client_tls_with_config,
+    handshake::HandshakeError, http::HeaderValue, protocol::WebSocketConfig, stream::MaybeTlsStream,
 };
 
-use crate::{MAX_MESSAGE, Rtc, protocol::json};
+use crate::{MAX_MESSAGE, RequestId, Rtc, protocol::json};
 
 /// How a client connects.
 #[derive(Debug, Clone)]
@@ -26,8 +39,17 @@ pub struct ClientOptions {
     pub token: Option<String>,
     /// A PEM file of the certificate to trust for `wss://`; the system's when `None`.
     pub certificate: Option<PathBuf>,
-    /// How long a connection and a reply may take.
-    pub timeout: Duration,
+    /// How long a connection may take to be made, handshakes included; the system's own limits hold for looking up a name.
+    pub connect_timeout: Duration,
+    /// How long a message may take to be sent.
+    pub write_timeout: Duration,
+    /// How long its reply may take from then on. It ends a request for good: with [`CallOptions::deadline`] the server gives up
+    /// too, and the connection goes on.
+    pub read_timeout: Duration,
+    /// How a connection that has ended is made anew.
+    pub reconnect: Reconnect,
+    /// Is told what becomes of the connection.
+    pub listener: Option<Listener>,
     /// Frames are sent as BGR, because the server swaps the channels.
     pub swaps_channels: bool,
     /// Padded width of an action on the wire: 24.
@@ -41,11 +63,70 @@ impl Default for ClientOptions {
         Self {
             token: None,
             certificate: None,
-            timeout: Duration::from_secs(600),
+            connect_timeout: Duration::from_secs(5),
+            write_timeout: Duration::from_secs(5),
+            read_timeout: Duration::from_secs(30),
+            reconnect: Reconnect::default(),
+            listener: None,
             swaps_channels: true,
             max_action_dim: 24,
             action_dim: None,
         }
+    }
+}
+
+/// How a request makes a connection that has ended anew: tries with pauses between them, each twice as long as the one
+/// before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reconnect {
+    /// Most tries of one request. With 0 a connection that has ended stays so.
+    pub tries: u32,
+    /// The first pause.
+    pub pause: Duration,
+    /// The longest pause.
+    pub longest_pause: Duration,
+}
+
+impl Default for Reconnect {
+    fn default() -> Self {
+        Self { tries: 5, pause: Duration::from_millis(100), longest_pause: Duration::from_secs(2) }
+    }
+}
+
+/// What becomes of a client's connection.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ConnectionEvent<'a> {
+    /// It was given up.
+    Lost(&'a ClientError),
+    /// It could not be made anew.
+    Failed {
+        /// Tries so far.
+        tries: u32,
+        /// Why.
+        error: &'a ClientError,
+    },
+    /// It was made anew. The server knows nothing of the one before: its first reply is guided to no other.
+    Restored {
+        /// Tries that it took.
+        tries: u32,
+    },
+}
+
+/// A function that is told what becomes of a connection. It is called by the thread that predicts, which waits for it.
+#[derive(Clone)]
+pub struct Listener(Arc<dyn Fn(ConnectionEvent<'_>) + Send + Sync>);
+
+impl Listener {
+    /// A listener that calls `tell`.
+    pub fn new(tell: impl Fn(ConnectionEvent<'_>) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(tell))
+    }
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Listener")
     }
 }
 
@@ -60,8 +141,10 @@ pub struct CallOptions {
     pub deadline: Option<Duration>,
     /// Steps of the Gaussian that smooths the chunk along time.
     pub smoothing: Option<f32>,
-    /// Guidance to the chunk of the previous reply.
+    /// Guidance to the chunk of the connection's previous reply.
     pub rtc: Option<Rtc>,
+    /// What the request is called; a client counts its requests when `None`.
+    pub request_id: Option<RequestId>,
 }
 
 /// A reply.
@@ -83,6 +166,16 @@ pub enum ClientError {
         url: String,
         /// What happened: the reason of its close frame, if it sent one.
         message: String,
+    },
+    /// Something took longer than the client waits.
+    #[error("{url}: {what} within {} s", limit.as_secs_f64())]
+    Timeout {
+        /// The server.
+        url: String,
+        /// What did not happen.
+        what: &'static str,
+        /// How long it was waited for.
+        limit: Duration,
     },
     /// The certificate file cannot be used.
     #[error("{}: not a usable certificate: {message}", path.display())]
@@ -110,32 +203,134 @@ pub enum ClientError {
     Reply(String),
 }
 
-/// A connection to a policy server.
+/// A connection to a policy server, which is made anew when it has ended.
 pub struct Client {
-    socket: WebSocket<MaybeTlsStream<TcpStream>>,
     url: String,
     options: ClientOptions,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum WireReply {
-    Bare(Vec<Vec<f32>>),
-    Error { error: WireError },
-    Object { actions: Vec<Vec<f32>>, milliseconds: BTreeMap<String, f64> },
-}
-
-#[derive(Deserialize)]
-struct WireError {
-    kind: String,
-    message: String,
+    /// The connection, as long as what comes on it belongs to what was asked for.
+    link: Option<Link>,
+    /// Requests that were given a number.
+    requests: u64,
 }
 
 impl Client {
-    /// Connects to `ws://HOST:PORT` or `wss://HOST:PORT`.
+    /// Connects to `ws://HOST:PORT` or `wss://HOST:PORT`, at once or not at all.
     pub fn connect(url: &str, options: ClientOptions) -> Result<Self, ClientError> {
-        let failed =
-            |message: &dyn std::fmt::Display| ClientError::Connection { url: url.into(), message: message.to_string() };
+        let link = Link::connect(url, &options)?;
+        Ok(Self { url: url.to_owned(), options, link: Some(link), requests: 0 })
+    }
+
+    /// One prediction: sends the observation and waits for its chunk. First it makes a connection that has ended anew.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] leaves the connection as it is. [`ClientError::Connection`], [`ClientError::Timeout`] and
+    /// [`ClientError::Reply`] end it.
+    pub fn predict(&mut self, observation: &Observation, call: &CallOptions) -> Result<Reply, ClientError> {
+        if observation.action_mask.is_none() && self.options.action_dim.is_none() {
+            return Err(ClientError::UnknownActionWidth);
+        }
+        let id = call.request_id.clone().unwrap_or_else(|| {
+            self.requests += 1;
+            RequestId::Number(self.requests)
+        });
+        let call = CallOptions { request_id: Some(id.clone()), ..call.clone() };
+        let message = json::encode(observation, &call, &self.options);
+        self.converse(&message, |reply| {
+            let reply = WireReply::read(reply)?;
+            if reply.is_to(&id) { reply.chunk().map(Some) } else { Ok(None) }
+        })
+    }
+
+    /// Sends a message as it is and waits for the reply, as it is: the next one, whatever its id.
+    ///
+    /// # Errors
+    /// As [`Self::predict`], but refusals are replies.
+    pub fn exchange(&mut self, message: &str) -> Result<String, ClientError> {
+        self.converse(message, |reply| Ok(Some(reply.to_owned())))
+    }
+
+    /// Sends a message and waits until `accept` finds its reply.
+    fn converse<T>(
+        &mut self,
+        message: &str,
+        accept: impl FnMut(&str) -> Result<Option<T>, ClientError>,
+    ) -> Result<T, ClientError> {
+        let mut link = match self.link.take() {
+            Some(link) => link,
+            None => self.reconnect()?,
+        };
+        let result = link.converse(message, &self.url, &self.options, accept);
+        match &result {
+            Ok(_) | Err(ClientError::Refused { .. }) => self.link = Some(link),
+            Err(error) => self.tell(ConnectionEvent::Lost(error)),
+        }
+        result
+    }
+
+    fn reconnect(&self) -> Result<Link, ClientError> {
+        let Reconnect { tries, mut pause, longest_pause } = self.options.reconnect;
+        let mut last = ClientError::connection(&self.url, &"the connection has ended, and is not to be made anew");
+        for tried in 1..=tries {
+            if tried > 1 {
+                sleep(pause);
+                pause = (pause * 2).min(longest_pause);
+            }
+            match Link::connect(&self.url, &self.options) {
+                Ok(link) => {
+                    self.tell(ConnectionEvent::Restored { tries: tried });
+                    return Ok(link);
+                }
+                Err(error) => {
+                    self.tell(ConnectionEvent::Failed { tries: tried, error: &error });
+                    last = error;
+                }
+            }
+        }
+        Err(last)
+    }
+
+    fn tell(&self, event: ConnectionEvent<'_>) {
+        if let Some(Listener(tell)) = &self.options.listener {
+            tell(event);
+        }
+    }
+
+    /// Says goodbye; dropping the client does without.
+    pub fn close(self) {
+        if let Some(mut link) = self.link {
+            link.deadline.set(self.options.write_timeout);
+            let _ = link.socket.close(None);
+            while link.socket.read().is_ok() {}
+        }
+    }
+}
+
+impl ClientError {
+    fn connection(url: &str, message: &dyn fmt::Display) -> Self {
+        Self::Connection { url: url.to_owned(), message: message.to_string() }
+    }
+
+    /// A failure of the connection while `what` was waited for.
+    fn of(url: &str, error: &WsError, what: &'static str, limit: Duration) -> Self {
+        match error {
+            WsError::Io(error) if error.kind() == io::ErrorKind::TimedOut => {
+                Self::Timeout { url: url.to_owned(), what, limit }
+            }
+            error => Self::connection(url, error),
+        }
+    }
+}
+
+/// A websocket, all whose reading and writing ends at a time.
+struct Link {
+    socket: WebSocket<MaybeTlsStream<Timed>>,
+    deadline: Deadline,
+}
+
+impl Link {
+    fn connect(url: &str, options: &ClientOptions) -> Result<Self, ClientError> {
+        let failed = |error: &dyn fmt::Display| ClientError::connection(url, error);
+        let late = |error: WsError| ClientError::of(url, &error, "no connection", options.connect_timeout);
         let separator = if url.contains('?') { '&' } else { '?' };
         let path = if url.splitn(4, '/').count() < 4 { "/" } else { "" };
         let full = format!("{url}{path}{separator}errors=json&reply=object");
@@ -147,71 +342,166 @@ impl Client {
         let host = request.uri().host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let is_tls = request.uri().scheme_str() == Some("wss");
         let port = request.uri().port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-        let stream = TcpStream::connect((host.as_str(), port)).map_err(|error| failed(&error))?;
-        let prepared = stream.set_nodelay(true).and(stream.set_read_timeout(Some(options.timeout)));
-        prepared.map_err(|error| failed(&error))?;
-        let connector = if is_tls { Connector::Rustls(tls_config(&options)?) } else { Connector::Plain };
+        let deadline = Deadline::default();
+        deadline.set(options.connect_timeout);
+        let stream = open(&host, port, &deadline).map_err(|error| late(error.into()))?;
+        stream.set_nodelay(true).map_err(|error| failed(&error))?;
+        let stream = Timed { stream, deadline: deadline.clone() };
+        let connector = if is_tls { Connector::Rustls(tls_config(options)?) } else { Connector::Plain };
         let config = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
-        let (socket, _) = match client_tls_with_config(request, stream, Some(config), Some(connector)) {
-            Ok(connected) => connected,
-            Err(HandshakeError::Failure(error)) => return Err(failed(&error)),
-            Err(HandshakeError::Interrupted(_)) => return Err(failed(&"no handshake within the time")),
-        };
-        Ok(Self { socket, url: url.to_owned(), options })
-    }
-
-    /// One prediction: sends the observation and waits for its chunk.
-    pub fn predict(&mut self, observation: &Observation, call: &CallOptions) -> Result<Reply, ClientError> {
-        if observation.action_mask.is_none() && self.options.action_dim.is_none() {
-            return Err(ClientError::UnknownActionWidth);
+        match client_tls_with_config(request, stream, Some(config), Some(connector)) {
+            Ok((socket, _)) => Ok(Self { socket, deadline }),
+            Err(HandshakeError::Failure(error)) => Err(late(error)),
+            Err(HandshakeError::Interrupted(_)) => Err(failed(&"the handshake was interrupted")),
         }
-        let message = json::encode(observation, call, &self.options);
-        self.exchange(&message).and_then(|reply| read_reply(&reply))
     }
 
-    /// Sends a message as it is and waits for the reply, as it is.
-    pub fn exchange(&mut self, message: &str) -> Result<String, ClientError> {
-        self.socket.send(Message::text(message)).map_err(|error| self.ended(&error))?;
+    fn converse<T>(
+        &mut self,
+        message: &str,
+        url: &str,
+        options: &ClientOptions,
+        mut accept: impl FnMut(&str) -> Result<Option<T>, ClientError>,
+    ) -> Result<T, ClientError> {
+        let &ClientOptions { write_timeout, read_timeout, .. } = options;
+        self.deadline.set(write_timeout);
+        let sent = self.socket.send(Message::text(message));
+        sent.map_err(|error| ClientError::of(url, &error, "the message was not sent", write_timeout))?;
+        self.deadline.set(read_timeout);
         loop {
             match self.socket.read() {
-                Ok(Message::Text(text)) => return Ok(text.to_string()),
+                Ok(Message::Text(text)) => {
+                    if let Some(reply) = accept(&text)? {
+                        return Ok(reply);
+                    }
+                }
+                Ok(Message::Binary(_)) => {
+                    let remedy = "it is binary: if this path speaks openpi's protocol, Evo-1's is at /evo1";
+                    return Err(ClientError::Reply(remedy.into()));
+                }
                 Ok(Message::Close(frame)) => {
                     let reason = frame.map(|frame| format!("closed with {}: {}", u16::from(frame.code), frame.reason));
-                    return Err(self.ended(&reason.unwrap_or_else(|| "closed without a reason".into())));
+                    return Err(ClientError::connection(url, &reason.unwrap_or("closed without a reason".into())));
                 }
                 Ok(_) => {}
-                Err(tokio_tungstenite::tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Err(self.ended(&format!("no reply within {} s", self.options.timeout.as_secs())));
-                }
-                Err(error) => return Err(self.ended(&error)),
+                Err(error) => return Err(ClientError::of(url, &error, "no reply", read_timeout)),
+            }
+        }
+    }
+}
+
+/// Connects to the first address of a host that answers.
+fn open(host: &str, port: u16, deadline: &Deadline) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in (host, port).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, deadline.left()?) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// When reading and writing end, shared by a stream and who sets it.
+#[derive(Debug, Clone)]
+struct Deadline(Arc<Mutex<Instant>>);
+
+impl Default for Deadline {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+}
+
+impl Deadline {
+    fn set(&self, time: Duration) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + time;
+    }
+
+    fn left(&self) -> io::Result<Duration> {
+        let until = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+    }
+}
+
+/// A socket that is read and written until a time: a peer that drips byte by byte has no longer than one that is silent.
+#[derive(Debug)]
+struct Timed {
+    stream: TcpStream,
+    deadline: Deadline,
+}
+
+/// The system says that it would have to wait on.
+fn as_timeout(error: io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::WouldBlock { io::ErrorKind::TimedOut.into() } else { error }
+}
+
+impl Read for Timed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(Some(self.deadline.left()?))?;
+        self.stream.read(buffer).map_err(as_timeout)
+    }
+}
+
+impl Write for Timed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(Some(self.deadline.left()?))?;
+        self.stream.write(bytes).map_err(as_timeout)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum WireReply {
+    Bare(Vec<Vec<f32>>),
+    Error { request_id: Option<RequestId>, error: WireError },
+    Object { request_id: Option<RequestId>, actions: Vec<Vec<f32>>, milliseconds: BTreeMap<String, f64> },
+}
+
+#[derive(Deserialize)]
+struct WireError {
+    kind: String,
+    message: String,
+}
+
+impl WireReply {
+    fn read(text: &str) -> Result<Self, ClientError> {
+        serde_json::from_str(text).map_err(|error| ClientError::Reply(error.to_string()))
+    }
+
+    /// Whether it can be the reply to a request: the authors' server names none, and an error may be of no request.
+    fn is_to(&self, id: &RequestId) -> bool {
+        match self {
+            Self::Bare(_) => true,
+            Self::Error { request_id, .. } | Self::Object { request_id, .. } => {
+                request_id.as_ref().is_none_or(|replied| replied == id)
             }
         }
     }
 
-    /// Says goodbye; dropping the client does without.
-    pub fn close(mut self) {
-        let _ = self.socket.close(None);
-        while self.socket.read().is_ok() {}
-    }
-
-    fn ended(&self, message: &dyn std::fmt::Display) -> ClientError {
-        ClientError::Connection { url: self.url.clone(), message: message.to_string() }
+    fn chunk(self) -> Result<Reply, ClientError> {
+        let (rows, milliseconds) = match self {
+            Self::Bare(actions) => (actions, BTreeMap::new()),
+            Self::Object { actions, milliseconds, .. } => (actions, milliseconds),
+            Self::Error { error: WireError { kind, message }, .. } => {
+                return Err(ClientError::Refused { kind, message });
+            }
+        };
+        let width = rows.first().map_or(0, Vec::len);
+        if width == 0 || rows.iter().any(|row| row.len() != width) {
+            return Err(ClientError::Reply("its rows have no common width".into()));
+        }
+        Ok(Reply { chunk: ActionChunk::new(width, rows.concat()), milliseconds })
     }
 }
 
 /// Reads a reply of this server or of the authors'.
 pub fn read_reply(text: &str) -> Result<Reply, ClientError> {
-    let reply = serde_json::from_str(text).map_err(|error| ClientError::Reply(error.to_string()))?;
-    let (rows, milliseconds) = match reply {
-        WireReply::Bare(actions) => (actions, BTreeMap::new()),
-        WireReply::Object { actions, milliseconds } => (actions, milliseconds),
-        WireReply::Error { error: WireError { kind, message } } => return Err(ClientError::Refused { kind, message }),
-    };
-    let width = rows.first().map_or(0, Vec::len);
-    if width == 0 || rows.iter().any(|row| row.len() != width) {
-        return Err(ClientError::Reply("its rows have no common width".into()));
-    }
-    Ok(Reply { chunk: ActionChunk::new(width, rows.concat()), milliseconds })
+    WireReply::read(text)?.chunk()
 }
 
 fn tls_config(options: &ClientOptions) -> Result<Arc<ClientConfig>, ClientError> {

@@ -59,7 +59,7 @@ pub struct Rtc {
 }
 
 /// A client's name for a request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum RequestId {
     /// A number.

@@ -336,6 +336,7 @@ pub fn encode(observation: &Observation, call: &CallOptions, options: &ClientOpt
         "deadline_ms": call.deadline.map(|deadline| deadline.as_millis() as u64),
         "smoothing": call.smoothing,
         "rtc": call.rtc,
+        "request_id": call.request_id,
     });
     let members = fields.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
     text.push_str(&members.map(|(name, value)| format!("\"{name}\": {value}")).collect::<Vec<_>>().join(", "));
