@@ -22,6 +22,7 @@ use crate::{
     connection::{self, ConnectionOptions, Dialect},
     protocol::Protocol,
     server::{Phase, Shared},
+    watchdog::Stall,
     worker::Health,
 };
 
@@ -214,7 +215,13 @@ fn ready(shared: &Shared) -> Reply {
         (Phase::Draining, _) => text(StatusCode::SERVICE_UNAVAILABLE, "shutting down"),
         (_, Health::WarmingUp) => text(StatusCode::SERVICE_UNAVAILABLE, "warming up"),
         (_, Health::Stopped) => text(StatusCode::SERVICE_UNAVAILABLE, "the model has stopped"),
-        (_, Health::Ready) => text(StatusCode::OK, "ready"),
+        (_, Health::Ready) => match shared.metrics.watchdog.stall() {
+            None => text(StatusCode::OK, "ready"),
+            Some(Stall { running, usual }) => text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("a prediction has been running for {running:.1?}, where {usual:.1?} are usual"),
+            ),
+        },
     }
 }
 

@@ -27,6 +27,7 @@ mod request;
 pub mod scale;
 mod server;
 mod tls;
+mod watchdog;
 mod worker;
 
 pub use error::{Error, Result};

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder,
 };
 
-use crate::{Answer, ErrorKind};
+use crate::{Answer, ErrorKind, watchdog::Watchdog};
 
 /// Bounds of latency buckets in seconds: from a parsed message to a full-size prediction on a CPU.
 const SECONDS: [f64; 16] =
@@ -25,6 +26,9 @@ pub(crate) struct Metrics {
     memory: IntGauge,
     stages: HistogramVec,
     pub(crate) batch_size: Histogram,
+    running: Gauge,
+    stalled: IntGauge,
+    pub(crate) watchdog: Watchdog,
 }
 
 /// One of what a gauge counts, for as long as it lives.
@@ -51,6 +55,7 @@ impl Metrics {
         let counters = |name, help, label| IntCounterVec::new(Opts::new(name, help), &[label]);
         let batches = HistogramOpts::new("evo1_batch_size", "Requests computed together.");
         let stages = HistogramOpts::new("evo1_stage_seconds", "Time of a request by stage.").buckets(SECONDS.to_vec());
+        let stalls = IntCounter::new("evo1_stalls_total", "Predictions that took ten times their usual time.")?;
         let metrics = Self {
             registry: Registry::new(),
             requests: counters("evo1_requests_total", "Requests answered, by protocol.", "protocol")?,
@@ -62,12 +67,15 @@ impl Metrics {
             memory: IntGauge::new("evo1_request_memory_bytes", "Memory held by messages and waiting requests.")?,
             stages: HistogramVec::new(stages, &["stage"])?,
             batch_size: Histogram::with_opts(batches.buckets(vec![1.0, 2.0, 4.0, 8.0, 16.0, 32.0]))?,
+            running: Gauge::new("evo1_prediction_seconds", "Time of the present prediction so far; 0 without one.")?,
+            stalled: IntGauge::new("evo1_prediction_stalled", "1 if it has taken ten times its usual time, else 0.")?,
+            watchdog: Watchdog::new(stalls.clone()),
         };
         for kind in ErrorKind::ALL {
             // A kind that has not happened yet is a 0, not a hole.
             metrics.errors.with_label_values(&[kind.name()]);
         }
-        let all: [Box<dyn prometheus::core::Collector>; 9] = [
+        let all: [Box<dyn prometheus::core::Collector>; 12] = [
             Box::new(metrics.requests.clone()),
             Box::new(metrics.errors.clone()),
             Box::new(metrics.connections.clone()),
@@ -77,6 +85,9 @@ impl Metrics {
             Box::new(metrics.memory.clone()),
             Box::new(metrics.stages.clone()),
             Box::new(metrics.batch_size.clone()),
+            Box::new(metrics.running.clone()),
+            Box::new(metrics.stalled.clone()),
+            Box::new(stalls),
         ];
         for collector in all {
             metrics.registry.register(collector)?;
@@ -110,6 +121,8 @@ impl Metrics {
     pub(crate) fn text(&self, queue: usize, memory: usize) -> String {
         self.queue.set(queue as i64);
         self.memory.set(memory as i64);
+        self.running.set(self.watchdog.running().map_or(0.0, |time| time.as_secs_f64()));
+        self.stalled.set(self.watchdog.stall().is_some().into());
         let mut text = Vec::new();
         match TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             Ok(()) => String::from_utf8_lossy(&text).into_owned(),

@@ -52,8 +52,9 @@ pub(crate) fn spawn(
         }
         end.health.send_replace(Health::Ready);
         let can_join = |one: &Request, other: &Request| model.can_batch(one, other);
+        let steps = model.description().steps;
         while let Some(batch) = queue.next_batch(batching.max, batching.wait, can_join) {
-            compute(&*model, batch, &metrics);
+            compute(&*model, steps, batch, &metrics);
         }
     })?;
     Ok((health, thread))
@@ -72,13 +73,18 @@ impl Drop for End {
     }
 }
 
-fn compute(model: &dyn Model, batch: Vec<Job>, metrics: &Metrics) {
+/// Computes a batch. `steps` are the Euler steps of requests that do not say.
+fn compute(model: &dyn Model, steps: usize, batch: Vec<Job>, metrics: &Metrics) {
     if batch.is_empty() {
         return;
     }
     let start = Instant::now();
     let requests: Vec<&Request> = batch.iter().map(|job| &*job.request).collect();
-    match model.predict(&requests) {
+    let most = requests.iter().filter_map(|request| request.steps).max().unwrap_or(steps);
+    let watched = metrics.watchdog.watch(most as f64 / steps.max(1) as f64);
+    let predicted = model.predict(&requests);
+    drop(watched);
+    match predicted {
         Ok(answers) => {
             metrics.batch_size.observe(batch.len() as f64);
             for (job, mut answer) in batch.into_iter().zip(answers) {
@@ -88,6 +94,6 @@ fn compute(model: &dyn Model, batch: Vec<Job>, metrics: &Metrics) {
         }
         Err(error) if batch.len() == 1 => batch.into_iter().for_each(|job| job.finish(Err(error.clone()))),
         // One request must not fail the others.
-        Err(_) => batch.into_iter().for_each(|job| compute(model, vec![job], metrics)),
+        Err(_) => batch.into_iter().for_each(|job| compute(model, steps, vec![job], metrics)),
     }
 }

@@ -340,6 +340,34 @@ fn a_panic_of_the_model_ends_the_server_with_an_error() {
 }
 
 #[test]
+fn a_prediction_that_takes_far_too_long_makes_the_server_unready_for_as_long() {
+    let server = Running::scripted(ServerOptions::default());
+    let (mut raw, start) = (server.raw("/"), Instant::now());
+    for text in
+        [message("sleep 5", 0), message("sleep 5", 1), message("sleep 1300", 2).replacen('{', "{\"steps\": 900, ", 1)]
+    {
+        raw.send(text);
+        raw.text();
+    }
+    assert!(start.elapsed() > Duration::from_millis(1300));
+    assert!(server.get("/metrics").1.contains("evo1_stalls_total 0"), "it was asked for 900 times the steps");
+    raw.send(message("sleep 3000", 2));
+    sleep(Duration::from_millis(300));
+    assert_eq!(server.get("/readyz").0, 200, "a short delay is none");
+    sleep(Duration::from_millis(1500));
+    let (status, text) = server.get("/readyz");
+    assert!(status == 503 && text.contains("has been running for"), "{status}: {text}");
+    assert_eq!(server.get("/healthz").0, 200);
+    assert!(server.get("/metrics").1.contains("evo1_prediction_stalled 1"));
+    raw.text();
+    assert_eq!(server.get("/readyz"), (200, "ready\n".into()));
+    let (_, metrics) = server.get("/metrics");
+    for line in ["evo1_prediction_stalled 0", "evo1_stalls_total 1", "evo1_prediction_seconds 0"] {
+        assert!(metrics.contains(line), "{line} is not in {metrics}");
+    }
+}
+
+#[test]
 fn stopping_answers_what_is_under_way() {
     let server = Running::scripted(ServerOptions::default());
     let (mut busy, mut idle) = (server.raw("/"), server.raw("/"));

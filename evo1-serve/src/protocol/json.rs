@@ -521,12 +521,14 @@ mod tests {
             deadline: Some(Duration::from_millis(20)),
             smoothing: Some(1.5),
             rtc: Some(rtc),
+            request_id: Some(RequestId::Text("a \"name\"".into())),
         };
         let text = encode(&observation, &call, &ClientOptions::default());
         let request = parse(text.as_bytes(), &SHAPE, OPTIONS).request.expect("a request");
         assert_eq!(request.observation, observation);
         assert_eq!((request.seed, request.steps, request.deadline), (call.seed, call.steps, call.deadline));
         assert_eq!((request.finish.smoothing, request.rtc), (call.smoothing, call.rtc));
+        assert_eq!(request.id, call.request_id);
     }
 
     #[test]
