@@ -101,6 +101,8 @@ fn wrong_use_is_refused_with_the_remedy() {
     refused(&["--gripper", "1:2"], 2, "COLUMN:THRESHOLD:ABOVE:BELOW");
     refused(&["--policy", "/no/such/policy"], 1, "/no/such/policy");
     refused(&["--protocol", "pi"], 2, "openpi");
+    refused(&["--token", ""], 1, "--token: the token is empty");
+    refused(&["--token-file", "no.tokens"], 1, "no.tokens");
     refused(&["--max-in-flight", "0"], 1, "--max-in-flight");
     refused(&["--allow-host", "http://robot"], 1, "--allow-host");
     refused(&["--allow-origin", "robot.example"], 1, "SCHEME://HOST");

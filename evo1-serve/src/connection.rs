@@ -100,6 +100,8 @@ struct Connection<S> {
     number: u64,
     /// Its client has sent no message, and may wait for one.
     is_silent: bool,
+    /// Whose token it has.
+    holder: Option<String>,
     /// Requests so far.
     requests: u64,
     /// The previous reply's chunk, normalised, which the next may be guided to.
@@ -108,8 +110,8 @@ struct Connection<S> {
     previous: Option<Duration>,
 }
 
-/// Serves a connection until it ends.
-pub(crate) async fn serve<S>(stream: S, shared: Arc<Shared>, terms: ConnectionOptions)
+/// Serves a connection, that of the `holder` of a token if there are any, until it ends.
+pub(crate) async fn serve<S>(stream: S, shared: Arc<Shared>, terms: ConnectionOptions, holder: Option<String>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
@@ -121,10 +123,20 @@ where
     let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
     let number = shared.next_connection();
     let metrics = shared.metrics.clone();
-    let _open = metrics.opened();
+    let _open = metrics.opened(holder.as_deref());
     let is_silent = !matches!(terms.dialect, Dialect::OpenPi) && !terms.is_page;
-    let mut connection =
-        Connection { socket, meter, shared, terms, number, is_silent, requests: 0, chunk: None, previous: None };
+    let mut connection = Connection {
+        socket,
+        meter,
+        shared,
+        terms,
+        number,
+        is_silent,
+        holder,
+        requests: 0,
+        chunk: None,
+        previous: None,
+    };
     let end = connection.run().await;
     connection.end(end).await;
 }
@@ -273,7 +285,7 @@ where
         self.previous = Some(received.elapsed());
         self.chunk = Some(answer.normalized.clone());
         let metrics = &self.shared.metrics;
-        metrics.answered(protocol, &answer);
+        metrics.answered(protocol, self.holder.as_deref(), &answer);
         metrics.stage("send", sending.elapsed());
         metrics.stage("total", received.elapsed());
         Ok(())

@@ -40,6 +40,14 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
+    /// A file of tokens cannot be used.
+    #[error("{}: not a usable file of tokens: {message}", path.display())]
+    Tokens {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
     /// The system gives no thread, or the metrics cannot be set up.
     #[error("cannot start the server: {0}")]
     Start(String),

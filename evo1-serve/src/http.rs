@@ -62,7 +62,7 @@ pub(crate) fn respond(request: Request<Incoming>, shared: Arc<Shared>, permit: A
         "/" => page(),
         "/healthz" => text(StatusCode::OK, "OK"),
         "/readyz" => ready(&shared),
-        _ if !is_authorized(request.headers(), &query, &shared) => unauthorized(),
+        _ if authorized(request.headers(), &query, &shared).is_err() => unauthorized(),
         "/metrics" => {
             let metrics = shared.metrics.text(shared.queue.len(), shared.budget.used());
             typed("text/plain; version=0.0.4; charset=utf-8", metrics)
@@ -139,9 +139,7 @@ fn websocket(
     shared: Arc<Shared>,
     permit: Arc<OwnedSemaphorePermit>,
 ) -> Reply {
-    if !is_authorized(request.headers(), query, &shared) {
-        return unauthorized();
-    }
+    let Ok(holder) = authorized(request.headers(), query, &shared) else { return unauthorized() };
     if let Some(origin) = foreign_origin(request.headers(), &shared.options.allow_origins) {
         let message =
             format!("pages of other sites may not use this server, unless --allow-origin names them: `{origin}`");
@@ -163,30 +161,32 @@ fn websocket(
     tokio::spawn(async move {
         // A peer that leaves during its handshake needs no answer.
         if let Ok(stream) = upgrade.await {
-            connection::serve(TokioIo::new(stream), shared, terms).await;
+            connection::serve(TokioIo::new(stream), shared, terms, holder).await;
         }
         drop(permit);
     });
     response
 }
 
-/// Whether the request brings the token, if there is one.
-fn is_authorized(headers: &HeaderMap, query: &Query, shared: &Shared) -> bool {
-    let Some(token) = &shared.options.token else { return true };
+/// No token brought, or a wrong one.
+struct Unauthorized;
+
+/// Who holds the token that the request brings; nobody where none is needed.
+fn authorized(headers: &HeaderMap, query: &Query, shared: &Shared) -> Result<Option<String>, Unauthorized> {
+    let tokens = &shared.options.tokens;
+    if tokens.is_empty() {
+        return Ok(None);
+    }
     let header = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let given = header.and_then(|value| value.strip_prefix("Bearer ").or(value.strip_prefix("Api-Key ")));
-    given.or(query.token.as_deref()).is_some_and(|given| equal_in_constant_time(given.as_bytes(), token.as_bytes()))
-}
-
-/// Compares without telling by its time where a difference is.
-fn equal_in_constant_time(one: &[u8], other: &[u8]) -> bool {
-    one.len() == other.len() && one.iter().zip(other).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
+    let holder = tokens.holder(given.or(query.token.as_deref()).unwrap_or_default());
+    holder.map(|name| Some(name.to_owned())).ok_or(Unauthorized)
 }
 
 /// The name by which a request asks for the server, if it may not. A page can give its own name this server's address (DNS
 /// rebinding) and would be of one site with it then; it has no token, and cannot name an address.
 fn foreign_host(headers: &HeaderMap, options: &ServerOptions) -> Option<String> {
-    if options.token.is_some() {
+    if !options.tokens.is_empty() {
         return None;
     }
     let given = headers.get(HOST).map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned()).unwrap_or_default();
@@ -362,14 +362,7 @@ mod tests {
             assert!(foreign(other, &options), "{other}");
         }
         assert!(foreign_host(&HeaderMap::new(), &options).is_some(), "no name at all");
-        options.token = Some("secret".into());
+        options.tokens.add("robot", "secret").expect("a token");
         assert!(!foreign("evil.example", &options), "who has the token is no stranger");
-    }
-
-    #[test]
-    fn tokens_are_compared_whole() {
-        assert!(equal_in_constant_time(b"abc", b"abc"));
-        assert!(!equal_in_constant_time(b"abc", b"abd"));
-        assert!(!equal_in_constant_time(b"abc", b"ab"));
     }
 }

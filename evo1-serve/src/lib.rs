@@ -27,6 +27,7 @@ mod request;
 pub mod scale;
 mod server;
 mod tls;
+mod tokens;
 mod watchdog;
 mod worker;
 
@@ -35,3 +36,4 @@ pub use model::{Description, Model, PolicyModel, Robot};
 pub use options::{DEFAULT_PORT, MAX_MESSAGE, ServerOptions};
 pub use request::{Answer, ErrorKind, Request, RequestError, RequestId, Rtc};
 pub use server::{Server, Stop};
+pub use tokens::Tokens;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 use crate::{Answer, ErrorKind, watchdog::Watchdog};
@@ -17,10 +17,12 @@ const SECONDS: [f64; 16] =
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
-    pub(crate) requests: IntCounterVec,
+    requests: IntCounterVec,
     errors: IntCounterVec,
     connections: IntGauge,
     connections_total: IntCounter,
+    token_connections: IntGaugeVec,
+    token_requests: IntCounterVec,
     queue: IntGauge,
     pub(crate) received_bytes: IntCounter,
     memory: IntGauge,
@@ -62,6 +64,14 @@ impl Metrics {
             errors: counters("evo1_errors_total", "Requests that failed, by kind.", "kind")?,
             connections: IntGauge::new("evo1_connections", "Websocket connections that are open.")?,
             connections_total: IntCounter::new("evo1_connections_total", "Websocket connections accepted.")?,
+            token_connections: IntGaugeVec::new(
+                Opts::new(
+                    "evo1_token_connections",
+                    "Websocket connections that are open, by the holder of their token.",
+                ),
+                &["token"],
+            )?,
+            token_requests: counters("evo1_token_requests_total", "Requests answered, by holder of a token.", "token")?,
             queue: IntGauge::new("evo1_queue_length", "Requests that wait for the device.")?,
             received_bytes: IntCounter::new("evo1_received_bytes_total", "Bytes of complete messages.")?,
             memory: IntGauge::new("evo1_request_memory_bytes", "Memory held by messages and waiting requests.")?,
@@ -75,11 +85,13 @@ impl Metrics {
             // A kind that has not happened yet is a 0, not a hole.
             metrics.errors.with_label_values(&[kind.name()]);
         }
-        let all: [Box<dyn prometheus::core::Collector>; 12] = [
+        let all: [Box<dyn prometheus::core::Collector>; 14] = [
             Box::new(metrics.requests.clone()),
             Box::new(metrics.errors.clone()),
             Box::new(metrics.connections.clone()),
             Box::new(metrics.connections_total.clone()),
+            Box::new(metrics.token_connections.clone()),
+            Box::new(metrics.token_requests.clone()),
             Box::new(metrics.queue.clone()),
             Box::new(metrics.received_bytes.clone()),
             Box::new(metrics.memory.clone()),
@@ -95,10 +107,11 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Counts a connection that is open until the guard is dropped.
-    pub(crate) fn opened(&self) -> Counted {
+    /// Counts a connection that is open until the guards are dropped, and whose token it has.
+    pub(crate) fn opened(&self, holder: Option<&str>) -> (Counted, Option<Counted>) {
         self.connections_total.inc();
-        Counted::new(&self.connections)
+        let of_holder = holder.map(|holder| Counted::new(&self.token_connections.with_label_values(&[holder])));
+        (Counted::new(&self.connections), of_holder)
     }
 
     pub(crate) fn failed(&self, kind: ErrorKind) {
@@ -109,8 +122,11 @@ impl Metrics {
         self.stages.with_label_values(&[stage]).observe(time.as_secs_f64());
     }
 
-    pub(crate) fn answered(&self, protocol: &str, answer: &Answer) {
+    pub(crate) fn answered(&self, protocol: &str, holder: Option<&str>, answer: &Answer) {
         self.requests.with_label_values(&[protocol]).inc();
+        if let Some(holder) = holder {
+            self.token_requests.with_label_values(&[holder]).inc();
+        }
         self.stage("queue", answer.queued);
         for (stage, time) in answer.times.stages() {
             self.stage(stage, time);

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use crate::{
-    Error, Result,
+    Error, Result, Tokens,
     protocol::{MAX_INSTRUCTION, Protocol, Scaling},
 };
 
@@ -18,8 +18,8 @@ pub const MAX_MESSAGE: usize = 100_000_000;
 pub struct ServerOptions {
     /// Where it listens; port 0 takes a free one.
     pub bind: SocketAddr,
-    /// The token that clients must bring, as `Authorization: Bearer TOKEN`, `Authorization: Api-Key TOKEN` or `?token=`.
-    pub token: Option<String>,
+    /// Tokens of which clients must bring one, as `Authorization: Bearer TOKEN`, `Authorization: Api-Key TOKEN` or `?token=`.
+    pub tokens: Tokens,
     /// Certificate chain and private key, PEM files, for TLS.
     pub tls: Option<(PathBuf, PathBuf)>,
     /// Names by which clients may ask for the server where there is no token; addresses and `localhost` always may. Other
@@ -67,7 +67,7 @@ impl Default for ServerOptions {
     fn default() -> Self {
         Self {
             bind: SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT)),
-            token: None,
+            tokens: Tokens::default(),
             tls: None,
             allow_hosts: Vec::new(),
             allow_origins: Vec::new(),
@@ -94,7 +94,7 @@ impl Default for ServerOptions {
 impl ServerOptions {
     /// Fails unless the options fit together.
     pub fn validate(&self) -> Result<()> {
-        if !self.bind.ip().is_loopback() && self.token.is_none() && !self.is_insecure {
+        if !self.bind.ip().is_loopback() && self.tokens.is_empty() && !self.is_insecure {
             return Err(Error::Insecure { bind: self.bind });
         }
         let positive = [
@@ -108,9 +108,6 @@ impl ServerOptions {
         let wrong = |option, message: String| Err(Error::Option { option, message });
         if let Some((option, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
             return wrong(option, "it must be at least 1".into());
-        }
-        if self.token.as_ref().is_some_and(String::is_empty) {
-            return wrong("token", "it is empty".into());
         }
         if let Some(host) = self.allow_hosts.iter().find(|host| !is_host_name(host)) {
             return wrong("allow-host", format!("expected a name without scheme, port and path, got `{host}`"));
@@ -149,11 +146,13 @@ mod tests {
         let open = ServerOptions { bind: SocketAddr::from(([0, 0, 0, 0], 9000)), ..ServerOptions::default() };
         let message = open.validate().expect_err("insecure").to_string();
         assert!(message.contains("--token") && message.contains("--insecure"), "{message}");
-        ServerOptions { token: Some("t".into()), ..open.clone() }.validate().expect("with a token");
+        let mut tokens = Tokens::default();
+        tokens.add("robot", "t").expect("a token");
+        ServerOptions { tokens, ..open.clone() }.validate().expect("with a token");
         ServerOptions { is_insecure: true, ..open }.validate().expect("told");
         ServerOptions::default().validate().expect("loopback");
         assert!(ServerOptions { queue: 0, ..ServerOptions::default() }.validate().is_err());
-        assert!(ServerOptions { token: Some(String::new()), ..ServerOptions::default() }.validate().is_err());
+        assert!(Tokens::default().add("robot", "").is_err());
     }
     #[test]
     fn doors_that_no_client_can_come_through_are_refused() {

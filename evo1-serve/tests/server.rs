@@ -10,7 +10,7 @@ use std::{
 };
 
 use evo1_serve::{
-    Error, ServerOptions,
+    Error, ServerOptions, Tokens,
     client::{Client, ClientError, ClientOptions},
     protocol::Protocol,
 };
@@ -400,7 +400,9 @@ fn simultaneous_requests_are_computed_together() {
 
 #[test]
 fn a_token_is_demanded_of_everybody() {
-    let server = Running::scripted(ServerOptions { token: Some("secret".into()), ..Default::default() });
+    let mut tokens = Tokens::default();
+    tokens.add("robot", "secret").expect("a token");
+    let server = Running::scripted(ServerOptions { tokens, ..Default::default() });
     assert!(tungstenite::connect(server.url("/")).is_err());
     assert!(tungstenite::connect(server.url("/?token=wrong")).is_err());
     for header in ["Bearer secret", "Api-Key secret"] {
@@ -413,6 +415,31 @@ fn a_token_is_demanded_of_everybody() {
     let statuses = ["/healthz", "/readyz", "/", "/metrics", "/info", "/last", "/last/view/0", "/info?token=secret"];
     let got: Vec<u16> = statuses.iter().map(|path| server.get(path).0).collect();
     assert_eq!(got, [200, 200, 200, 401, 401, 401, 401, 200]);
+}
+
+#[test]
+fn holders_of_tokens_are_told_apart_in_the_metrics() {
+    let mut tokens = Tokens::default();
+    tokens.add("arm-1", "s3cret-1").and_then(|()| tokens.add("arm-2", "s3cret-2")).expect("two tokens");
+    let server = Running::scripted(ServerOptions { tokens, ..Default::default() });
+    let mut first = server.raw("/?token=s3cret-1");
+    let mut second = [server.raw("/?token=s3cret-2"), server.raw("/?token=s3cret-2")];
+    for raw in std::iter::once(&mut first).chain(&mut second) {
+        raw.send(message("go", 1));
+        raw.text();
+    }
+    drop(first);
+    sleep(Duration::from_millis(200));
+    let (_, metrics) = server.get("/metrics?token=s3cret-1");
+    for line in [
+        "evo1_token_connections{token=\"arm-1\"} 0",
+        "evo1_token_connections{token=\"arm-2\"} 2",
+        "evo1_token_requests_total{token=\"arm-1\"} 1",
+        "evo1_token_requests_total{token=\"arm-2\"} 2",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in {metrics}");
+    }
+    assert!(!metrics.contains("s3cret"), "secrets are not shown");
 }
 
 #[test]

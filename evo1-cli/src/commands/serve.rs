@@ -7,14 +7,17 @@ use evo1::{
     Components,
     config::{GripperRule, Profile},
 };
-use evo1_serve::{DEFAULT_PORT, MAX_MESSAGE, PolicyModel, Server, ServerOptions, Stop, protocol};
-use eyre::{Result, WrapErr, bail};
+use evo1_serve::{DEFAULT_PORT, MAX_MESSAGE, PolicyModel, Server, ServerOptions, Stop, Tokens, protocol};
+use eyre::{Result, WrapErr, bail, eyre};
 use tracing::info;
 
 use crate::{common::Common, output::say};
 
 /// Threads that talk to clients: they only move bytes, the device has the others.
 const CONNECTION_THREADS: usize = 4;
+
+/// Who holds the token of `--token`, in the metrics.
+const TOKEN_NAME: &str = "default";
 
 /// File descriptors that are not connections.
 const OTHER_FILES: u64 = 256;
@@ -42,6 +45,10 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "TOKEN", env = "EVO1_TOKEN", hide_env_values = true)]
     token: Option<String>,
 
+    /// File of further tokens: on each line the name of a holder, which the metrics show, and a token
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+
     /// Certificate chain for TLS, PEM
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
@@ -50,7 +57,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 
-    /// Name by which clients may ask for a server without a token (`Host`), beside addresses and `localhost`
+    /// Name by which clients may ask for a server without tokens (`Host`), beside addresses and `localhost`
     #[arg(long, value_name = "NAME")]
     allow_host: Vec<String>,
 
@@ -164,7 +171,7 @@ enum Scaling {
 
 impl Serve {
     pub(crate) fn run<C: Components>(self, common: &Common) -> Result<()> {
-        let options = self.options();
+        let options = self.options()?;
         options.validate()?;
         let device = common.open_device()?;
         let mut policy = common.policy::<C>(self.policy.as_deref(), &device)?;
@@ -218,10 +225,18 @@ impl Serve {
         })
     }
 
-    fn options(&self) -> ServerOptions {
-        ServerOptions {
+    fn tokens(&self) -> Result<Tokens> {
+        let mut tokens = self.token_file.as_deref().map(Tokens::read).transpose()?.unwrap_or_default();
+        if let Some(token) = &self.token {
+            tokens.add(TOKEN_NAME, token).map_err(|message| eyre!("--token: {message}"))?;
+        }
+        Ok(tokens)
+    }
+
+    fn options(&self) -> Result<ServerOptions> {
+        Ok(ServerOptions {
             bind: self.bind,
-            token: self.token.clone(),
+            tokens: self.tokens()?,
             tls: self.tls_cert.clone().zip(self.tls_key.clone()),
             allow_hosts: self.allow_host.clone(),
             allow_origins: self.allow_origin.clone(),
@@ -244,7 +259,7 @@ impl Serve {
             transfer_timeout: Duration::from_secs(self.transfer_timeout_s),
             drain_timeout: Duration::from_secs(self.drain_timeout_s),
             ..ServerOptions::default()
-        }
+        })
     }
 }
 
