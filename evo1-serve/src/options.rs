@@ -22,6 +22,8 @@ pub struct ServerOptions {
     pub tokens: Tokens,
     /// Certificate chain and private key, PEM files, for TLS.
     pub tls: Option<(PathBuf, PathBuf)>,
+    /// How often these files are looked at; new connections get what they hold then.
+    pub tls_renewal: Duration,
     /// Names by which clients may ask for the server where there is no token; addresses and `localhost` always may. Other
     /// names are refused: a page of another site can give its name the server's address.
     pub allow_hosts: Vec<String>,
@@ -69,6 +71,7 @@ impl Default for ServerOptions {
             bind: SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT)),
             tokens: Tokens::default(),
             tls: None,
+            tls_renewal: Duration::from_secs(60),
             allow_hosts: Vec::new(),
             allow_origins: Vec::new(),
             is_insecure: false,
@@ -108,6 +111,9 @@ impl ServerOptions {
         let wrong = |option, message: String| Err(Error::Option { option, message });
         if let Some((option, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
             return wrong(option, "it must be at least 1".into());
+        }
+        if self.tls_renewal.is_zero() {
+            return wrong("tls-renewal", "it must be longer than nothing".into());
         }
         if let Some(host) = self.allow_hosts.iter().find(|host| !is_host_name(host)) {
             return wrong("allow-host", format!("expected a name without scheme, port and path, got `{host}`"));

@@ -17,7 +17,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
-    time::{sleep, timeout},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -28,7 +28,7 @@ use crate::{
     metrics::Metrics,
     protocol::{Shape, json::JsonOptions, openpi::OpenPiOptions},
     queue::Queue,
-    tls,
+    tls::Certificate,
     worker::{self, Batching, Health},
 };
 
@@ -113,7 +113,7 @@ impl Shared {
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Certificate>,
     shared: Arc<Shared>,
     worker: JoinHandle<()>,
 }
@@ -136,7 +136,7 @@ impl Server {
     /// When the options do not fit together, the address or a certificate cannot be used, or the system gives no thread.
     pub async fn bind(model: Arc<dyn Model>, options: ServerOptions) -> Result<Self> {
         options.validate()?;
-        let tls = options.tls.as_ref().map(|(chain, key)| tls::acceptor(chain, key)).transpose()?;
+        let tls = options.tls.as_ref().map(|(chain, key)| Certificate::read(chain, key)).transpose()?;
         let bind = options.bind;
         let failed = |reason| Error::Bind { bind, reason };
         let listener = TcpListener::bind(bind).await.map_err(failed)?;
@@ -190,20 +190,29 @@ impl Server {
     /// # Errors
     /// When the model stops computing, or requests are still under way when the time to end has passed.
     pub async fn run(self) -> Result<()> {
-        let Self { listener, tls, shared, worker, .. } = self;
+        let Self { listener, mut tls, shared, worker, .. } = self;
         let most = u32::try_from(shared.options.max_connections).unwrap_or(u32::MAX).min(Semaphore::MAX_PERMITS as u32);
         let permits = Arc::new(Semaphore::new(most as usize));
         let (mut phase, mut health) = (shared.phase.subscribe(), shared.health.clone());
         let drains = async { phase.wait_for(|phase| *phase == Phase::Draining).await.map(drop) };
         let stops = async { health.wait_for(|health| *health == Health::Stopped).await.map(drop) };
         let (mut drains, mut stops) = (std::pin::pin!(drains), std::pin::pin!(stops));
+        let mut renewal = interval(shared.options.tls_renewal);
+        renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let worker_stopped = loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => accept(stream, tls.clone(), &shared, &permits),
+                    Ok((stream, _)) => accept(stream, tls.as_ref().map(Certificate::acceptor), &shared, &permits),
                     Err(error) => {
                         tracing::warn!("a connection could not be accepted: {error}");
                         sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+                _ = renewal.tick() => if let Some(certificate) = &mut tls {
+                    match certificate.renew() {
+                        Ok(true) => tracing::info!("new connections get the certificate that has been renewed"),
+                        Ok(false) => {}
+                        Err(error) => tracing::warn!("the certificate stays as it is: {error}"),
                     }
                 },
                 _ = &mut drains => break false,

@@ -456,6 +456,36 @@ fn tls_is_spoken_with_those_who_trust_the_certificate() {
 }
 
 #[test]
+fn a_renewed_certificate_is_taken_and_a_broken_one_is_not() {
+    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let folder = std::env::temp_dir().join(format!("evo1-renewal-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let (chain, key) = (folder.join("cert.pem"), folder.join("key.pem"));
+    let put = |name: &str| {
+        std::fs::copy(here.join(format!("{name}.key.pem")), &key).expect("copied");
+        std::fs::copy(here.join(format!("{name}.cert.pem")), &chain).expect("copied");
+    };
+    put("localhost");
+    let tls = Some((chain.clone(), key.clone()));
+    let server = Running::scripted(ServerOptions { tls, tls_renewal: Duration::from_millis(50), ..Default::default() });
+    let url = format!("wss://localhost:{}", server.address.port());
+    let connect = |name: &str| {
+        let certificate = Some(here.join(format!("{name}.cert.pem")));
+        Client::connect(&url, ClientOptions { certificate, action_dim: Some(24), ..Default::default() })
+    };
+    let mut before = connect("localhost").expect("the first certificate");
+    put("renewed");
+    sleep(Duration::from_millis(500));
+    assert!(connect("localhost").is_err());
+    connect("renewed").expect("the second certificate");
+    std::fs::write(&chain, "no certificate").expect("written");
+    sleep(Duration::from_millis(500));
+    connect("renewed").expect("what was there before");
+    assert!(before.exchange(&message("go", 3)).is_ok(), "a connection stays as it is");
+    std::fs::remove_dir_all(folder).expect("removed");
+}
+
+#[test]
 fn http_tells_what_the_server_is_and_does() {
     let server = Running::scripted(ServerOptions::default());
     assert_eq!(server.get("/healthz"), (200, "OK\n".into()));

@@ -49,7 +49,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 
-    /// Certificate chain for TLS, PEM
+    /// Certificate chain for TLS, PEM; it and its key are looked at every minute, so that they can be renewed
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
 
