@@ -71,9 +71,11 @@ impl Tokens {
 
     /// Who holds a token. The time that it takes does not tell how much of a token is right.
     pub(crate) fn holder(&self, token: &str) -> Option<&str> {
-        let is_right = |holder: &&Holder| bool::from(holder.token.as_bytes().ct_eq(token.as_bytes()));
         // All are compared, whichever is right.
-        self.0.iter().filter(is_right).last().map(|holder| holder.name.as_str())
+        self.0.iter().fold(None, |found, holder| {
+            let is_right = bool::from(holder.token.as_bytes().ct_eq(token.as_bytes()));
+            if is_right { Some(holder.name.as_str()) } else { found }
+        })
     }
 }
 

@@ -205,7 +205,8 @@ class Evo1Client:
 def shut_down(connection):
     """Nothing more is sent or received."""
     with contextlib.suppress(OSError):
-        connection.socket.shutdown(socket.SHUT_RDWR)
+        # Not TLS's own shutdown, after which a thread that is still sending would do so in plain text.
+        socket.socket.shutdown(connection.socket, socket.SHUT_RDWR)
 
 
 def main():
