@@ -3,6 +3,7 @@
 
     pip install openpi-client
     evo1 serve --token abc & scripts/check_openpi.py ws://127.0.0.1:9000/openpi abc
+    evo1 serve --protocol openpi & scripts/check_openpi.py 127.0.0.1:9000
 """
 
 import sys
@@ -10,7 +11,8 @@ import sys
 import numpy as np
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
 
-policy = WebsocketClientPolicy(sys.argv[1], api_key=sys.argv[2] if len(sys.argv) > 2 else None)
+host, _, port = sys.argv[1].rpartition(":") if "://" not in sys.argv[1] else (sys.argv[1], None, None)
+policy = WebsocketClientPolicy(host, port and int(port), api_key=sys.argv[2] if len(sys.argv) > 2 else None)
 metadata = policy.get_server_metadata()
 width, actions = (metadata["robots"][0][key] for key in ["state_dim", "action_dim"])
 observation = {

@@ -316,6 +316,11 @@ impl ClientError {
             WsError::Io(error) if error.kind() == io::ErrorKind::TimedOut => {
                 Self::Timeout { url: url.to_owned(), what, limit }
             }
+            // Its body says why and what to do.
+            WsError::Http(response) => {
+                let body = String::from_utf8_lossy(response.body().as_deref().unwrap_or_default()).into_owned();
+                Self::connection(url, &format!("{}: {}", response.status(), body.trim_end()))
+            }
             error => Self::connection(url, error),
         }
     }

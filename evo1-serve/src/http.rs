@@ -50,7 +50,7 @@ pub(crate) fn respond(request: Request<Incoming>, shared: Arc<Shared>, permit: A
             "`{stranger}` is not known to be a name of this server: without a token it answers to addresses, `localhost` and the \
              names of --allow-host"
         );
-        return text(StatusCode::FORBIDDEN, message);
+        return forbidden(message);
     }
     if request.headers().contains_key(UPGRADE) {
         return websocket(request, &path, &query, shared, permit);
@@ -143,7 +143,7 @@ fn websocket(
     if let Some(origin) = foreign_origin(request.headers(), &shared.options.allow_origins) {
         let message =
             format!("pages of other sites may not use this server, unless --allow-origin names them: `{origin}`");
-        return text(StatusCode::FORBIDDEN, message);
+        return forbidden(message);
     }
     if *shared.phase.borrow() == Phase::Draining {
         return text(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down");
@@ -279,6 +279,12 @@ fn page() -> Reply {
 
 fn unauthorized() -> Reply {
     text(StatusCode::UNAUTHORIZED, "a token is needed: `Authorization: Bearer TOKEN`, or `?token=TOKEN`")
+}
+
+/// Refuses who comes by a wrong name or from a wrong page. Many clients show no more of it than its number.
+fn forbidden(message: String) -> Reply {
+    tracing::warn!("refused: {message}");
+    text(StatusCode::FORBIDDEN, message)
 }
 
 fn text(status: StatusCode, message: impl Into<String>) -> Reply {

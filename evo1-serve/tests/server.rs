@@ -250,17 +250,17 @@ fn pings_give_an_unfinished_message_neither_time_nor_memory() {
 fn a_connection_has_so_many_requests_under_way_and_others_their_turn() {
     let server = Running::scripted(ServerOptions { queue: 4, max_in_flight: 3, ..Default::default() });
     let (mut greedy, mut other) = (server.raw("/"), server.raw("/"));
-    for seed in 0..30 {
-        greedy.send(message("sleep 40", seed));
+    for seed in 0..10 {
+        greedy.send(message("sleep 200", seed));
     }
     sleep(Duration::from_millis(60));
-    for seed in 0..5 {
+    for seed in 0..4 {
         let start = Instant::now();
         other.send(message("go", seed));
         assert_eq!(first_value(&other.text()), seed as f64);
-        assert!(start.elapsed() < Duration::from_millis(110), "behind one request, not three: {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_millis(390), "behind one request, not three: {:?}", start.elapsed());
     }
-    for seed in 0..30 {
+    for seed in 0..10 {
         assert_eq!(first_value(&greedy.text()), f64::from(seed), "what is not read at once is not lost");
     }
 }

@@ -21,6 +21,7 @@ import re
 import socket
 import threading
 import time
+import urllib.error
 import urllib.request
 from typing import Callable
 
@@ -79,8 +80,12 @@ class Evo1Client:
         # http of ws, https of wss.
         url = re.sub(r"^ws(s?://[^/?]*).*", r"http\1/info", self.url)
         request = urllib.request.Request(url, headers=self.headers)
-        with urllib.request.urlopen(request, timeout=self.connect_timeout) as reply:
-            self.info = json.load(reply)
+        try:
+            with urllib.request.urlopen(request, timeout=self.connect_timeout) as reply:
+                self.info = json.load(reply)
+        except urllib.error.HTTPError as error:
+            # Its body says why and what to do.
+            raise ConnectionError(f"{url}: {error}: {error.read(1000).decode(errors='replace').strip()}") from error
         self.socket = connect(
             self.url,
             additional_headers=self.headers,
