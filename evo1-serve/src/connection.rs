@@ -397,9 +397,7 @@ async fn parse(shared: Arc<Shared>, dialect: Dialect, payload: Bytes) -> Parsed 
     let _turn = shared.parsers.acquire().await;
     let parse = move || match dialect {
         Dialect::Json { .. } => json::parse(&payload, &at_work.shape, at_work.json_options()),
-        Dialect::OpenPi => {
-            Parsed { id: None, request: openpi::parse(&payload, &at_work.shape, &at_work.openpi_options()) }
-        }
+        Dialect::OpenPi => Parsed { id: None, request: openpi::parse(&payload, &at_work.shape, &at_work.openpi) },
     };
     tokio::task::spawn_blocking(parse).await.unwrap_or_else(|error| {
         let message = format!("the message could not be parsed: {error}");

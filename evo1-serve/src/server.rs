@@ -64,6 +64,8 @@ pub(crate) struct Shared {
     pub(crate) model: Arc<dyn Model>,
     pub(crate) shape: Shape,
     pub(crate) description: Description,
+    /// How requests of openpi's protocol are read.
+    pub(crate) openpi: OpenPiOptions,
     pub(crate) queue: Arc<Queue>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) budget: Arc<Budget>,
@@ -90,14 +92,6 @@ impl Shared {
 
     pub(crate) fn json_options(&self) -> JsonOptions {
         JsonOptions { swaps_channels: self.options.swaps_channels, scaling: self.options.scaling }
-    }
-
-    pub(crate) fn openpi_options(&self) -> OpenPiOptions {
-        let cameras = match self.options.cameras.as_slice() {
-            [] => self.description.cameras.clone(),
-            names => Cameras::named(names.iter().cloned()),
-        };
-        OpenPiOptions { cameras, prompt: self.options.prompt.clone() }
     }
 
     pub(crate) fn remember(&self, last: Last) {
@@ -148,9 +142,15 @@ impl Server {
         let (health, worker) =
             worker::spawn(model.clone(), queue.clone(), metrics.clone(), batching).map_err(|error| start(&error))?;
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let description = model.description();
+        let cameras = match options.cameras.as_slice() {
+            [] => description.cameras.clone(),
+            names => Cameras::named(names.iter().cloned()),
+        };
         let shared = Shared {
             shape: model.shape(),
-            description: model.description(),
+            description,
+            openpi: OpenPiOptions { cameras, prompt: options.prompt.clone() },
             budget: Budget::new(options.max_memory),
             phase: watch::Sender::new(Phase::Serving),
             parsers: Semaphore::new(processors),

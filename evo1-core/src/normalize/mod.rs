@@ -166,9 +166,11 @@ impl Statistics {
 
     /// Statistics from the text of a `norm_stats.json`; `path` stands for it in messages.
     pub fn parse(path: &Path, text: &str) -> Result<Self> {
-        if let Some((field, token)) = first_non_finite(text) {
-            return Err(Error::invalid(path.display(), field, "a finite number", token));
-        }
+        let document = json::parse::<BTreeMap<String, BTreeMap<String, Value>>>(path, text);
+        let document = document.map_err(|error| match first_non_finite(text) {
+            Some((field, token)) => Error::invalid(path.display(), field, "a finite number", token),
+            None => error,
+        })?;
         let robot = |name: &str, value: Value| -> Result<RobotStatistics> {
             serde_path_to_error::deserialize(value).map_err(|error| {
                 let message = format!("`{name}`, at `{}`: {}", error.path(), error.inner());
@@ -176,7 +178,7 @@ impl Statistics {
             })
         };
         let mut arms = BTreeMap::new();
-        for (arm, below) in json::parse::<BTreeMap<String, BTreeMap<String, Value>>>(path, text)? {
+        for (arm, below) in document {
             let is_robot = ["observation.state", "action"].iter().any(|vector| below.contains_key(*vector));
             let below = if is_robot {
                 Arm::Alone(Box::new(robot(&arm, Value::Object(below.into_iter().collect()))?))

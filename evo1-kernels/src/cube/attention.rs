@@ -18,7 +18,7 @@ use burn_cubecl::{
     tensor::CubeTensor,
 };
 
-use super::{CUBES, element_of, vector_size};
+use super::{cubes, element_of, vector_size};
 
 /// Threads along each side of a tile.
 const SIDE: u32 = 16;
@@ -34,6 +34,31 @@ const BUSY: usize = 256;
 
 /// How a tile is cut: queries and keys of each thread. The first that there is memory for is taken.
 const TILES: [(u32, u32); 5] = [(4, 4), (2, 4), (1, 4), (1, 2), (1, 1)];
+
+/// Loads a tile of the rows of a head, which lie at `origin`, from the `first` of `count` rows on; there are zeros past the
+/// last. `width` are the vectors of a row, behind which the tile has one more.
+#[cube]
+fn load<F: Float, N: Size>(
+    from: &Tensor<Vector<F, N>>,
+    origin: usize,
+    first: usize,
+    count: usize,
+    tile: &mut Shared<[Vector<F, N>]>,
+    rows: usize,
+    #[comptime] width: u32,
+) {
+    let width = comptime!(width) as usize;
+    let mut at = UNIT_POS as usize;
+    while at < rows * width {
+        let (row, column) = (at / width, at % width);
+        let mut vector = Vector::<F, N>::new(F::new(0.0));
+        if first + row < count {
+            vector = from[(origin + (first + row) * from.stride(2)) / N::value() + column];
+        }
+        tile[row * (width + 1) + column] = vector;
+        at += comptime!(SIDE * SIDE) as usize;
+    }
+}
 
 #[cube(launch, address_type = "dynamic")]
 #[allow(clippy::too_many_arguments, reason = "what an attention is given")]
@@ -80,7 +105,6 @@ fn attention_kernel<F: Float, B: Numeric, N: Size>(
     let mut weights = Shared::<[f32]>::new_slice(comptime!((SIDE * rows * (SIDE * columns + 1)) as usize));
     let mut partial = Shared::<[f32]>::new_slice(comptime!((SIDE * rows * SIDE) as usize));
 
-    let threads = comptime!(SIDE * SIDE) as usize;
     let unit = UNIT_POS as usize;
     let (across, down) = (unit % comptime!(SIDE) as usize, unit / comptime!(SIDE) as usize);
     let first_query = tile * tile_queries;
@@ -90,16 +114,7 @@ fn attention_kernel<F: Float, B: Numeric, N: Size>(
     let of_value = batch * value.stride(0) + shared_head * value.stride(1);
     let of_hidden = batch * hidden.stride(0) + head * hidden.stride(1);
 
-    let mut at = unit;
-    while at < tile_queries * width_vectors {
-        let (row, column) = (at / width_vectors, at % width_vectors);
-        let mut vector = Vector::<F, N>::new(F::new(0.0));
-        if first_query + row < queries {
-            vector = query[(of_query + (first_query + row) * query.stride(2)) / N::value() + column];
-        }
-        queries_tile[row * pitch + column] = vector;
-        at += threads;
-    }
+    load::<F, N>(query, of_query, first_query, queries, &mut queries_tile, tile_queries, width);
 
     let mut largest = Array::<f32>::new(comptime!(rows as usize));
     let mut sums = Array::<f32>::new(comptime!(rows as usize));
@@ -118,16 +133,7 @@ fn attention_kernel<F: Float, B: Numeric, N: Size>(
     while first_key < keys {
         // The values of the tile before have been used.
         sync_cube();
-        let mut at = unit;
-        while at < tile_keys * width_vectors {
-            let (row, column) = (at / width_vectors, at % width_vectors);
-            let mut vector = Vector::<F, N>::new(F::new(0.0));
-            if first_key + row < keys {
-                vector = key[(of_key + (first_key + row) * key.stride(2)) / N::value() + column];
-            }
-            keys_tile[row * pitch + column] = vector;
-            at += threads;
-        }
+        load::<F, N>(key, of_key, first_key, keys, &mut keys_tile, tile_keys, width);
         sync_cube();
 
         let mut products = Array::<Vector<f32, N>>::new(comptime!((rows * columns) as usize));
@@ -186,16 +192,7 @@ fn attention_kernel<F: Float, B: Numeric, N: Size>(
         // The largest scores are there, and the keys of the tile have been used.
         sync_cube();
 
-        let mut at = unit;
-        while at < tile_keys * width_vectors {
-            let (row, column) = (at / width_vectors, at % width_vectors);
-            let mut vector = Vector::<F, N>::new(F::new(0.0));
-            if first_key + row < keys {
-                vector = value[(of_value + (first_key + row) * value.stride(2)) / N::value() + column];
-            }
-            keys_tile[row * pitch + column] = vector;
-            at += threads;
-        }
+        load::<F, N>(value, of_value, first_key, keys, &mut keys_tile, tile_keys, width);
         #[unroll]
         for row in 0..rows {
             let line = down + comptime!(SIDE * row) as usize;
@@ -324,10 +321,9 @@ pub(super) fn attention(
         // It is not read: any tensor of its type stands for it.
         None => (query.clone(), element_of(query.dtype)),
     };
-    let cubes = lines * tiles;
     attention_kernel::launch(
         &query.client,
-        CubeCount::new_2d(cubes.min(CUBES) as u32, cubes.div_ceil(CUBES) as u32),
+        cubes(lines * tiles),
         CubeDim::new_1d(SIDE * SIDE),
         query.required_address_type(),
         size,

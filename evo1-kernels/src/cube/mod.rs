@@ -236,6 +236,11 @@ fn empty_like(x: &CubeTensor, dtype: DType) -> CubeTensor {
     empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), x.shape(), dtype)
 }
 
+/// As many cubes, along two dimensions where one allows too few.
+fn cubes(count: usize) -> CubeCount {
+    CubeCount::new_2d(count.min(CUBES) as u32, count.div_ceil(CUBES) as u32)
+}
+
 /// Threads that take so many values of a tensor each.
 fn threads(x: &CubeTensor, values: usize) -> (CubeCount, CubeDim) {
     let units = x.meta.num_elements() / values;

@@ -6,7 +6,7 @@ use burn_cubecl::{
     tensor::CubeTensor,
 };
 
-use super::{CUBES, element_of, empty_like, vector_size};
+use super::{cubes, element_of, empty_like, vector_size};
 use crate::backend::Norm;
 
 /// Threads of a row.
@@ -116,7 +116,7 @@ pub(super) fn norm(
     let rows = x.meta.num_elements() / width;
     norm_kernel::launch(
         &x.client.clone(),
-        CubeCount::new_2d(rows.min(CUBES) as u32, rows.div_ceil(CUBES) as u32),
+        cubes(rows),
         CubeDim::new_1d(THREADS),
         x.required_address_type(),
         size,
