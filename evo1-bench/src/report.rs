@@ -131,6 +131,7 @@ fn device_features() -> Vec<String> {
         ("metal", cfg!(feature = "metal")),
         ("webgpu", cfg!(feature = "webgpu")),
         ("cuda", cfg!(feature = "cuda")),
+        ("cuda-llvm", cfg!(feature = "cuda-llvm")),
     ];
     all.into_iter().filter(|(_, is_built)| *is_built).map(|(name, _)| name.to_owned()).collect()
 }

@@ -65,7 +65,7 @@ impl DeviceKind {
             Self::Vulkan => cfg!(feature = "vulkan"),
             Self::Metal => cfg!(feature = "metal"),
             Self::WebGpu => cfg!(feature = "webgpu"),
-            Self::Cuda => cfg!(feature = "cuda"),
+            Self::Cuda => cfg!(feature = "cuda-llvm"),
         }
     }
 
@@ -256,7 +256,7 @@ fn enumerate(kind: DeviceKind) -> Vec<Device> {
         DeviceKind::Metal => DeviceType::Metal,
         #[cfg(feature = "webgpu")]
         DeviceKind::WebGpu => DeviceType::WebGpu,
-        #[cfg(feature = "cuda")]
+        #[cfg(feature = "cuda-llvm")]
         DeviceKind::Cuda => DeviceType::Cuda,
         _ => return Vec::new(),
     };
@@ -267,7 +267,7 @@ fn enumerate(kind: DeviceKind) -> Vec<Device> {
 /// Whether a device that looks like a GPU is a software renderer, which `auto` does not take.
 #[cfg(any(
     feature = "cpu",
-    feature = "cuda",
+    feature = "cuda-llvm",
     feature = "wgpu",
     feature = "vulkan",
     feature = "metal",
@@ -284,7 +284,7 @@ fn is_software(device: &Device) -> bool {
 
 #[cfg(not(any(
     feature = "cpu",
-    feature = "cuda",
+    feature = "cuda-llvm",
     feature = "wgpu",
     feature = "vulkan",
     feature = "metal",
