@@ -391,6 +391,45 @@ fn linear_layers_round_once_in_half_precision() {
     }
 }
 
+/// Sizes below, at and above those of tiles, and so few inner values that copies run past their end.
+#[test]
+fn every_tiling_of_products_rounds_once() {
+    for device in test_devices() {
+        for dtype in half_types(&device) {
+            for (tiling, name) in evo1_kernels::tilings().into_iter().enumerate() {
+                for (parts, rows, input, output) in
+                    [(1, 130, 72, 136), (1, 50, 296, 40), (2, 3, 640, 264), (3, 65, 520, 8)]
+                {
+                    let random = |shape| Tensor::<4>::random(shape, Distribution::Uniform(-1.5, 1.5), &device);
+                    let weight = random([1, 1, input, output]) / (input as f64).sqrt();
+                    let channels = [1, 1, 1, output];
+                    let x = random([1, 1, rows, input]);
+                    let inputs = [x, weight, random(channels), random(channels), random([1, 1, rows, output])];
+                    let halves = inputs.clone().map(|x| x.cast(dtype));
+                    let layer = |x: &[Tensor<4>; 5]| {
+                        let bias = || Some(vector(&x[2]));
+                        let weight = || matrix(x[1].clone());
+                        let activated = evo1_kernels::linear(x[0].clone(), weight(), bias(), Activation::Gelu);
+                        let scale = Some(vector(&x[3]));
+                        let residual =
+                            evo1_kernels::linear_residual(x[0].clone(), weight(), bias(), scale, x[4].clone());
+                        [activated, residual].map(Tensor::into_data)
+                    };
+                    evo1_kernels::set_tiling(Some((tiling, parts)));
+                    let got = layer(&halves);
+                    evo1_kernels::set_tiling(None);
+                    let want = layer(&halves.map(|x| x.cast(DType::F32)));
+                    let what = format!("{name}, {parts} parts: {rows} × {input} × {output} in {dtype:?}");
+                    for (got, want) in got.iter().zip(&want) {
+                        let bound = f64::from(rounding(dtype)) * largest(want) + 1e-5;
+                        assert_within(&what, &got.clone().convert_dtype(DType::F32), want, bound);
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// With the vision tower's, the language model's and the action expert's odd sizes, and with scores as large as those
 /// of Qwen2's biases.
 #[test]

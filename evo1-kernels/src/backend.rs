@@ -43,7 +43,7 @@ pub enum HiddenKeys<B: Backend> {
 }
 
 /// A function applied to every element.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Activation {
     /// The element itself.
     #[default]

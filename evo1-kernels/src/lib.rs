@@ -67,6 +67,23 @@ pub fn has_tf32(device: &Device) -> bool {
     }
 }
 
+/// The ways in which products in half precision are cut into tiles, by name, where a build has kernels for that.
+pub fn tilings() -> Vec<String> {
+    #[cfg(feature = "cube")]
+    return cube::tilings();
+    #[cfg(not(feature = "cube"))]
+    Vec::new()
+}
+
+/// Cuts every product of the process that tensor cores compute by one of [`tilings`], and its inner dimension into some
+/// parts: for measuring. `None`, as at first, leaves both to the kernels.
+pub fn set_tiling(tiling: Option<(usize, usize)>) {
+    #[cfg(feature = "cube")]
+    cube::set_tiling(tiling);
+    #[cfg(not(feature = "cube"))]
+    let _ = tiling;
+}
+
 /// Gaussian error linear unit with the exact error function: `x · Φ(x)`.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     Tensor::from_dispatch(<Dispatch as KernelOps>::kernel_gelu(x.into_dispatch()))

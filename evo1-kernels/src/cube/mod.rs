@@ -4,6 +4,7 @@ mod attention;
 mod elementwise;
 mod epilogue;
 mod norm;
+mod product;
 mod rotary;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -56,6 +57,8 @@ pub(crate) fn has_tf32(device: &Device) -> bool {
         _ => false,
     }
 }
+
+pub(crate) use self::product::{set_tiling, tilings};
 
 /// Whether CubeCL rounds the operands of `f32` products to TF32 unless it is kept from it.
 fn multiplies_in_tf32(client: &Client) -> bool {
@@ -122,15 +125,10 @@ impl KernelOps for Cube {
         activation: Activation,
     ) -> FloatTensor<Self> {
         let bias = bias.into_option();
-        if bias.is_none() && activation == Activation::None {
-            return fallback::linear::<Self>(x, weight, OptionalTensor::Absent, activation);
-        }
-        if !has_kernel(&x, [bias.as_ref()]) {
+        if !has_kernel(&x, [Some(&weight), bias.as_ref()]) {
             return fallback::linear::<Self>(x, weight, optional(bias), activation);
         }
-        let dtype = x.dtype;
-        let sums = fallback::product::<Self>(x, weight, OptionalTensor::Absent, DType::F32);
-        epilogue::apply(sums, Epilogue { bias, activation, ..Epilogue::default() }, dtype)
+        followed_product(x, weight, Epilogue { bias, activation, ..Epilogue::default() })
     }
 
     fn kernel_linear_residual(
@@ -141,12 +139,10 @@ impl KernelOps for Cube {
         base: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         let (bias, scale) = (bias.into_option(), scale.into_option());
-        if !has_kernel(&x, [bias.as_ref(), scale.as_ref(), Some(&base)]) {
+        if !has_kernel(&x, [Some(&weight), bias.as_ref(), scale.as_ref(), Some(&base)]) {
             return fallback::linear_residual::<Self>(x, weight, optional(bias), optional(scale), base);
         }
-        let dtype = x.dtype;
-        let sums = fallback::product::<Self>(x, weight, OptionalTensor::Absent, DType::F32);
-        epilogue::apply(sums, Epilogue { bias, scale, base: Some(base), ..Epilogue::default() }, dtype)
+        followed_product(x, weight, Epilogue { bias, scale, base: Some(base), ..Epilogue::default() })
     }
 
     fn kernel_norm(
@@ -183,6 +179,20 @@ impl KernelOps for Cube {
         }
         norm::norm(x, gamma, beta, Some(added), norm, epsilon)
     }
+}
+
+/// A product and what follows it: in one launch where there is a kernel for that, or in two.
+fn followed_product(x: CubeTensor, weight: CubeTensor, epilogue: Epilogue) -> CubeTensor {
+    if let Some(product) = product::product(&x, &weight, &epilogue) {
+        return product;
+    }
+    let dtype = x.dtype;
+    if epilogue.is_empty() {
+        return fallback::product::<Cube>(x, weight, OptionalTensor::Absent, dtype);
+    }
+    let sums = fallback::product::<Cube>(x, weight, OptionalTensor::Absent, DType::F32);
+    let shape = sums.shape();
+    epilogue::apply(sums, shape, epilogue, dtype)
 }
 
 /// Attention by the kernel, where it takes such tensors.
