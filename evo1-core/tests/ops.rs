@@ -100,6 +100,35 @@ fn activations() {
     }
 }
 
+/// What a sampler does to actions between two evaluations.
+#[test]
+fn steps_of_a_sampler() {
+    for device in test_devices() {
+        let shapes = [[1, 2, 50, 24], [1, 2, 50, 24]];
+        let mask = |x: &Tensor<4>| x.clone().detach().greater_elem(0.0).float();
+        assert_same(
+            "masked",
+            &device,
+            &shapes,
+            &|x| ops::masked(x[0].clone(), mask(&x[1]), DType::F32) + x[1].clone(),
+            &|x| x[0].clone() * mask(&x[1]) + x[1].clone(),
+        );
+        assert_same("advanced", &device, &shapes, &|x| ops::advance(x[0].clone(), x[1].clone(), 32.0), &|x| {
+            x[0].clone() + x[1].clone() / 32.0
+        });
+        for dtype in half_types(&device) {
+            let random = || Tensor::<4>::random([1, 2, 5, 24], Distribution::Uniform(-1.5, 1.5), &device);
+            let (x, slope) = (random(), random().cast(dtype));
+            let got = ops::advance(x.clone(), slope.clone(), 32.0).into_data();
+            assert_equal("advanced by a half", &got, &(x.clone() + slope.cast(DType::F32) / 32.0).into_data());
+            let got = ops::masked(x.clone(), mask(&x), dtype);
+            assert_eq!(got.dtype(), dtype);
+            let want = (x.clone() * mask(&x)).cast(dtype).cast(DType::F32);
+            assert_equal("masked to a half", &got.cast(DType::F32).into_data(), &want.into_data());
+        }
+    }
+}
+
 #[test]
 fn rotary_embedding() {
     for device in test_devices() {

@@ -102,6 +102,16 @@ pub trait KernelOps: Backend {
         fallback::swiglu_backward::<Self>(gate, up, grad)
     }
 
+    /// `x ⊙ mask` for a mask of zeros and ones in the type of `x`, and the result in another type.
+    fn kernel_masked(x: FloatTensor<Self>, mask: FloatTensor<Self>, dtype: DType) -> FloatTensor<Self> {
+        fallback::masked::<Self>(x, mask, dtype)
+    }
+
+    /// `x + slope / divisor` in the type of `x`, for a slope of that or a narrower type.
+    fn kernel_advance(x: FloatTensor<Self>, slope: FloatTensor<Self>, divisor: f64) -> FloatTensor<Self> {
+        fallback::advance::<Self>(x, slope, divisor)
+    }
+
     /// `norm(x) ⊙ gamma + beta` over the last dimension.
     fn kernel_norm(
         x: FloatTensor<Self>,

@@ -38,6 +38,17 @@ pub(crate) fn matmul<B: Backend>(lhs: FloatTensor<B>, rhs: FloatTensor<B>, dtype
     rounded::<B>(B::float_matmul(widened::<B>(lhs), widened::<B>(rhs)), dtype)
 }
 
+/// `x ⊙ mask`, the result in another type.
+pub(crate) fn masked<B: Backend>(x: FloatTensor<B>, mask: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
+    rounded::<B>(B::float_mul(x, mask), dtype)
+}
+
+/// `x + slope / divisor` in the type of `x`.
+pub(crate) fn advance<B: Backend>(x: FloatTensor<B>, slope: FloatTensor<B>, divisor: f64) -> FloatTensor<B> {
+    let slope = rounded::<B>(slope, x.dtype());
+    B::float_add(x, B::float_div_scalar(slope, divisor.into()))
+}
+
 /// `x · Φ(x)`.
 ///
 /// Composed of `erf`, because burn's own `gelu` differentiates the tanh approximation on most devices.

@@ -36,7 +36,7 @@ pub use backend::{Activation, HiddenKeys, KernelOps, Norm, OptionalTensor};
 
 use burn::{
     backend::Dispatch,
-    tensor::{Bool, Device, Tensor},
+    tensor::{Bool, DType, Device, Tensor},
 };
 
 /// The vector instructions that the CPU kernels found on this processor.
@@ -92,6 +92,16 @@ pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 /// `SiLU(gate) ⊙ up`, for tensors of one shape.
 pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
     Tensor::from_dispatch(<Dispatch as KernelOps>::kernel_swiglu(gate.into_dispatch(), up.into_dispatch()))
+}
+
+/// `x ⊙ mask` for a mask of zeros and ones of the same shape, in another number type.
+pub fn masked<const D: usize>(x: Tensor<D>, mask: Tensor<D>, dtype: DType) -> Tensor<D> {
+    Tensor::from_dispatch(<Dispatch as KernelOps>::kernel_masked(x.into_dispatch(), mask.into_dispatch(), dtype))
+}
+
+/// `x + slope / divisor` in the number type of `x`: a step of a sampler.
+pub fn advance<const D: usize>(x: Tensor<D>, slope: Tensor<D>, divisor: f64) -> Tensor<D> {
+    Tensor::from_dispatch(<Dispatch as KernelOps>::kernel_advance(x.into_dispatch(), slope.into_dispatch(), divisor))
 }
 
 /// `(x − mean) / √(variance + ε) ⊙ gamma + beta` over the last dimension.

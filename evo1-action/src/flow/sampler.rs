@@ -6,6 +6,7 @@ use burn::tensor::{Int, Tensor};
 use evo1_core::{
     Choice, Result, Trace,
     config::{ResultMask, Semantics},
+    ops::{advance, masked},
 };
 
 use super::{Euler, Flow, Guidance, Solver, TimeGrid, grid::check, time_grid};
@@ -106,13 +107,15 @@ impl Sampler {
         let evaluated = guidance.map(|_| model.clone().with_dropout(0.0));
         let model = evaluated.as_ref().unwrap_or(model);
         let conditioned = model.times(&times, &device);
+        // A velocity that is a slope as it is stays in the network's type, in which the step takes it.
+        let is_slope = guidance.is_none() && stages.len() == 1;
         let evaluate = |x: Tensor<3>, at: usize, trace: &mut Trace| {
             let mut network = |x: Tensor<3>| {
-                let given = x * mask.clone();
+                let given = masked(x, mask.clone(), model.dtype());
                 trace.record("action_in", &given);
                 let velocity = model.velocity(given, &conditioned[at], conditioning, trace);
                 trace.record("velocity", &velocity);
-                velocity.cast(dtype)
+                if is_slope { velocity } else { velocity.cast(dtype) }
             };
             match guidance {
                 None => network(x),
@@ -130,7 +133,7 @@ impl Sampler {
                 })
             });
             // The references divide by the number of steps.
-            x = x + slope / size.recip();
+            x = advance(x, slope, size.recip());
         }
         Ok(match self.result_mask {
             ResultMask::Masked => x * mask,

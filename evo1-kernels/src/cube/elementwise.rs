@@ -1,5 +1,6 @@
 //! Activations, value by value.
 
+use burn::tensor::DType;
 use burn_cubecl::{
     cubecl::{
         self,
@@ -48,6 +49,79 @@ fn swiglu_kernel<F: Float, N: Size>(
     let one = Vector::<f32, N>::new(1.0f32);
     let sigmoid = one / (one + Vector::exp(-gate));
     output.write(ABSOLUTE_POS, Vector::cast_from(gate * sigmoid * up));
+}
+
+#[cube(launch, address_type = "dynamic")]
+fn masked_kernel<F: Float, O: Float, N: Size>(
+    input: LinearView<'_, Vector<F, N>>,
+    mask: LinearView<'_, Vector<F, N>>,
+    mut output: LinearViewMut<'_, Vector<O, N>>,
+    #[define(F)] _element: ElemType,
+    #[define(O)] _output: ElemType,
+) {
+    if !output.is_in_bounds(ABSOLUTE_POS) {
+        terminate!();
+    }
+    output.write(ABSOLUTE_POS, Vector::cast_from(input.read(ABSOLUTE_POS) * mask.read(ABSOLUTE_POS)));
+}
+
+#[cube(launch, address_type = "dynamic")]
+fn advance_kernel<F: Float, S: Float, N: Size>(
+    input: LinearView<'_, Vector<F, N>>,
+    slope: LinearView<'_, Vector<S, N>>,
+    mut output: LinearViewMut<'_, Vector<F, N>>,
+    divisor: f32,
+    #[define(F)] _element: ElemType,
+    #[define(S)] _slope: ElemType,
+) {
+    if !output.is_in_bounds(ABSOLUTE_POS) {
+        terminate!();
+    }
+    let step = Vector::<f32, N>::cast_from(slope.read(ABSOLUTE_POS)) / Vector::new(divisor);
+    output.write(ABSOLUTE_POS, Vector::cast_from(Vector::<f32, N>::cast_from(input.read(ABSOLUTE_POS)) + step));
+}
+
+/// `x ⊙ mask` of one shape and type, the result in `dtype`.
+pub(super) fn masked(x: CubeTensor, mask: CubeTensor, dtype: DType) -> CubeTensor {
+    let (x, mask) = (into_contiguous(x), into_contiguous(mask));
+    let out = empty_like(&x, dtype);
+    let size = vector_size(&x).min(vector_size(&out));
+    let (count, dim) = threads(&x, size);
+    masked_kernel::launch(
+        &x.client.clone(),
+        count,
+        dim,
+        x.required_address_type(),
+        size,
+        x.clone().into_linear_view(),
+        mask.into_linear_view(),
+        out.clone().into_linear_view(),
+        element_of(x.dtype),
+        element_of(dtype),
+    );
+    out
+}
+
+/// `x + slope / divisor` of one shape.
+pub(super) fn advance(x: CubeTensor, slope: CubeTensor, divisor: f64) -> CubeTensor {
+    let (x, slope) = (into_contiguous(x), into_contiguous(slope));
+    let out = empty_like(&x, x.dtype);
+    let size = vector_size(&x).min(vector_size(&slope));
+    let (count, dim) = threads(&x, size);
+    advance_kernel::launch(
+        &x.client.clone(),
+        count,
+        dim,
+        x.required_address_type(),
+        size,
+        x.clone().into_linear_view(),
+        slope.clone().into_linear_view(),
+        out.clone().into_linear_view(),
+        divisor as f32,
+        element_of(x.dtype),
+        element_of(slope.dtype),
+    );
+    out
 }
 
 /// `x · Φ(x)`.

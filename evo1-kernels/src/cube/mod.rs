@@ -80,6 +80,21 @@ impl KernelOps for Cube {
         if has_kernel(&gate, [Some(&up)]) { elementwise::swiglu(gate, up) } else { fallback::swiglu::<Self>(gate, up) }
     }
 
+    fn kernel_masked(x: FloatTensor<Self>, mask: FloatTensor<Self>, dtype: DType) -> FloatTensor<Self> {
+        let is_float = matches!(dtype, DType::F32 | DType::BF16 | DType::F16);
+        if !is_float || x.shape() != mask.shape() || !has_kernel(&x, [Some(&mask)]) {
+            return fallback::masked::<Self>(x, mask, dtype);
+        }
+        elementwise::masked(x, mask, dtype)
+    }
+
+    fn kernel_advance(x: FloatTensor<Self>, slope: FloatTensor<Self>, divisor: f64) -> FloatTensor<Self> {
+        if x.shape() != slope.shape() || !has_kernel(&x, []) || !has_kernel(&slope, []) {
+            return fallback::advance::<Self>(x, slope, divisor);
+        }
+        elementwise::advance(x, slope, divisor)
+    }
+
     fn kernel_rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
         let (shape, strides) = (x.meta.shape(), x.meta.strides());
         let is_table = |table: &CubeTensor| {
