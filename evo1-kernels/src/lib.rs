@@ -56,6 +56,13 @@ pub fn set_tf32(is_allowed: bool) {
     let _ = is_allowed;
 }
 
+/// Keeps the kernels that CUDA devices compile in CubeCL's folder of the user's cache (`~/.cache/cubecl` on Linux), from
+/// where later processes load them. Before the first use of a device; a `cubecl.toml` of the user's goes before it.
+pub fn keep_kernels() {
+    #[cfg(feature = "cuda-llvm")]
+    cube::keep_kernels();
+}
+
 /// Whether a device multiplies in TF32 where [`set_tf32`] allows it.
 pub fn has_tf32(device: &Device) -> bool {
     #[cfg(feature = "cube")]

@@ -257,7 +257,10 @@ fn enumerate(kind: DeviceKind) -> Vec<Device> {
         #[cfg(feature = "webgpu")]
         DeviceKind::WebGpu => DeviceType::WebGpu,
         #[cfg(feature = "cuda-llvm")]
-        DeviceKind::Cuda => DeviceType::Cuda,
+        DeviceKind::Cuda => {
+            evo1_kernels::keep_kernels();
+            DeviceType::Cuda
+        }
         _ => return Vec::new(),
     };
     #[allow(unreachable_code, reason = "a build without any device has nothing to list")]

@@ -43,6 +43,24 @@ use crate::{
 /// Cubes along a dimension of a launch, of which WebGPU allows 65 535.
 const CUBES: usize = 32_768;
 
+#[cfg(feature = "cuda-llvm")]
+pub(crate) fn keep_kernels() {
+    use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig, cache::CacheConfig};
+
+    let of_burn = CubeClRuntimeConfig::section_file_names().iter().map(|(name, _)| name);
+    let names: Vec<&str> = CubeClRuntimeConfig::file_names().iter().chain(of_burn).copied().collect();
+    let has_file = std::env::current_dir()
+        .is_ok_and(|folder| folder.ancestors().any(|folder| names.iter().any(|name| folder.join(name).is_file())));
+    if has_file {
+        return;
+    }
+    let mut config = CubeClRuntimeConfig::default().override_from_env();
+    config.compilation.cache = true;
+    config.environment.path = CacheConfig::Global;
+    // Whoever was first has settled it.
+    CubeClRuntimeConfig::try_set(config);
+}
+
 static TF32: AtomicBool = AtomicBool::new(false);
 
 pub(crate) fn set_tf32(is_allowed: bool) {
