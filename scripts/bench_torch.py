@@ -3,9 +3,15 @@
 
     bench_torch.py                    the fastest that plain PyTorch gets: fused attention, keys and values once
     bench_torch.py --impl lerobot     what LeRobot runs: transformers' InternVL and lerobot's action head
+    bench_torch.py --device cuda --dtype bf16 --graph                          the whole prediction as one CUDA graph
+    bench_torch.py --device cuda --dtype bf16 --graph --compile max-autotune   the same of compiled layers
 
 Needs torch; `--impl lerobot` needs transformers and lerobot too. `--dtype lerobot` is LeRobot's default on a CPU: the
-vision-language model in bf16, the action expert in f32.
+vision-language model in bf16, the action expert in f32. `tf32` is f32 whose products may round their operands to TF32.
+
+`--compile` compiles a layer of each stack, which all layers of it share, and the velocity of a step; with `--graph` it
+is what the modes `reduce-overhead` (`--compile default`) and `max-autotune` do, with one graph in place of several.
+With `--graph` the time of a stage is that of a graph of that stage, and `total` that of one graph of everything.
 """
 
 import argparse
@@ -222,29 +228,110 @@ class LeRobot(nn.Module):
         return self.head.get_action(fused, state=state, action_mask=mask, context_mask=seen)
 
 
-def train(stage, vision, language, action, pixels, ids, state, repeat):
-    """Milliseconds of training steps of plain PyTorch in f32: flow matching, norms clipped, AdamW."""
-    trained = list(action.parameters())
-    if stage == 2:
-        trained += [*vision.parameters(), *language.parameters()]
-    optimizer = torch.optim.AdamW(trained, lr=1e-5, weight_decay=1e-5)
-    target = torch.full((len(state), ACTION["horizon"], ACTION["dims"]), 0.5)
+class Loss(nn.Module):
+    """Flow matching of the plain network; the vision-language model is trained in stage 2 alone."""
+
+    def __init__(self, stage, vision, language, action):
+        super().__init__()
+        self.stage, self.vision, self.language, self.action = stage, vision, language, action
+
+    def forward(self, pixels, ids, state, target):
+        action = self.action
+        with torch.set_grad_enabled(self.stage == 2):
+            fused = self.language(ids, self.vision(pixels))
+        noise, tau = torch.rand_like(target) * 2 - 1, torch.rand(len(state), 1, 1, device=state.device)
+        times = action.times[(tau.flatten() * 999).long()][:, None]
+        between = ((1 - tau) * noise + tau * target).to(state.dtype)
+        got = action.velocity(between, action.keys_values(fused, state), times)
+        return F.mse_loss(got.float(), target - noise)
+
+
+def train(stage, modules, dtype, pixels, ids, state, repeat, sync):
+    """Milliseconds of training steps of plain PyTorch: weights, gradients and AdamW in f32, the network in `dtype`."""
+    loss = Loss(stage, *modules)
+    trained = list(loss.parameters() if stage == 2 else loss.action.parameters())
+    optimizer = torch.optim.AdamW(trained, lr=1e-5, weight_decay=1e-5, fused=state.is_cuda)
+    target = torch.full((len(state), ACTION["horizon"], ACTION["dims"]), 0.5, device=state.device)
     samples = []
     for run in range(repeat + 1):
+        sync()
         start = time.perf_counter()
-        with torch.set_grad_enabled(stage == 2):
-            fused = language(ids, vision(pixels))
-        noise, tau = torch.rand_like(target) * 2 - 1, torch.rand(len(state), 1, 1)
-        times = action.times[(tau.flatten() * 999).long()][:, None]
-        got = action.velocity((1 - tau) * noise + tau * target, action.keys_values(fused, state), times)
-        loss = F.mse_loss(got, target - noise)
+        cast = {name: value.to(dtype) for name, value in [*loss.named_parameters(), *loss.named_buffers()]}
         optimizer.zero_grad()
-        loss.backward()
+        torch.func.functional_call(loss, cast, (pixels, ids, state, target)).backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
+        sync()
         if run:
             samples.append(1e3 * (time.perf_counter() - start))
-    return {"step": {"min": min(samples), "p50": statistics.median(samples)}}
+    return {"step": samples}
+
+
+def compile_layers(mode):
+    """Compiles one layer for all of a stack, and the velocity; without CUDA graphs of its own."""
+    if mode == "max-autotune":
+        mode = "max-autotune-no-cudagraphs"
+    for owner, name in [(VisionLayer, "forward"), (LanguageLayer, "forward"), (Action, "velocity")]:
+        setattr(owner, name, torch.compile(getattr(owner, name), mode=mode, dynamic=False, fullgraph=True))
+
+
+def captured(function):
+    """A CUDA graph of a function without arguments, as a function that replays it, and what it writes its result to."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            function()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = function()
+    return graph.replay, result
+
+
+def timed(function, repeat, sync):
+    """Milliseconds of each call but the first."""
+    samples = []
+    for _ in range(repeat + 1):
+        sync()
+        start = time.perf_counter()
+        function()
+        sync()
+        samples.append(1e3 * (time.perf_counter() - start))
+    return samples[1:]
+
+
+def predict_graphs(tower, project, language, action, repeat, sync):
+    """Milliseconds of a graph of each stage, which reads what the one before has written, and of one of everything."""
+    samples = {}
+    stages = [("vision", tower), ("projector", project), ("language", language), ("action", action)]
+    graphs, given = [], ()
+    for name, stage in stages:
+        graphs.append(captured(lambda: stage(*given)))
+        replay, result = graphs[-1]
+        samples[name], given = timed(replay, repeat, sync), (result,)
+    replay, actions = captured(lambda: action(language(project(tower()))))
+    samples["total"] = timed(replay, repeat, sync)
+    if not actions.isfinite().all():
+        raise SystemExit("the graph's actions are not finite")
+    return samples
+
+
+def predict_eager(tower, project, language, action, repeat, sync):
+    """Milliseconds of each stage, waited for, and of all together."""
+    samples = {}
+    for run in range(repeat + 1):
+        sync()
+        marks = [time.perf_counter()]
+        given = ()
+        for stage in (tower, project, language, action):
+            given = (stage(*given),)
+            sync(), marks.append(time.perf_counter())
+        if run:
+            for name, start, end in zip(["vision", "projector", "language", "action"], marks, marks[1:]):
+                samples.setdefault(name, []).append(1e3 * (end - start))
+            samples.setdefault("total", []).append(1e3 * (marks[-1] - marks[0]))
+    return samples
 
 
 def peak_memory():
@@ -254,26 +341,43 @@ def peak_memory():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--impl", choices=["plain", "lerobot"], default="plain")
-    parser.add_argument("--dtype", choices=["f32", "bf16", "lerobot"], default="f32")
+    parser.add_argument("--dtype", choices=["f32", "tf32", "bf16", "f16", "lerobot"], default="f32")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--views", type=int, default=3)
     parser.add_argument("--steps", type=int, default=32)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--text-tokens", type=int, default=48, help="what evo1 bench's instruction has in bytes")
-    parser.add_argument("--train", type=int, choices=[1, 2], help="steps of training of a stage; plain, f32, on the CPU")
+    parser.add_argument("--train", type=int, choices=[1, 2], help="steps of training of a stage, plain: weights in f32")
+    parser.add_argument("--graph", action="store_true", help="replay CUDA graphs")
+    parser.add_argument("--compile", choices=["default", "max-autotune"], help="torch.compile's mode, plain")
     parser.add_argument("--repeat", type=int, default=5)
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
 
-    vlm_dtype = torch.float32 if args.dtype == "f32" else torch.bfloat16
-    action_dtype = torch.bfloat16 if args.dtype == "bf16" else torch.float32
+    is_cuda = args.device.startswith("cuda")
+    if args.graph and not is_cuda:
+        parser.error("--graph needs --device cuda")
+    if args.impl != "plain" and (args.train or args.compile):
+        parser.error("--train and --compile need --impl plain")
+    if args.train and (args.graph or args.compile):
+        parser.error("--train is eager")
+    sync = torch.cuda.synchronize if is_cuda else lambda: None
+    torch.backends.cudnn.allow_tf32 = args.dtype == "tf32"
+    torch.set_float32_matmul_precision("high" if args.dtype == "tf32" else "highest")
+    if args.compile:
+        compile_layers(args.compile)
+
+    types = {"bf16": (torch.bfloat16, torch.bfloat16), "f16": (torch.float16, torch.float16), "lerobot": (torch.bfloat16, torch.float32)}
+    vlm_dtype, action_dtype = types.get(args.dtype, (torch.float32, torch.float32))
     if args.impl == "plain":
-        vision, language, action = Vision(), Language(), Action()
+        with torch.device(args.device):
+            vision, language, action = Vision(), Language(), Action()
+        if not args.train:
+            vision.to(vlm_dtype), language.to(vlm_dtype), action.to(action_dtype)
         tower, project = vision.tower, vision.project
-        vision.to(args.device, vlm_dtype), language.to(args.device, vlm_dtype), action.to(args.device, action_dtype)
     else:
         model = LeRobot(args.steps)
         model.vlm.to(args.device, vlm_dtype), model.head.to(args.device, action_dtype)
@@ -284,29 +388,27 @@ def main():
     ids = torch.tensor([row] * args.batch, device=args.device)
     pixels = torch.randn(args.batch * args.views, 3, VISION["image"], VISION["image"], device=args.device, dtype=vlm_dtype)
     state = torch.rand(args.batch, ACTION["dims"], device=args.device, dtype=action_dtype)
-    sync = torch.cuda.synchronize if args.device.startswith("cuda") else lambda: None
     if args.train:
-        milliseconds = train(args.train, vision, language, action, pixels, ids, state, args.repeat)
-        print(json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads(), "tokens": len(row), "setup": vars(args), "milliseconds": milliseconds, "peak_memory_bytes": peak_memory()}))
-        return
-    samples = {}
-    with torch.inference_mode():
-        for run in range(args.repeat + 1):
-            marks = [time.perf_counter()]
-            patches = tower(pixels)
-            sync(), marks.append(time.perf_counter())
-            visual = project(patches)
-            sync(), marks.append(time.perf_counter())
-            fused = language(ids, visual).to(action_dtype)
-            sync(), marks.append(time.perf_counter())
-            action(fused, state, args.steps)
-            sync(), marks.append(time.perf_counter())
-            if run:
-                for name, start, end in zip(["vision", "projector", "language", "action"], marks, marks[1:]):
-                    samples.setdefault(name, []).append(1e3 * (end - start))
-                samples.setdefault("total", []).append(1e3 * (marks[-1] - marks[0]))
-    summary = {name: {"min": min(times), "p50": statistics.median(times)} for name, times in samples.items()}
-    print(json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads(), "tokens": len(row), "setup": vars(args), "milliseconds": summary, "peak_memory_bytes": peak_memory()}))
+        samples = train(args.train, (vision, language, action), vlm_dtype, pixels, ids, state, args.repeat, sync)
+    else:
+        predict = predict_graphs if args.graph else predict_eager
+        # Compiled code and graphs are made without autograd's bookkeeping alone: tensors of inference mode stay in it.
+        with torch.no_grad() if args.graph or args.compile else torch.inference_mode():
+            samples = predict(
+                lambda: tower(pixels), project, lambda visual: language(ids, visual).to(action_dtype),
+                lambda fused: action(fused, state, args.steps), args.repeat, sync,
+            )
+    report = {
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if is_cuda else "cpu",
+        "threads": torch.get_num_threads(),
+        "tokens": len(row),
+        "setup": vars(args),
+        "milliseconds": {name: {"min": min(times), "p50": statistics.median(times)} for name, times in samples.items()},
+        "peak_memory_bytes": peak_memory(),
+        "device_memory_bytes": torch.cuda.max_memory_reserved() if is_cuda else None,
+    }
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":
