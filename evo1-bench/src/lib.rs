@@ -1,14 +1,18 @@
 //! Timings of the Evo-1 policy: predictions by stage, summed up, and the model's operations by themselves.
-#![forbid(unsafe_code)]
+//!
+//! Its only `unsafe` replays a graph of repeated operations.
 
+mod bounds;
 mod kernels;
 mod report;
 
+pub use bounds::{Bounds, bounds};
 use burn::tensor::Device;
 pub use evo1::StageTimes;
 use evo1::{ActionChunk, Components, Observation, Policy, PredictOptions, Result};
-pub use kernels::{KernelTime, Unit, kernel_times};
-pub use report::{Comparison, Provenance, Quantiles, Reference, Report, Setup, by_stage, compare};
+pub use evo1_kernels::set_tf32;
+pub use kernels::{KernelSetup, KernelTime, KernelTimes, Peak, kernel_times, peak};
+pub use report::{Comparison, FirstPrediction, Provenance, Quantiles, Reference, Report, Setup, by_stage, compare};
 
 /// [`Policy::predict`], with the time of each stage.
 pub fn predict_timed<C: Components>(

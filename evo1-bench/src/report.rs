@@ -6,7 +6,7 @@ use burn::tensor::{DType, Device, Distribution, Tensor};
 use evo1::StageTimes;
 use serde::{Deserialize, Serialize};
 
-use crate::KernelTime;
+use crate::{Bounds, KernelTimes};
 
 /// Repeated measurements in short.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -44,15 +44,30 @@ pub struct Report {
     /// Milliseconds of [`Reference`], taken between the predictions: what another machine, or the same one under load, is
     /// compared by.
     pub reference: Quantiles,
+    /// The prediction that does not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_prediction: Option<FirstPrediction>,
     /// The model's operations by themselves.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub kernels: Vec<KernelTime>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernels: Option<KernelTimes>,
+    /// The least that the device could take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bounds: Option<Bounds>,
     /// Most memory of the process, in bytes.
     pub peak_memory_bytes: Option<u64>,
     /// Memory that the device's allocator holds after the last run, in bytes: what is in use, and what is kept to be used
     /// again. `None` where the process's own memory is the device's.
     #[serde(default)]
     pub device_memory_bytes: Option<u64>,
+}
+
+/// What a process does before it is fast: kernels are compiled or read, and chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct FirstPrediction {
+    /// Seconds from before the device is opened to the end of the first prediction: weights are made or read in them.
+    pub ready_seconds: f64,
+    /// Milliseconds of it alone.
+    pub milliseconds: f64,
 }
 
 /// What a benchmark runs.
@@ -250,7 +265,9 @@ mod tests {
             provenance: Provenance::here(),
             milliseconds: [("total".to_owned(), summary(total))].into(),
             reference: summary(reference),
-            kernels: Vec::new(),
+            first_prediction: None,
+            kernels: None,
+            bounds: None,
             peak_memory_bytes: None,
             device_memory_bytes: None,
         }

@@ -3,33 +3,39 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
-use burn::tensor::DType;
+use burn::tensor::{DType, Device};
 use clap::{Args, ValueEnum};
 use evo1::{
     Components, Frame, LoadOptions, Observation, Policy, PredictOptions, View,
     config::{PolicyConfig, Precision, Profile},
+    cost::Workload,
     files::write_atomically,
 };
 use evo1_bench::{
-    Provenance, Quantiles, Reference, Report, Setup, by_stage, compare, device_memory, kernel_times, peak_memory,
+    FirstPrediction, KernelSetup, KernelTimes, Provenance, Quantiles, Reference, Report, Setup, bounds, by_stage,
+    compare, device_memory, kernel_times, peak, peak_memory,
 };
 use eyre::{Result, WrapErr, bail};
 
+use super::matrix::{self, Place};
 use crate::{common::Common, output::say, plot};
 
 /// Stages in the order of a prediction, as the table shows them.
-const STAGES: [&str; 7] = ["prepare", "vision", "projector", "language", "action", "finish", "total"];
+pub(super) const STAGES: [&str; 7] = ["prepare", "vision", "projector", "language", "action", "finish", "total"];
 
 /// The only stage of a training step.
-const TRAINING: &str = "step";
+pub(super) const TRAINING: &str = "step";
 
 /// Time predictions of a preset with random weights, by stage. Nothing is downloaded.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
     evo1 bench --preset evo1 --steps 32 --repeat 5 --json now.json --plot now.png\n  \
     evo1 bench --preset evo1 --train 1 --batch 4\n  \
+    evo1 bench --preset evo1 --device cuda --dtype bf16 --kernels --repeat 10\n  \
+    evo1 bench --preset evo1 --matrix flex:f32,cuda:bf16,vulkan:f16 --plot devices.png\n  \
     evo1 bench --compare before.json now.json --limit 1.25")]
 pub(crate) struct Bench {
     /// Size of the model
@@ -84,9 +90,22 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
 
-    /// Time the model's operations by themselves too
+    /// Time the model's operations by themselves too, each as a share of what the device could do
     #[arg(long)]
     kernels: bool,
+
+    /// The same work on several devices and in several number types, in turn; each stage as a share of what the device
+    /// could do
+    #[arg(long, value_name = "DEVICE:DTYPE,..", value_delimiter = ',', value_parser = matrix::parse_place)]
+    matrix: Vec<Place>,
+
+    /// What the device multiplies at most; measured by default
+    #[arg(long, value_name = "TFLOP/S")]
+    peak_tflops: Option<f64>,
+
+    /// What the device's memory moves at most; measured by default
+    #[arg(long, value_name = "GB/S")]
+    peak_gbs: Option<f64>,
 
     /// Write the report as JSON, to a file or, without one, in place of the table
     #[arg(long, value_name = "FILE", num_args = 0..=1)]
@@ -136,35 +155,54 @@ impl Bench {
                 .build_global()
                 .wrap_err("cannot start the threads")?;
         }
-        let report = self.measure::<C>(common)?;
+        if !self.matrix.is_empty() {
+            let cells = matrix::measured(&self.matrix, |place| {
+                let start = Instant::now();
+                self.measure::<C>(common, start, &place.open()?, place.precision(), place.dtype_name())
+            })?;
+            if let Some(path) = &self.plot {
+                matrix::draw_png(path, &cells)?;
+            }
+            return if self.has_printed_json(&cells)? { Ok(()) } else { matrix::print_table(&cells) };
+        }
+        let (start, device) = (Instant::now(), common.open_device()?);
+        let report = self.measure::<C>(common, start, &device, common.precision(), common.dtype_name())?;
         if let Some(path) = &self.plot {
             plot::stages_png(path, &report)?;
         }
-        match &self.json {
-            Some(Some(path)) => write_atomically(path, serde_json::to_string_pretty(&report)?.as_bytes())?,
-            Some(None) => {
-                say!("{}", serde_json::to_string_pretty(&report)?)?;
-                return Ok(());
-            }
-            None => {}
-        }
-        print_table(&report)
+        if self.has_printed_json(&report)? { Ok(()) } else { print_table(&report) }
     }
 
-    fn measure<C: Components>(&self, common: &Common) -> Result<Report> {
-        let device = common.open_device()?;
+    /// Writes what was measured as JSON where it is wanted; whether that was on standard output.
+    fn has_printed_json(&self, measured: &impl serde::Serialize) -> Result<bool> {
+        let Some(place) = &self.json else { return Ok(false) };
+        let text = serde_json::to_string_pretty(measured)?;
+        match place {
+            Some(path) => write_atomically(path, text.as_bytes())?,
+            None => say!("{text}")?,
+        }
+        Ok(place.is_none())
+    }
+
+    fn measure<C: Components>(
+        &self,
+        common: &Common,
+        start: Instant,
+        device: &Device,
+        precision: Precision,
+        dtype_name: String,
+    ) -> Result<Report> {
         // Training computes in another number type from weights in f32.
-        let precision = common.precision();
         let weights = if self.train.is_some() { Precision::default() } else { precision };
         let (name, policy) = match &self.policy {
             Some(folder) => {
-                let options = LoadOptions { profile: common.profile, precision: weights, ..LoadOptions::new(&device) };
+                let options = LoadOptions { profile: common.profile, precision: weights, ..LoadOptions::new(device) };
                 (folder.display().to_string(), Policy::load_as::<C>(folder, &options)?.0)
             }
             None => {
                 let config = self.preset.config().with_profile(common.profile.unwrap_or(Profile::LeRobot));
                 let name = format!("{:?}", self.preset).to_lowercase();
-                (name, Policy::random_as::<C>(config, self.seed, &device, weights)?)
+                (name, Policy::random_as::<C>(config, self.seed, device, weights)?)
             }
         };
         let config = &policy.config;
@@ -172,10 +210,14 @@ impl Bench {
             bail!("{} views and {} masked ones are more than {}", self.views, self.masked, config.max_views);
         }
         let (size, profile) = (config.vlm.image_size, config.profile);
-        let kernels = match self.kernels {
-            true => kernel_times(config, precision.vlm, &device, self.repeat as usize),
-            false => Vec::new(),
+        let kernel_setup = KernelSetup {
+            views: self.views as usize,
+            steps: self.steps as usize,
+            repeat: self.repeat as usize,
+            tflops: self.peak_tflops,
+            gbs: self.peak_gbs,
         };
+        let config = config.clone();
         let frame = || Frame::black(size, size);
         let present = (0..self.views).map(|_| View::Present(frame()));
         let observation = Observation {
@@ -185,7 +227,8 @@ impl Bench {
             ..Observation::default()
         };
         let observations = vec![observation; self.batch as usize];
-        let (arithmetic, mut reference) = (Reference::new(&device), Vec::new());
+        let (arithmetic, mut reference) = (Reference::new(device), Vec::new());
+        let mut first_prediction = None;
         let milliseconds = match self.train {
             Some(stage) => {
                 self.train(stage, precision.vlm, policy, &observations, || reference.push(arithmetic.milliseconds()))?
@@ -196,7 +239,12 @@ impl Bench {
                 let mut runs = Vec::new();
                 for run in 0..=self.repeat {
                     let (_, times) = policy.predict_batch_timed(&observations, &options)?;
-                    if run > 0 {
+                    if run == 0 {
+                        first_prediction = Some(FirstPrediction {
+                            ready_seconds: start.elapsed().as_secs_f64(),
+                            milliseconds: 1e3 * times.total().as_secs_f64(),
+                        });
+                    } else {
                         runs.push(times);
                         reference.push(arithmetic.milliseconds());
                     }
@@ -204,12 +252,26 @@ impl Bench {
                 by_stage(&runs)
             }
         };
+        let device_memory_bytes = device_memory(device);
+        let kernels = self.kernels.then(|| kernel_times(&config, precision.vlm, device, kernel_setup));
+        let peak = match &kernels {
+            Some(KernelTimes { peak, .. }) => Some(*peak),
+            None => (!self.matrix.is_empty()).then(|| peak(&config, precision.vlm, device, kernel_setup)),
+        };
+        let bounds = match peak {
+            Some(peak) if self.train.is_none() => {
+                let views = PolicyConfig { max_views: self.views as usize, ..config.clone() };
+                let workload = Workload { steps: self.steps as usize, ..Workload::of(&views) };
+                Some(bounds::<C>(&config, &workload, self.batch as usize, precision, peak)?)
+            }
+            _ => None,
+        };
         Ok(Report {
             setup: Setup {
                 preset: name,
                 profile: profile.to_string(),
                 device: format!("{device:?}"),
-                dtype: common.dtype_name(),
+                dtype: dtype_name,
                 views: self.views as usize,
                 masked: self.masked as usize,
                 steps: self.steps as usize,
@@ -220,9 +282,11 @@ impl Bench {
             provenance: Provenance::here(),
             milliseconds,
             reference: Quantiles::of(reference),
+            first_prediction,
             kernels,
+            bounds,
             peak_memory_bytes: peak_memory(),
-            device_memory_bytes: device_memory(&device),
+            device_memory_bytes,
         })
     }
 
@@ -309,15 +373,40 @@ fn print_table(report: &Report) -> Result<()> {
     if let Some(bytes) = report.device_memory_bytes {
         say!("memory held by the device {:.2} GB", bytes as f64 / 1e9)?;
     }
-    if !report.kernels.is_empty() {
-        say!("\n{:58} {:>10} {:>16} {:>8}", "operation", "min ms", "rate", "of best")?;
+    match &report.kernels {
+        Some(times) => print_kernels(times),
+        None => Ok(()),
     }
-    for kernel in &report.kernels {
-        let share = 100.0 * kernel.rate / kernel.ceiling;
-        let (min, rate, unit) = (kernel.milliseconds.min, kernel.rate, kernel.unit.name());
-        say!("{:58} {min:>10.3} {rate:>8.1} {unit:7} {share:>6.0} %", kernel.name)?;
+}
+
+fn print_kernels(KernelTimes { peak, kernels }: &KernelTimes) -> Result<()> {
+    say!("\nof {:.1} TFLOP/s and {:.0} GB/s:", peak.tflops, peak.gbs)?;
+    let [calls, total] = ["calls", "all ms"];
+    say!(
+        "{:62} {:>10} {:>10} {:>16} {:>8} {calls:>6} {total:>9}",
+        "operation",
+        "min µs",
+        "p50 µs",
+        "rate",
+        "of bound"
+    )?;
+    for kernel in kernels {
+        let Quantiles { min, p50, .. } = kernel.milliseconds;
+        let (rate, unit) = kernel.rate(*peak);
+        let (share, calls, all) = (100.0 * kernel.bound / min, kernel.calls, kernel.calls as f64 * min);
+        let name = &kernel.name;
+        say!(
+            "{name:62} {:>10.1} {:>10.1} {rate:>8.1} {unit:7} {share:>6.0} % {calls:>6} {all:>9.2}",
+            1e3 * min,
+            1e3 * p50
+        )?;
     }
-    Ok(())
+    let all: f64 = kernels.iter().map(|kernel| kernel.calls as f64 * kernel.milliseconds.min).sum();
+    let hosts = kernels.iter().filter(|kernel| !kernel.is_graph).count();
+    say!(
+        "\n{all:.2} ms of a prediction; {hosts} of {} operations were launched by the host, not as a graph",
+        kernels.len()
+    )
 }
 
 fn print_comparison(first: &Report, second: &Report, limit: Option<f64>) -> Result<()> {

@@ -16,6 +16,7 @@ pub(crate) mod devices;
 pub(crate) mod evaluate;
 pub(crate) mod infer;
 pub(crate) mod inspect;
+mod matrix;
 pub(crate) mod probe;
 #[cfg(feature = "serve")]
 pub(crate) mod serve;
