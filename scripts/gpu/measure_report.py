@@ -54,77 +54,94 @@ def kernels(times):
     return text + f"\nAll calls of a prediction: {sum_ms:.2f} ms.\n"
 
 
-def main():
-    folder = Path(sys.argv[1])
-    parts = [line.split("\t") for line in (folder / "parts.tsv").read_text().splitlines()]
-    print("# Measured on a GPU\n")
+def machine(folder, found):
     for name in ("gpu", "devices"):
         text = folder / f"{name}.txt"
         if text.exists():
             print(f"```\n{text.read_text().strip()}\n```\n")
+    first = found["evo1-first"]
+    setup, commit = first["setup"], first["provenance"]["commit"] or "not told"
+    print(f"Commit {commit}, {setup['views']} views, {setup['steps']} steps, {setup['preset']}.")
 
-    found = {name: report(folder, name) for name, kind, *_ in parts if kind == "json"}
-    first = found.get("evo1-first")
-    if first:
-        setup = first["setup"]
-        commit = first["provenance"]["commit"] or "not told"
-        print(f"Commit {commit}, {setup['views']} views, {setup['steps']} steps, batch {setup['batch']}, {setup['preset']}.\n")
 
-    single = [(name, it) for name, it in found.items() if isinstance(it, dict)]
-    print("## Predictions and training, p50 in ms\n\nIn the order in which they ran.\n")
-    print(predictions(single))
-    ours = next((found[name] for name in ("evo1-graph", "evo1-eager") if found.get(name)), None)
-    peers = [(name, found[name]) for name in ("torch-eager", "torch-graph", "torch-compile", "torch-autotune") if found.get(name)]
-    for name, peer in peers if ours else []:
-        of_device = sum(ours["milliseconds"][stage]["p50"] for stage in STAGES[1:5] if stage in ours["milliseconds"])
-        them = peer["milliseconds"]["total"]["p50"]
-        print(f"- over {name}: {ours['milliseconds']['total']['p50'] / them:.2f}, without prepare and finish {of_device / them:.2f}")
+def in_turn(found):
+    print("In the order in which they ran.\n")
+    print(predictions([(name, it) for name, it in found.items() if isinstance(it, dict)]))
+    ours = found.get("evo1-graph") or found["evo1-eager"]
+    of_device = sum(ours["milliseconds"][stage]["p50"] for stage in STAGES[1:5] if stage in ours["milliseconds"])
+    for name in ("torch-eager", "torch-graph", "torch-compile", "torch-autotune"):
+        if found.get(name):
+            them = found[name]["milliseconds"]["total"]["p50"]
+            ratio = ours["milliseconds"]["total"]["p50"] / them
+            print(f"- evo1 over {name}: {ratio:.2f}, without prepare and finish {of_device / them:.2f}")
 
-    print("\n## Start\n")
+
+def start(found):
     rows = []
     for name in ("evo1-first", "evo1-second"):
-        it = found.get(name) or {}
-        if it.get("first_prediction"):
-            ready, took = it["first_prediction"]["ready_seconds"], it["first_prediction"]["milliseconds"]
-            rows.append([name, f"{ready:.2f}", f"{took:.0f}"])
-    print(table(["process", "s from its start to its first prediction", "of it the prediction, ms"], rows))
+        if (found.get(name) or {}).get("first_prediction"):
+            first = found[name]["first_prediction"]
+            rows.append([name, f"{first['ready_seconds']:.2f}", f"{first['milliseconds']:.0f}"])
+    print("Random weights are made in the seconds; they would be read from a file instead.\n")
+    print(table(["process", "s to the end of the first prediction", "of it the prediction, ms"], rows))
 
-    cells = found.get("matrix") or []
-    if cells:
-        print("## Number types, and the share of the device's bound\n")
-        rows = []
-        for cell in cells:
-            if "error" in cell:
-                rows.append([cell["place"], cell["error"]])
-                continue
-            it = cell["report"]
-            times, bounds = it["milliseconds"], it["bounds"]["milliseconds"]
-            shares = [
-                f"{times[stage]['p50']:.2f}" + (f" ({100 * bounds[stage] / times[stage]['p50']:.0f} %)" if stage in bounds else "")
-                for stage in STAGES[:7]
-            ]
-            peak = it["bounds"]["peak"]
-            rows.append([cell["place"], *shares, f"{peak['tflops']:.0f} TFLOP/s, {peak['gbs']:.0f} GB/s"])
-        print(table(["", *STAGES[:7], "peak"], rows))
 
-    if found.get("kernels"):
-        print("## Kernels\n")
-        print(kernels(found["kernels"]["kernels"]))
+def number_types(found):
+    rows = []
+    for cell in found["matrix"]:
+        if "error" in cell:
+            rows.append([cell["place"], cell["error"], *[""] * 7])
+            continue
+        times, bounds = cell["report"]["milliseconds"], cell["report"]["bounds"]
+        row = [cell["place"]]
+        for stage in STAGES[:7]:
+            time, bound = times[stage]["p50"], bounds["milliseconds"].get(stage)
+            row.append(f"{time:.2f}" + (f" ({100 * bound / time:.0f} %)" if bound else ""))
+        rows.append([*row, f"{bounds['peak']['tflops']:.0f} TFLOP/s, {bounds['peak']['gbs']:.0f} GB/s"])
+    print("p50 in ms, and the share of it that the device's peak asks for.\n")
+    print(table(["", *STAGES[:7], "peak"], rows))
 
-    print("## Equality with PyTorch\n")
+
+def goldens(folder, parts):
     for name, kind, code, _ in parts:
         if name.startswith("golden"):
-            said = (folder / f"{name}.{kind}").read_text().strip().splitlines()
-            print(f"- {name}: {'equal' if code == '0' else 'NOT equal'}; {said[-1] if said else ''}")
+            lines = [line.split() for line in (folder / f"{name}.{kind}").read_text().splitlines()]
+            relative = [(float(line[2]), line[0]) for line in lines if len(line) > 2 and line[2][0].isdigit()]
+            worst, tensor = max(relative, default=(0.0, "nothing"))
+            is_equal = "equal" if code == "0" else "NOT shown equal"
+            print(f"- {name}: {is_equal}; {len(relative)} tensors, the worst {tensor} with {worst:.1e}")
 
-    print("\n## Parts\n")
+
+def all_parts(folder, parts):
     rows = []
-    for name, kind, code, seconds in parts:
+    for name, _, code, seconds in parts:
         errors = folder / f"{name}.err"
         lines = errors.read_text(errors="replace").strip().splitlines() if errors.exists() else []
         said = (lines[-1] if lines else "").replace("|", "\\|")[:200] if code != "0" else ""
         rows.append([name, "done" if code == "0" else CODES.get(int(code), f"failed ({code})"), seconds, said])
     print(table(["part", "", "s", "error"], rows))
+
+
+def main():
+    folder = Path(sys.argv[1])
+    parts = [line.split("\t") for line in (folder / "parts.tsv").read_text().splitlines()]
+    found = {name: report(folder, name) for name, kind, *_ in parts if kind == "json"}
+    sections = {
+        "Machine": lambda: machine(folder, found),
+        "Predictions and training, p50 in ms": lambda: in_turn(found),
+        "Start": lambda: start(found),
+        "Number types": lambda: number_types(found),
+        "Kernels": lambda: print(kernels(found["kernels"]["kernels"])),
+        "Equality with PyTorch": lambda: goldens(folder, parts),
+        "Parts": lambda: all_parts(folder, parts),
+    }
+    print("# Measured on a GPU")
+    for title, section in sections.items():
+        print(f"\n## {title}\n")
+        try:
+            section()
+        except (KeyError, TypeError, OSError, ValueError) as error:
+            print(f"Not measured: {type(error).__name__} {error}.")
 
 
 if __name__ == "__main__":
