@@ -275,11 +275,11 @@ impl<'a> Timer<'a> {
     }
 
     fn random(&self, shape: [usize; 2]) -> Tensor<2> {
-        Tensor::random(shape, Distribution::Uniform(-1.0, 1.0), self.device).cast(self.dtype)
+        Tensor::<2>::random(shape, Distribution::Uniform(-1.0, 1.0), self.device).cast(self.dtype)
     }
 
     fn vector(&self, width: usize) -> Tensor<1> {
-        Tensor::ones([width], self.device).cast(self.dtype)
+        Tensor::<1>::ones([width], self.device).cast(self.dtype)
     }
 
     /// Times a product of `x` (`[rows, inner]`) and weights of `columns`.
