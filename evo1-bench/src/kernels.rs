@@ -84,8 +84,9 @@ pub struct KernelSetup {
 
 /// Weights that an operation takes in turn, as layers do: together they are more than a cache holds.
 const LAYERS: usize = 8;
-/// Calls that are timed together, where the device replays them as a graph.
+/// Calls of a graph, and its replays that are timed together: the host starts one while the device runs another.
 const CALLS: usize = 24;
+const REPLAYS: usize = 4;
 /// Milliseconds that calls take together elsewhere, at most [`CALLS`] of them.
 const MILLISECONDS: f64 = 20.0;
 /// Prompt tokens beside the visual ones: of a view, and of an instruction.
@@ -356,10 +357,12 @@ impl<'a> Timer<'a> {
             // waits before anything else is done.
             #[allow(unsafe_code, reason = "there is no safe way to replay a graph")]
             let mut replay = || unsafe {
-                graph.replay();
+                for _ in 0..REPLAYS {
+                    graph.replay();
+                }
             };
             timed(&mut replay);
-            ((0..self.repeat).map(|_| timed(&mut replay)).collect(), CALLS, is_graph)
+            ((0..self.repeat).map(|_| timed(&mut replay)).collect(), CALLS * REPLAYS, is_graph)
         } else {
             let mut once = || drop(call(0));
             timed(&mut once);
