@@ -49,7 +49,8 @@ has() {
   "$evo1" bench --help 2>/dev/null | grep -q -- "$1"
 }
 golden() {
-  echo "$evo1 --device $device --dtype $1 trace --policy fixtures/$2 --inputs fixtures/$2/$3.safetensors"
+  local file=fixtures/$2/$3.safetensors
+  echo "$evo1 --device $device --dtype $1 trace --policy fixtures/$2 --inputs $file --against $file"
 }
 
 # What follows splits commands into words.
@@ -72,13 +73,11 @@ golden() {
   fi
 
   part kernels json 75 $(bench "$dtype") --kernels
-  part golden-f32 txt 30 $(golden f32 tiny-lerobot inference) --against fixtures/tiny-lerobot/inference.safetensors
-  part golden-f32-official txt 20 $(golden f32 tiny-official inference) --against fixtures/tiny-official/inference.safetensors
-  part golden-f32-horizon1 txt 20 $(golden f32 tiny-horizon1 inference) --against fixtures/tiny-horizon1/inference.safetensors
-  part golden-half txt 30 $(golden "$dtype" tiny-lerobot inference) --tolerance 0.1 \
-    --against fixtures/tiny-lerobot/inference.safetensors
-  part golden-gradients txt 30 $(golden f32 tiny-train-lerobot train_stage2) --train stage2 \
-    --against fixtures/tiny-train-lerobot/train_stage2.safetensors
+  part golden-f32 txt 30 $(golden f32 tiny-lerobot inference)
+  part golden-f32-official txt 30 $(golden f32 tiny-official inference)
+  part golden-f32-horizon1 txt 20 $(golden f32 tiny-horizon1 inference)
+  part golden-half txt 30 $(golden "$dtype" tiny-lerobot inference) --tolerance 0.1
+  part golden-gradients txt 30 $(golden f32 tiny-train-lerobot train_stage2) --train stage2
 
   part batch8 json 40 $(bench "$dtype") --batch 8
   part matrix json 90 $(bench "$dtype" 3) --matrix "$device:f32,$device:tf32,$device:f16,$device:bf16"

@@ -41,13 +41,15 @@ def predictions(found):
 def kernels(times):
     peak, rows = times["peak"], []
     for kernel in times["kernels"]:
-        fastest, median = kernel["milliseconds"]["min"], kernel["milliseconds"]["p50"]
+        fastest, median = (kernel["milliseconds"][which] for which in ("min", "p50"))
         is_arithmetic = kernel["gflop"] / peak["tflops"] > 1e3 * kernel["gbyte"] / peak["gbs"]
-        rate = f"{kernel['gflop'] / fastest:.1f} TFLOP/s" if is_arithmetic else f"{1e3 * kernel['gbyte'] / fastest:.0f} GB/s"
+        of_memory = f"{1e3 * kernel['gbyte'] / fastest:.0f} GB/s"
+        rate = f"{kernel['gflop'] / fastest:.1f} TFLOP/s" if is_arithmetic else of_memory
         share = f"{100 * kernel['bound'] / fastest:.0f} %"
         host = "" if kernel["is_graph"] else "by the host"
         total = f"{kernel['calls'] * fastest:.3f}"
-        rows.append([kernel["name"], f"{1e3 * fastest:.1f}", f"{1e3 * median:.1f}", rate, share, kernel["calls"], total, host])
+        microseconds = [f"{1e3 * time:.1f}" for time in (fastest, median)]
+        rows.append([kernel["name"], *microseconds, rate, share, kernel["calls"], total, host])
     text = f"Peak: {peak['tflops']:.1f} TFLOP/s, {peak['gbs']:.0f} GB/s, by the product and the copy below.\n\n"
     sum_ms = sum(kernel["calls"] * kernel["milliseconds"]["min"] for kernel in times["kernels"])
     text += table(["operation", "min µs", "p50 µs", "rate", "of bound", "calls", "all ms", ""], rows)
