@@ -80,6 +80,8 @@ pub struct KernelSetup {
     pub tflops: Option<f64>,
     /// Likewise, of the memory.
     pub gbs: Option<f64>,
+    /// Products in every way in which their kernels can be cut into tiles ([`evo1_kernels::tilings`]), too.
+    pub has_candidates: bool,
 }
 
 /// Weights that an operation takes in turn, as layers do: together they are more than a cache holds.
@@ -96,12 +98,20 @@ const TEXT: usize = 30;
 const COPY: usize = 1;
 /// Whole tiles of products.
 const TILE: usize = 64;
+/// Parts of the inner dimension that candidates are tried with, of so many values at least, and where there are not so many
+/// rows that parts could not help.
+const PARTS: [usize; 5] = [1, 2, 4, 8, 32];
+const PART: usize = 256;
+const MANY: usize = 1024;
 
 /// Times the operations of a model of `config`'s sizes for one observation in one number type. Weights are packed, as they
 /// are in predictions.
 pub fn kernel_times(config: &PolicyConfig, dtype: DType, device: &Device, setup: KernelSetup) -> KernelTimes {
     let mut timer = Timer::new(dtype, device, setup.repeat);
     ceilings(&mut timer, config);
+    if setup.has_candidates && dtype != DType::F32 {
+        timer.candidates = kernels::tilings();
+    }
     vision(&mut timer, config, setup.views);
     language(&mut timer, config, setup.views);
     action(&mut timer, config, setup);
@@ -255,6 +265,7 @@ struct Timer<'a> {
     device: &'a Device,
     repeat: usize,
     has_graphs: bool,
+    candidates: Vec<String>,
     times: Vec<KernelTime>,
 }
 
@@ -262,7 +273,7 @@ impl<'a> Timer<'a> {
     fn new(dtype: DType, device: &'a Device, repeat: usize) -> Self {
         let x = Tensor::<1>::ones([1], device);
         let has_graphs = capture(device, || x.clone() + 1.0).is_hardware();
-        Self { dtype, device, repeat, has_graphs, times: Vec::new() }
+        Self { dtype, device, repeat, has_graphs, candidates: Vec::new(), times: Vec::new() }
     }
 
     /// The highest rates so far, where none are given. Only the copy says what the memory does: other operations read
@@ -297,9 +308,16 @@ impl<'a> Timer<'a> {
         let weights: Vec<Tensor<2>> = (0..count).map(|_| kernels::pack(self.random([inner, columns]))).collect();
         let name = format!("{name} {rows} × {inner} × {columns}");
         let elements = rows * inner + inner * columns + rows * columns;
-        self.run(name, calls, gflop(rows, inner, columns), elements, |call| {
-            product(x.clone(), weights[call % count].clone())
-        });
+        let call = |call: usize| product(x.clone(), weights[call % count].clone());
+        for (index, candidate) in self.candidates.clone().into_iter().enumerate() {
+            for parts in PARTS.into_iter().filter(|&parts| parts == 1 || rows <= MANY && inner >= parts * PART) {
+                kernels::set_tiling(Some((index, parts)));
+                let name = format!("{name}: {candidate}, {parts} parts");
+                self.run(name, 0, gflop(rows, inner, columns), elements, call);
+            }
+        }
+        kernels::set_tiling(None);
+        self.run(name, calls, gflop(rows, inner, columns), elements, call);
     }
 
     /// Times attention with the heads of queries and of keys split and merged, as layers do. `sizes` are batch, queries and
@@ -390,7 +408,7 @@ mod tests {
     #[test]
     fn every_operation_is_timed_and_no_product_passes_the_peak() {
         let device = test_devices().remove(0);
-        let setup = KernelSetup { views: 1, steps: 2, repeat: 1, tflops: None, gbs: None };
+        let setup = KernelSetup { views: 1, steps: 2, repeat: 1, tflops: None, gbs: None, has_candidates: false };
         let KernelTimes { peak, kernels } = kernel_times(&PolicyConfig::tiny(), DType::F32, &device, setup);
         assert!(kernels.len() > 25);
         for kernel in &kernels {

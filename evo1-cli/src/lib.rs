@@ -121,18 +121,26 @@ fn run<C: Components>(Arguments { common, command }: Arguments) -> ExitCode {
 }
 
 /// Starts the program again with [`CUDA_PATH`](evo1::device::CUDA_PATH) set, where it is not and NVIDIA's toolkit is found
-/// only among Python's packages: its compiler looks nowhere else.
+/// only among Python's packages: its compiler looks nowhere else, and the loader not for the compiler.
 #[cfg(unix)]
 fn find_toolkit(common: &Common) {
     use std::{os::unix::process::CommandExt, process::Command};
 
-    use evo1::device::{CUDA_PATH, Toolkit};
+    use evo1::device::{CUDA_PATH, LIBRARY_PATH, Toolkit};
 
     let is_meant = matches!(common.device, DeviceName::Auto | DeviceName::Of(DeviceKind::Cuda, _));
     if !is_meant || !DeviceKind::Cuda.is_built() {
         return;
     }
-    let (Toolkit::InPython(folder), Ok(program)) = (Toolkit::find(), std::env::current_exe()) else { return };
+    let toolkit = Toolkit::find();
+    let (Toolkit::InPython(folder), Ok(program)) = (&toolkit, std::env::current_exe()) else { return };
+    let mut command = Command::new(program);
+    command.args(std::env::args_os().skip(1)).env(CUDA_PATH, folder);
+    if let Some(libraries) = toolkit.libraries() {
+        let others = std::env::var_os(LIBRARY_PATH).unwrap_or_default();
+        let folders = [libraries].into_iter().chain(std::env::split_paths(&others));
+        command.env(LIBRARY_PATH, std::env::join_paths(folders).unwrap_or(others));
+    }
     // It returns only if it fails; opening the device then says what to do.
-    let _ = Command::new(program).args(std::env::args_os().skip(1)).env(CUDA_PATH, folder).exec();
+    let _ = command.exec();
 }

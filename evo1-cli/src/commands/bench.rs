@@ -94,6 +94,10 @@ pub(crate) struct Bench {
     #[arg(long)]
     kernels: bool,
 
+    /// Of `--kernels`, products in every way in which they can be cut into tiles on tensor cores.
+    #[arg(long, requires = "kernels")]
+    candidates: bool,
+
     /// The same work on several devices and in several number types, in turn; each stage as a share of what the device
     /// could do
     #[arg(long, value_name = "DEVICE:DTYPE,..", value_delimiter = ',', value_parser = matrix::parse_place)]
@@ -214,6 +218,7 @@ impl Bench {
             views: self.views as usize,
             steps: self.steps as usize,
             repeat: self.repeat as usize,
+            has_candidates: self.candidates,
             tflops: self.peak_tflops,
             gbs: self.peak_gbs,
         };

@@ -10,7 +10,7 @@ use std::{cell::Cell, fmt, str::FromStr, sync::Once};
 use burn::tensor::{DType, Device, Tensor, TensorData, kind::Basic};
 use tracing::warn;
 
-pub use cuda::{CUDA_PATH, Toolkit};
+pub use cuda::{CUDA_PATH, LIBRARY_PATH, Toolkit};
 pub use evo1_kernels::has_tf32;
 
 use crate::{Error, Result};

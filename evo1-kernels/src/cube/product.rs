@@ -411,6 +411,10 @@ pub(super) fn product(lhs: &CubeTensor, rhs: &CubeTensor, epilogue: &Epilogue) -
         return None;
     }
     let (lhs, rhs) = (into_contiguous(lhs.clone()), into_contiguous(rhs.clone()));
+    // Pieces of 16 bytes are copied from where such begin.
+    if ![&lhs, &rhs].into_iter().all(|tensor| tensor.handle.offset_start.unwrap_or_default().is_multiple_of(16)) {
+        return None;
+    }
     let rows = lhs.meta.num_elements() / inner;
     let mut shape = lhs.shape();
     let last = shape.num_dims() - 1;
