@@ -288,7 +288,7 @@ fn rounding(dtype: DType) -> f32 {
 
 /// Compares a function of tensors in half precision with that of the same numbers in `f32`: its results, rounded once
 /// themselves and `inside` times on the way to the largest, and the gradients of the inputs for a random direction, each
-/// with its own number.
+/// with its own number, if any are given.
 fn assert_rounded(
     what: &str,
     dtype: DType,
@@ -314,6 +314,9 @@ fn assert_rounded(
     let want = function(&of_type(DType::F32, &device));
     let direction = Tensor::<4>::random(want.dims(), Distribution::Uniform(-1.5, 1.5), &device).cast(dtype).into_data();
     assert_near(&what, function(&of_type(dtype, &device)).into_data(), want.into_data(), inside);
+    if of_gradients.is_empty() {
+        return;
+    }
 
     let tracked = device.autodiff();
     let gradients = |dtype: DType| -> Vec<TensorData> {
@@ -484,6 +487,57 @@ fn attention_rounds_weights_and_results_only_in_half_precision() {
                         });
                     }
                 }
+            }
+        }
+    }
+}
+
+/// Each kind of mask, widths that tensor cores take and others, with few queries and with enough for another kernel.
+#[test]
+fn attention_of_any_size_and_mask_in_half_precision() {
+    for device in test_devices() {
+        for dtype in half_types(&device) {
+            for (batch, [heads, kv_heads], queries, keys, width) in [
+                (1, [1, 1], 1, 1, 16),
+                (1, [2, 1], 17, 16, 64),
+                (2, [2, 2], 50, 200, 112),
+                (1, [4, 2], 65, 63, 128),
+                (1, [2, 2], 130, 65, 48),
+                (1, [2, 2], 20, 130, 72),
+                (2, [70, 14], 17, 64, 64),
+                (1, [45, 15], 130, 200, 16),
+                (1, [66, 66], 66, 65, 112),
+                (3, [50, 25], 1, 16, 128),
+            ] {
+                let random = |heads, rows| {
+                    Tensor::<4>::random([batch, heads, rows, width], Distribution::Uniform(-1.5, 1.5), &device)
+                };
+                let x = [random(heads, queries), random(kv_heads, keys), random(kv_heads, keys)];
+                let marks = |shape: [usize; 4], is_hidden: &dyn Fn(usize) -> bool| {
+                    let marks: Vec<bool> = (0..shape.iter().product()).map(is_hidden).collect();
+                    Tensor::<4, Bool>::from_data(TensorData::new(marks, shape), &device)
+                };
+                let of_keys = marks([batch, 1, 1, keys], &|at| at % keys % 3 == 1 || at / keys == 1);
+                // In every head another third, and all keys of the queries with a certain number.
+                let all = marks([1, heads, queries, keys], &|at| (at / keys + at) % 3 == 1 || at / keys % 5 == 2);
+                for (name, hidden) in [("no", None), ("key", Some(of_keys)), ("full", Some(all))] {
+                    let what = format!("attention {queries} × {keys} × {width} of {heads} heads with {name} mask");
+                    assert_rounded(&what, dtype, &x, (1.0, &[]), &|x| {
+                        ops::attention(x[0].clone(), x[1].clone(), x[2].clone(), hidden.clone())
+                    });
+                }
+            }
+            // Heads where they lie in a joint projection, behind other columns, as many as fit and some samples.
+            for (heads, tokens, width) in [(3, 40, 32), (34, 70, 16)] {
+                let x =
+                    Tensor::<4>::random([1, 2, tokens, 4 * heads * width], Distribution::Uniform(-1.5, 1.5), &device);
+                assert_rounded("attention of a joint projection", dtype, &[x], (1.0, &[]), &|x| {
+                    let joint = x[0].clone().squeeze_dim::<3>(0);
+                    let [query, key, value] = [1, 2, 3].map(|part| {
+                        ops::split_heads(joint.clone().narrow(2, part * heads * width, heads * width), heads)
+                    });
+                    ops::merge_heads(ops::attention(query, key, value, None)).unsqueeze()
+                });
             }
         }
     }

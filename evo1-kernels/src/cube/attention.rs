@@ -24,10 +24,10 @@ use super::{cubes, element_of, vector_size};
 const SIDE: u32 = 16;
 
 /// Scores of hidden keys: below any other.
-const HIDDEN: f32 = -1e38;
+pub(super) const HIDDEN: f32 = -1e38;
 
 /// The largest score of a row in which all keys are hidden, so that their exponentials are 0.
-const LOWEST: f32 = -1e30;
+pub(super) const LOWEST: f32 = -1e30;
 
 /// Cubes that keep a GPU busy: with fewer, tiles are made smaller.
 const BUSY: usize = 256;
@@ -353,7 +353,7 @@ pub(super) fn attention(
 }
 
 /// How a device keeps truth values.
-fn bool_type(dtype: DType) -> ElemType {
+pub(super) fn bool_type(dtype: DType) -> ElemType {
     match dtype {
         DType::Bool(BoolStore::U8) => ElemType::UInt(UIntKind::U8),
         DType::Bool(BoolStore::U32) => ElemType::UInt(UIntKind::U32),

@@ -6,6 +6,7 @@ mod epilogue;
 mod norm;
 mod product;
 mod rotary;
+mod tensor_core_attention;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -248,7 +249,8 @@ fn attended(
             Some(Cube::bool_expand(mask.clone(), Shape::from([batch, heads, queries, key.meta.shape()[2]])))
         }
     };
-    attention::attention(query, key, value, hidden.as_ref(), scale, has_sums)
+    tensor_core_attention::attention(query, key, value, hidden.as_ref(), scale, has_sums)
+        .or_else(|| attention::attention(query, key, value, hidden.as_ref(), scale, has_sums))
 }
 
 fn optional(tensor: Option<CubeTensor>) -> OptionalTensor<Cube> {

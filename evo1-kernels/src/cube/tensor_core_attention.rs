@@ -1,0 +1,669 @@
+//! Attention on tensor cores, for half precision where the device multiplies 16 × 8 × 16 tiles by the plane, loads them from
+//! shared memory by rows and copies to it beside arithmetic (FlashAttention-2, arXiv 2307.08691).
+//!
+//! Each plane has 16 queries, whose scores, weights and results stay in its registers. Planes of a cube have either other
+//! queries and the same keys or, where there are too few queries to keep a device busy, the same queries and other keys;
+//! then what each of them has is merged at the end.
+//!
+//! Queries, keys and values are read where they lie, and the result is written as `[batch, queries, heads, width]`.
+
+use burn::tensor::{DType, Shape};
+use burn_cubecl::{
+    cubecl::{
+        self,
+        cmma::{MatrixIdent, MmaDefinition},
+        features::MmaConfig,
+        ir::ElemType,
+        prelude::{barrier::copy_async, *},
+    },
+    ops::numeric::empty_device_contiguous_dtype,
+    tensor::CubeTensor,
+};
+
+use super::{
+    attention::{Attended, HIDDEN, LOWEST, bool_type},
+    cubes, element_of,
+};
+
+/// Threads of a plane.
+const PLANE: u32 = 32;
+
+/// Queries of a plane: rows of a tile of the tensor cores, of which each thread has two, so many apart.
+const ROWS: u32 = 16;
+const APART: usize = 8;
+
+/// Numbers of 16 bytes, the most that is copied at once and what a row of a matrix is loaded by.
+const PIECE: usize = 8;
+
+/// What a cube works on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Plan {
+    /// Pieces of a row of queries, keys and values.
+    width: u32,
+    /// Planes with other queries.
+    query_planes: u32,
+    /// Planes with other keys.
+    key_planes: u32,
+    /// Keys that a plane takes at once.
+    columns: u32,
+    /// Tiles of keys and values in shared memory.
+    stages: u32,
+}
+
+impl Plan {
+    fn queries(self) -> u32 {
+        self.query_planes * ROWS
+    }
+
+    fn keys(self) -> u32 {
+        self.key_planes * self.columns
+    }
+
+    fn units(self) -> u32 {
+        self.query_planes * self.key_planes * PLANE
+    }
+
+    /// Pieces from a row of shared memory to the next: an odd number, so that the rows of a matrix lie in different banks.
+    fn pitch(self) -> u32 {
+        self.width + 1
+    }
+
+    /// Numbers from a row of results to the next where planes merge theirs: for the same reason.
+    fn merge_pitch(self) -> u32 {
+        self.width * PIECE as u32 + 8
+    }
+
+    /// Bytes of shared memory.
+    fn memory(self) -> usize {
+        let tiles = self.queries() + 2 * self.stages * self.keys();
+        let merged = if self.key_planes == 1 { 0 } else { self.key_planes * self.queries() * (self.merge_pitch() + 2) };
+        (tiles * self.pitch()) as usize * 16 + merged as usize * 4
+    }
+}
+
+/// Which keys are hidden.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Marks {
+    None,
+    /// The same for all queries.
+    OfKeys,
+    Of,
+}
+
+/// Starts to copy rows of a head, which lie at `origin`, from the `first` of `count` on; past the last, the last again.
+/// `origin` and `stride` are in pieces.
+#[cube]
+#[allow(clippy::too_many_arguments, reason = "what a copy is between")]
+fn copy_rows<F: Float>(
+    from: &Tensor<Vector<F, Const<8>>>,
+    origin: usize,
+    stride: usize,
+    first: usize,
+    count: usize,
+    tile: &mut Shared<[Vector<F, Const<8>>]>,
+    at: usize,
+    #[comptime] rows: u32,
+    #[comptime] plan: Plan,
+) {
+    // A group of threads has a row, each one piece: some have none where a row is no power of two.
+    let across = comptime!(plan.width.next_power_of_two());
+    let step = comptime!(plan.units() / across);
+    let unit = UNIT_POS;
+    let (row, column) = (unit / across, (unit % across) as usize);
+    if column < comptime!(plan.width as usize) {
+        #[unroll]
+        for pass in 0..comptime!(rows.div_ceil(step)) {
+            let row = row + comptime!(pass * step);
+            if comptime!((pass + 1) * step <= rows) || row < rows {
+                let row = row as usize;
+                let source = origin + min(first + row, count - 1) * stride + column;
+                let target = at + row * comptime!(plan.pitch() as usize) + column;
+                copy_async(&from[source..source + 1], &mut tile[target..target + 1], 8u32);
+            }
+        }
+    }
+}
+
+/// Ends a group of copies.
+#[cube]
+fn commit() {
+    gpu_asm!("cp.async.commit_group;");
+}
+
+/// Waits until no more than so many groups of this thread's copies are on their way.
+#[cube]
+fn wait(#[comptime] groups: u32) {
+    gpu_asm!("cp.async.wait_group {groups};", groups = const groups);
+}
+
+/// `2^x`.
+#[cube]
+fn exp2(x: f32) -> f32 {
+    let result: f32;
+    gpu_asm!("ex2.approx.ftz.f32 {}, {};", out(_) result, in(_) x, options(pure, nomem));
+    result
+}
+
+/// Four matrices of 8 × 8, each thread giving the place of a row.
+#[cube]
+fn load<F: Float>(
+    tile: &Shared<[Vector<F, Const<8>>]>,
+    at: usize,
+    #[comptime] is_transposed: bool,
+) -> Array<Vector<F, Const<2>>> {
+    let definition = MmaDefinition::<F, F, f32>::new(16usize, 8usize, 16usize);
+    let row = &tile[at..at + 1];
+    definition.load_matrix::<Vector<F, Const<8>>, Const<2>>(row, MatrixIdent::B, 4usize, is_transposed)
+}
+
+/// Adds the product of a tile of 16 × 16 and one of 16 × 8 to the sums with the number `at`.
+#[cube]
+fn multiply<F: Float>(
+    lhs: &Array<Vector<F, Const<2>>>,
+    rhs: &Array<Vector<F, Const<2>>>,
+    sums: &mut Array<Vector<f32, Const<2>>>,
+    #[comptime] of_lhs: usize,
+    #[comptime] of_rhs: usize,
+    #[comptime] at: usize,
+) {
+    let definition = MmaDefinition::<F, F, f32>::new(16usize, 8usize, 16usize);
+    let mut a = Array::<Vector<F, Const<2>>>::new(4usize);
+    let mut b = Array::<Vector<F, Const<2>>>::new(2usize);
+    let mut c = Array::<Vector<f32, Const<2>>>::new(2usize);
+    #[unroll]
+    for part in 0..4usize {
+        a[part] = lhs[comptime!(4 * of_lhs + part)];
+    }
+    #[unroll]
+    for part in 0..2usize {
+        b[part] = rhs[comptime!(2 * of_rhs + part)];
+        c[part] = sums[comptime!(2 * at + part)];
+    }
+    let d = definition.execute(&a, &b, &c);
+    #[unroll]
+    for part in 0..2usize {
+        sums[comptime!(2 * at + part)] = d[part];
+    }
+}
+
+/// Which of 32 keys from `first` on are past the last, a bit for each.
+#[cube]
+fn past(keys: usize, first: usize) -> u32 {
+    let bits = RuntimeCell::<u32>::new(u32::MAX);
+    if keys >= first + 32 {
+        bits.store(0u32);
+    } else if keys > first {
+        bits.store(u32::MAX << (keys - first) as u32);
+    }
+    bits.consume()
+}
+
+/// Whether a key is hidden or past the last.
+#[cube]
+fn mark<B: Numeric>(hidden: &Tensor<B>, origin: usize, key: usize, keys: usize) -> u32 {
+    let mark = RuntimeCell::<u32>::new(1u32);
+    if key < keys {
+        mark.store(u32::cast_from(hidden[origin + key * hidden.stride(3)]));
+    }
+    mark.consume()
+}
+
+/// The largest or the sum over the four threads that share a row.
+#[cube]
+fn max_of_row(x: f32) -> f32 {
+    let x = max(x, plane_shuffle_xor(x, 1u32));
+    max(x, plane_shuffle_xor(x, 2u32))
+}
+
+#[cube]
+fn sum_of_row(x: f32) -> f32 {
+    let x = x + plane_shuffle_xor(x, 1u32);
+    x + plane_shuffle_xor(x, 2u32)
+}
+
+#[cube(launch_unchecked, address_type = "dynamic")]
+#[allow(clippy::too_many_arguments, reason = "what an attention is given")]
+fn attention_kernel<F: Float, B: Numeric>(
+    query: &Tensor<Vector<F, Const<8>>>,
+    key: &Tensor<Vector<F, Const<8>>>,
+    value: &Tensor<Vector<F, Const<8>>>,
+    hidden: &Tensor<B>,
+    output: &mut Tensor<Vector<F, Const<4>>>,
+    log_sums: &mut Tensor<f32>,
+    scale: f32,
+    heads: u32,
+    queries: u32,
+    keys: u32,
+    tiles: u32,
+    #[comptime] group: u32,
+    #[comptime] plan: Plan,
+    #[comptime] marks: Marks,
+    #[comptime] has_sums: bool,
+    #[define(F)] _element: ElemType,
+    #[define(B)] _bool: ElemType,
+) {
+    let (queries, keys, heads) = (queries as usize, keys as usize, heads as usize);
+    let tile = CUBE_POS % tiles as usize;
+    let line = CUBE_POS / tiles as usize;
+    let head = line % heads;
+    let batch = line / heads;
+    if batch >= query.shape(0) {
+        terminate!();
+    }
+    let pitch = comptime!(plan.pitch() as usize);
+    let width = comptime!(plan.width as usize);
+    let columns = comptime!(plan.columns as usize);
+    let tile_keys = comptime!(plan.keys() as usize);
+    let tile_size = comptime!((plan.keys() * plan.pitch()) as usize);
+    let stages = comptime!(plan.stages as usize);
+    let words = comptime!(plan.columns.div_ceil(32) as usize);
+    let mut queries_tile = Shared::<[Vector<F, Const<8>>]>::new_aligned_slice(
+        comptime!((plan.queries() * plan.pitch()) as usize),
+        16usize,
+    );
+    let mut keys_tiles = Shared::<[Vector<F, Const<8>>]>::new_aligned_slice(comptime!(tile_size * stages), 16usize);
+    let mut values_tiles = Shared::<[Vector<F, Const<8>>]>::new_aligned_slice(comptime!(tile_size * stages), 16usize);
+
+    let lane = (UNIT_POS % PLANE) as usize;
+    let plane = UNIT_POS / PLANE;
+    let query_plane = (plane / comptime!(plan.key_planes)) as usize;
+    let key_plane = (plane % comptime!(plan.key_planes)) as usize;
+    let first_query = tile * comptime!(plan.queries() as usize);
+    // Of the rows of a tile of sums, a thread has this one and that below, and of eight columns two neighbours.
+    let row = query_plane * comptime!(ROWS as usize) + lane / 4;
+    let pair = lane % 4;
+    let shared_head = head / comptime!(group) as usize;
+    let of_query = (batch * query.stride(0) + head * query.stride(1)) / PIECE;
+    let of_key = (batch * key.stride(0) + shared_head * key.stride(1)) / PIECE;
+    let of_value = (batch * value.stride(0) + shared_head * value.stride(1)) / PIECE;
+    let (query_stride, key_stride, value_stride) =
+        (query.stride(2) / PIECE, key.stride(2) / PIECE, value.stride(2) / PIECE);
+    let of_hidden = batch * hidden.stride(0) + head * hidden.stride(1);
+    let first_of_plane = key_plane * columns;
+    let steps = keys.div_ceil(tile_keys);
+
+    copy_rows::<F>(
+        query,
+        of_query,
+        query_stride,
+        first_query,
+        queries,
+        &mut queries_tile,
+        0usize,
+        comptime!(plan.queries()),
+        plan,
+    );
+    #[unroll]
+    for stage in 0..comptime!(stages - 1) {
+        if stage < steps {
+            let (first, at) = (stage * tile_keys, stage * tile_size);
+            let rows = comptime!(plan.keys());
+            copy_rows::<F>(key, of_key, key_stride, first, keys, &mut keys_tiles, at, rows, plan);
+            copy_rows::<F>(value, of_value, value_stride, first, keys, &mut values_tiles, at, rows, plan);
+        }
+        commit();
+    }
+    let mut marks_of_keys = Array::<u32>::new(words);
+    if comptime!(marks == Marks::OfKeys) {
+        #[unroll]
+        for word in 0..words {
+            let key = first_of_plane + comptime!(32 * word) + lane;
+            marks_of_keys[word] = mark::<B>(hidden, of_hidden, key, keys);
+        }
+    }
+
+    // Queries and keys are two rows of eight to a tile, values the other way round.
+    let of_rows = lane % 16 * pitch + lane / 16;
+    let of_columns = (lane / 16 * 8 + lane % 8) * pitch + lane / 8 % 2;
+    wait(comptime!(plan.stages - 2));
+    sync_cube();
+    let parts = comptime!(width / 2);
+    let mut of_queries = Array::<Vector<F, Const<2>>>::new(comptime!(4 * parts));
+    #[unroll]
+    for part in 0..parts {
+        let at = query_plane * comptime!(ROWS as usize * pitch) + of_rows + comptime!(2 * part);
+        let loaded = load::<F>(&queries_tile, at, false);
+        #[unroll]
+        for index in 0..4usize {
+            of_queries[comptime!(4 * part + index)] = loaded[index];
+        }
+    }
+
+    let factor = scale * comptime!(std::f32::consts::LOG2_E);
+    let mut largest = Array::<f32>::new(2usize);
+    let mut sums = Array::<f32>::new(2usize);
+    #[unroll]
+    for half in 0..2usize {
+        largest[half] = LOWEST;
+        sums[half] = 0.0f32;
+    }
+    // Number 2 · tile + half of the sums of a row of tiles.
+    let mut result = Array::<Vector<f32, Const<2>>>::new(comptime!(2 * width));
+    for step in 0..steps {
+        // The tile of this step has come, and that of the step before has been used by all.
+        wait(comptime!(plan.stages - 2));
+        sync_cube();
+        let next = step + comptime!(stages - 1);
+        if next < steps {
+            let (first, at) = (next * tile_keys, next % stages * tile_size);
+            let rows = comptime!(plan.keys());
+            copy_rows::<F>(key, of_key, key_stride, first, keys, &mut keys_tiles, at, rows, plan);
+            copy_rows::<F>(value, of_value, value_stride, first, keys, &mut values_tiles, at, rows, plan);
+        }
+        commit();
+        let tile_at = step % stages * tile_size + first_of_plane * pitch;
+        let first_key = step * tile_keys + first_of_plane;
+
+        // A bit for each key that is hidden, number 2 · word + half.
+        let mut bits = Array::<u32>::new(comptime!(2 * words));
+        #[unroll]
+        for word in 0..words {
+            let first = first_key + comptime!(32 * word);
+            if comptime!(marks == Marks::None) {
+                let bits_of_word = past(keys, first);
+                bits[comptime!(2 * word)] = bits_of_word;
+                bits[comptime!(2 * word + 1)] = bits_of_word;
+            } else if comptime!(marks == Marks::OfKeys) {
+                let bits_of_word = plane_ballot(marks_of_keys[word] != 0).extract(0usize);
+                bits[comptime!(2 * word)] = bits_of_word;
+                bits[comptime!(2 * word + 1)] = bits_of_word;
+                marks_of_keys[word] = mark::<B>(hidden, of_hidden, first + tile_keys + lane, keys);
+            } else {
+                #[unroll]
+                for half in 0..2usize {
+                    let of_row = RuntimeCell::<u32>::new(0u32);
+                    #[unroll]
+                    for other in 0..APART {
+                        let query_at =
+                            first_query + query_plane * comptime!(ROWS as usize) + comptime!(APART * half + other);
+                        let origin = of_hidden + min(query_at, queries - 1) * hidden.stride(2);
+                        let is_hidden = mark::<B>(hidden, origin, first + lane, keys) != 0;
+                        let bits_of_row = plane_ballot(is_hidden).extract(0usize);
+                        if lane / 4 == other {
+                            of_row.store(bits_of_row);
+                        }
+                    }
+                    bits[comptime!(2 * word + half)] = of_row.consume();
+                }
+            }
+        }
+
+        let mut scores = Array::<Vector<f32, Const<2>>>::new(comptime!(columns / 4));
+        #[unroll]
+        for part in 0..parts {
+            #[unroll]
+            for both in 0..comptime!(columns / 16) {
+                let at = tile_at + of_columns + comptime!(16 * both * pitch + 2 * part);
+                let loaded = load::<F>(&keys_tiles, at, false);
+                multiply::<F>(&of_queries, &loaded, &mut scores, part, 0usize, comptime!(2 * both));
+                multiply::<F>(&of_queries, &loaded, &mut scores, part, 1usize, comptime!(2 * both + 1));
+            }
+        }
+
+        let mut weights = Array::<Vector<F, Const<2>>>::new(comptime!(columns / 4));
+        #[unroll]
+        for half in 0..2usize {
+            #[unroll]
+            for word in 0..words {
+                let of_word = bits[comptime!(2 * word + half)] >> (2 * pair) as u32;
+                if of_word != 0 {
+                    #[unroll]
+                    for tile in 0..comptime!(if columns < 32 { columns / 8 } else { 4 }) {
+                        let mut score = scores[comptime!(2 * (4 * word + tile) + half)];
+                        #[unroll]
+                        for side in 0..2usize {
+                            if of_word & comptime!(1u32 << (8 * tile + side)) != 0 {
+                                score.insert(side, HIDDEN);
+                            }
+                        }
+                        scores[comptime!(2 * (4 * word + tile) + half)] = score;
+                    }
+                }
+            }
+            let most = RuntimeCell::<f32>::new(largest[half]);
+            #[unroll]
+            for tile in 0..comptime!(columns / 8) {
+                let score = scores[comptime!(2 * tile + half)];
+                most.store(max(most.read(), max(score.extract(0usize), score.extract(1usize))));
+            }
+            let most = max_of_row(most.consume());
+            let correction = exp2((largest[half] - most) * factor);
+            largest[half] = most;
+            let offset = most * factor;
+            let sum = RuntimeCell::<f32>::new(sums[half] * correction);
+            #[unroll]
+            for tile in 0..comptime!(columns / 8) {
+                let score = scores[comptime!(2 * tile + half)];
+                let mut weight = Vector::<f32, Const<2>>::empty();
+                #[unroll]
+                for side in 0..2usize {
+                    let value = exp2(score.extract(side) * factor - offset);
+                    sum.store(sum.read() + value);
+                    weight.insert(side, value);
+                }
+                weights[comptime!(2 * tile + half)] = Vector::cast_from(weight);
+            }
+            sums[half] = sum.consume();
+            #[unroll]
+            for tile in 0..width {
+                result[comptime!(2 * tile + half)] *= Vector::new(correction);
+            }
+        }
+
+        #[unroll]
+        for part in 0..comptime!(columns / 16) {
+            #[unroll]
+            for both in 0..parts {
+                let at = tile_at + of_rows + comptime!(16 * part * pitch + 2 * both);
+                let loaded = load::<F>(&values_tiles, at, true);
+                multiply::<F>(&weights, &loaded, &mut result, part, 0usize, comptime!(2 * both));
+                multiply::<F>(&weights, &loaded, &mut result, part, 1usize, comptime!(2 * both + 1));
+            }
+        }
+    }
+
+    #[unroll]
+    for half in 0..2usize {
+        sums[half] = sum_of_row(sums[half]);
+    }
+    let fours = comptime!(2 * width);
+    if comptime!(plan.key_planes == 1) {
+        // Each plane has the place of its own queries for its results.
+        let pairs = queries_tile.as_mut_slice().with_vector_size_mut::<Const<2>>();
+        #[unroll]
+        for half in 0..2usize {
+            let line = row + comptime!(APART * half);
+            let sum = max(sums[half], f32::MIN_POSITIVE);
+            #[unroll]
+            for tile in 0..width {
+                let mean = result[comptime!(2 * tile + half)] * Vector::new(1.0f32 / sum);
+                pairs[(line * pitch + tile) * 4 + pair] = Vector::cast_from(mean);
+            }
+            if comptime!(has_sums) {
+                if pair == 0 && first_query + line < queries {
+                    let at = (batch * heads + head) * queries + first_query + line;
+                    log_sums[at] = sum.ln() + largest[half] * scale;
+                }
+            }
+        }
+        sync_plane();
+        let from = queries_tile.as_slice().with_vector_size::<Const<4>>();
+        let first = query_plane * comptime!(ROWS as usize);
+        #[unroll]
+        for pass in 0..comptime!((ROWS as usize * fours).div_ceil(PLANE as usize)) {
+            let at = lane + comptime!(pass * PLANE as usize);
+            let (line, column) = (first + at / fours, at % fours);
+            if first_query + line < queries {
+                let to = ((batch * queries + first_query + line) * heads + head) * fours + column;
+                output[to] = from[line * comptime!(2 * pitch) + column];
+            }
+        }
+    } else {
+        let rows = comptime!(plan.queries() as usize);
+        let merge_pitch = comptime!(plan.merge_pitch() as usize);
+        let key_planes = comptime!(plan.key_planes as usize);
+        let mut of_planes = Shared::<[Vector<f32, Const<4>>]>::new_aligned_slice(
+            comptime!(key_planes * rows * merge_pitch / 4),
+            16usize,
+        );
+        let mut largest_of_planes = Shared::<[f32]>::new_slice(comptime!(key_planes * rows));
+        let mut sums_of_planes = Shared::<[f32]>::new_slice(comptime!(key_planes * rows));
+        if pair == 0 {
+            #[unroll]
+            for half in 0..2usize {
+                let at = key_plane * rows + row + comptime!(APART * half);
+                largest_of_planes[at] = largest[half];
+                sums_of_planes[at] = sums[half];
+            }
+        }
+        sync_cube();
+        let pairs = of_planes.as_mut_slice().with_vector_size_mut::<Const<2>>();
+        #[unroll]
+        for half in 0..2usize {
+            let line = row + comptime!(APART * half);
+            let most = RuntimeCell::<f32>::new(LOWEST);
+            #[unroll]
+            for plane in 0..key_planes {
+                most.store(max(most.read(), largest_of_planes[comptime!(plane * rows) + line]));
+            }
+            let most = most.consume();
+            let sum = RuntimeCell::<f32>::new(0.0f32);
+            #[unroll]
+            for plane in 0..key_planes {
+                let at = comptime!(plane * rows) + line;
+                sum.store(sum.read() + sums_of_planes[at] * exp2((largest_of_planes[at] - most) * factor));
+            }
+            let sum = max(sum.consume(), f32::MIN_POSITIVE);
+            let share = exp2((largest[half] - most) * factor) / sum;
+            #[unroll]
+            for tile in 0..width {
+                let at = (key_plane * rows + line) * comptime!(merge_pitch / 2) + comptime!(4 * tile) + pair;
+                pairs[at] = result[comptime!(2 * tile + half)] * Vector::new(share);
+            }
+            if comptime!(has_sums) {
+                if pair == 0 && key_plane == 0 && first_query + line < queries {
+                    let at = (batch * heads + head) * queries + first_query + line;
+                    log_sums[at] = sum.ln() + most * scale;
+                }
+            }
+        }
+        sync_cube();
+        #[unroll]
+        for pass in 0..comptime!((rows * fours).div_ceil(plan.units() as usize)) {
+            let at = UNIT_POS as usize + comptime!(pass * plan.units() as usize);
+            let (line, column) = (at / fours, at % fours);
+            if line < rows && first_query + line < queries {
+                let mean = RuntimeCell::<Vector<f32, Const<4>>>::new(Vector::new(0.0f32));
+                #[unroll]
+                for plane in 0..key_planes {
+                    let at = (comptime!(plane * rows) + line) * comptime!(merge_pitch / 4) + column;
+                    mean.store(mean.read() + of_planes[at]);
+                }
+                let to = ((batch * queries + first_query + line) * heads + head) * fours + column;
+                output[to] = Vector::cast_from(mean.consume());
+            }
+        }
+    }
+}
+
+/// How such an attention is cut into cubes; `None` where this kernel does not take it.
+fn plan(query: &CubeTensor, key: &CubeTensor, value: &CubeTensor, scale: f64) -> Option<Plan> {
+    let properties = query.client.properties();
+    let element = element_of(query.dtype);
+    let single = element_of(DType::F32);
+    let product = MmaConfig { a_type: element, b_type: element, cd_type: single, m: 16, n: 8, k: 16 };
+    let is_able = properties.features.matmul.mma.contains(&product)
+        && properties.features.matmul.ldmatrix.contains(&element)
+        && properties.features.copy_async
+        && properties.hardware.plane_size_min == PLANE
+        && properties.hardware.plane_size_max == PLANE;
+    let [batch, heads, queries, width] = query.meta.shape()[..] else { return None };
+    let is_in_pieces = |tensor: &CubeTensor| {
+        let (shape, strides) = (tensor.meta.shape(), tensor.meta.strides());
+        strides[3] == 1
+            && (0..3).all(|dim| shape[dim] == 1 || strides[dim].is_multiple_of(PIECE))
+            && tensor.handle.offset_start.unwrap_or_default().is_multiple_of(16)
+    };
+    let is_taken = matches!(query.dtype, DType::F16 | DType::BF16)
+        && width.is_multiple_of(16)
+        && width <= 128
+        && value.meta.shape()[3] == width
+        && scale > 0.0
+        && [query, key, value].into_iter().all(is_in_pieces);
+    if !is_able || !is_taken {
+        return None;
+    }
+    let of = |query_planes, key_planes, columns, stages| Plan {
+        width: (width / PIECE) as u32,
+        query_planes,
+        key_planes,
+        columns,
+        stages,
+    };
+    let (many, few) = ([of(4, 1, 64, 2), of(4, 1, 32, 2)], [of(1, 8, 16, 3), of(1, 8, 16, 2), of(1, 4, 16, 2)]);
+    let processors = properties.hardware.num_streaming_multiprocessors.unwrap_or(64) as usize;
+    let is_busy = batch * heads * queries.div_ceil(many[0].queries() as usize) >= processors;
+    let memory = properties.hardware.max_shared_memory_size;
+    let fitting = |plans: &[Plan]| plans.iter().copied().find(|plan| plan.memory() <= memory);
+    if is_busy { fitting(&many) } else { fitting(&few) }
+}
+
+/// Softmax(q·kᵀ · scale)·v of half precision, `hidden` of the scores' shape; `None` where the tensors or the device are not
+/// made for it.
+#[allow(unsafe_code, reason = "a checked launch compares every index with the length of what it reads")]
+pub(super) fn attention(
+    query: &CubeTensor,
+    key: &CubeTensor,
+    value: &CubeTensor,
+    hidden: Option<&CubeTensor>,
+    scale: f64,
+    has_sums: bool,
+) -> Option<Attended> {
+    let plan = plan(query, key, value, scale)?;
+    let [batch, heads, queries, width] = query.meta.shape()[..] else { return None };
+    let [_, kv_heads, keys, _] = key.meta.shape()[..] else { return None };
+    let tiles = queries.div_ceil(plan.queries() as usize);
+    let empty = |shape, dtype| empty_device_contiguous_dtype(query.client.clone(), query.device.clone(), shape, dtype);
+    let mut output = empty(Shape::from([batch, queries, heads, width]), query.dtype);
+    // What is not asked for is not written.
+    let sums_shape = if has_sums { [batch, heads, queries] } else { [1, 1, 1] };
+    let log_sums = empty(Shape::from(sums_shape), DType::F32);
+    let (mask, mask_type, marks) = match hidden {
+        Some(hidden) => {
+            let is_of_keys = queries == 1 || hidden.meta.strides()[2] == 0;
+            let marks = if is_of_keys { Marks::OfKeys } else { Marks::Of };
+            (hidden.clone(), bool_type(hidden.dtype), marks)
+        }
+        // It is not read: any tensor of its type stands for it.
+        None => (query.clone(), element_of(query.dtype), Marks::None),
+    };
+    // SAFETY: rows of queries, keys and values are read up to the last of their shapes, in pieces that their strides are
+    // multiples of, as `plan` has seen to; marks and what is written likewise, of the shapes that stand here.
+    unsafe {
+        attention_kernel::launch_unchecked(
+            &query.client,
+            cubes(batch * heads * tiles),
+            CubeDim::new_1d(plan.units()),
+            query.required_address_type(),
+            query.clone().into_tensor_arg(),
+            key.clone().into_tensor_arg(),
+            value.clone().into_tensor_arg(),
+            mask.into_tensor_arg(),
+            output.clone().into_tensor_arg(),
+            log_sums.clone().into_tensor_arg(),
+            scale as f32,
+            heads as u32,
+            queries as u32,
+            keys as u32,
+            tiles as u32,
+            (heads / kv_heads) as u32,
+            plan,
+            marks,
+            has_sums,
+            element_of(query.dtype),
+            mask_type,
+        );
+    }
+    output.meta.swap(1, 2);
+    Some(Attended { output, log_sums: has_sums.then_some(log_sums) })
+}
