@@ -1,7 +1,7 @@
 //! Attention on tensor cores, for half precision where the device multiplies 16 × 8 × 16 tiles by the plane, loads them from
 //! shared memory by rows and copies to it beside arithmetic (FlashAttention-2, arXiv 2307.08691).
 //!
-//! Each plane has 16 queries, whose scores, weights and results stay in its registers. Planes of a cube have either other
+//! Each plane has 16 or 32 queries, whose scores, weights and results stay in its registers. Planes of a cube have either other
 //! queries and the same keys or, where there are too few queries to keep a device busy, the same queries and other keys;
 //! then what each of them has is merged at the end.
 //!
@@ -28,7 +28,7 @@ use super::{
 /// Threads of a plane.
 const PLANE: u32 = 32;
 
-/// Queries of a plane: rows of a tile of the tensor cores, of which each thread has two, so many apart.
+/// Rows of a tile of the tensor cores, of which each thread has two, so many apart.
 const ROWS: u32 = 16;
 const APART: usize = 8;
 
@@ -42,6 +42,8 @@ struct Plan {
     width: u32,
     /// Planes with other queries.
     query_planes: u32,
+    /// Tiles of a plane's queries: with more of them, keys and values are loaded from shared memory less often.
+    blocks: u32,
     /// Planes with other keys.
     key_planes: u32,
     /// Keys that a plane takes at once.
@@ -52,7 +54,11 @@ struct Plan {
 
 impl Plan {
     fn queries(self) -> u32 {
-        self.query_planes * ROWS
+        self.query_planes * self.plane_queries()
+    }
+
+    fn plane_queries(self) -> u32 {
+        self.blocks * ROWS
     }
 
     fn keys(self) -> u32 {
@@ -198,14 +204,43 @@ fn past(keys: usize, first: usize) -> u32 {
     bits.consume()
 }
 
-/// Whether a key is hidden or past the last.
+/// Loads whether a key and every 32nd after it, as many as there are words, are hidden or past the last, for so many queries.
 #[cube]
-fn mark<B: Numeric>(hidden: &Tensor<B>, origin: usize, key: usize, keys: usize) -> u32 {
-    let mark = RuntimeCell::<u32>::new(1u32);
-    if key < keys {
-        mark.store(u32::cast_from(hidden[origin + key * hidden.stride(3)]));
+#[allow(clippy::too_many_arguments, reason = "what marks are of")]
+fn load_marks<B: Numeric>(
+    hidden: &Tensor<B>,
+    origin: usize,
+    first_query: usize,
+    queries: usize,
+    key: usize,
+    keys: usize,
+    marked: &mut Array<u32>,
+    #[comptime] lines: usize,
+    #[comptime] words: usize,
+) {
+    #[unroll]
+    for line in 0..lines {
+        let of_line = if comptime!(lines == 1) {
+            origin
+        } else {
+            origin + min(first_query + line, queries - 1) * hidden.stride(2)
+        };
+        #[unroll]
+        for word in 0..words {
+            let key = key + comptime!(32 * word);
+            let mark = RuntimeCell::<u32>::new(1u32);
+            if key < keys {
+                mark.store(u32::cast_from(hidden[of_line + key * hidden.stride(3)]));
+            }
+            marked[comptime!(line * words + word)] = mark.consume();
+        }
     }
-    mark.consume()
+}
+
+/// Where an array of sums has those of a half of a row of `tiles`.
+#[cube]
+fn number(#[comptime] half: usize, #[comptime] tile: usize, #[comptime] tiles: usize) -> comptime_type!(usize) {
+    comptime!(2 * (half / 2 * tiles + tile) + half % 2)
 }
 
 /// The largest or the sum over the four threads that share a row.
@@ -256,6 +291,7 @@ fn attention_kernel<F: Float, B: Numeric>(
     let tile_keys = comptime!(plan.keys() as usize);
     let tile_size = comptime!((plan.keys() * plan.pitch()) as usize);
     let stages = comptime!(plan.stages as usize);
+    let blocks = comptime!(plan.blocks as usize);
     let words = comptime!(plan.columns.div_ceil(32) as usize);
     let mut queries_tile = Shared::<[Vector<F, Const<8>>]>::new_aligned_slice(
         comptime!((plan.queries() * plan.pitch()) as usize),
@@ -270,7 +306,9 @@ fn attention_kernel<F: Float, B: Numeric>(
     let key_plane = (plane % comptime!(plan.key_planes)) as usize;
     let first_query = tile * comptime!(plan.queries() as usize);
     // Of the rows of a tile of sums, a thread has this one and that below, and of eight columns two neighbours.
-    let row = query_plane * comptime!(ROWS as usize) + lane / 4;
+    let plane_queries = comptime!(plan.plane_queries() as usize);
+    let halves = comptime!(2 * plan.blocks as usize);
+    let row = query_plane * plane_queries + lane / 4;
     let pair = lane % 4;
     let shared_head = head / comptime!(group) as usize;
     let of_query = (batch * query.stride(0) + head * query.stride(1)) / PIECE;
@@ -303,13 +341,12 @@ fn attention_kernel<F: Float, B: Numeric>(
         }
         commit();
     }
-    let mut marks_of_keys = Array::<u32>::new(words);
-    if comptime!(marks == Marks::OfKeys) {
-        #[unroll]
-        for word in 0..words {
-            let key = first_of_plane + comptime!(32 * word) + lane;
-            marks_of_keys[word] = mark::<B>(hidden, of_hidden, key, keys);
-        }
+    // Of the marks, each thread has one in 32, those of the next tile.
+    let lines = comptime!(if marks == Marks::Of { plane_queries } else { 1 });
+    let first_line = first_query + query_plane * plane_queries;
+    let mut marked = Array::<u32>::new(comptime!(lines * words));
+    if comptime!(marks != Marks::None) {
+        load_marks::<B>(hidden, of_hidden, first_line, queries, first_of_plane + lane, keys, &mut marked, lines, words);
     }
 
     // Queries and keys are two rows of eight to a tile, values the other way round.
@@ -318,27 +355,31 @@ fn attention_kernel<F: Float, B: Numeric>(
     wait(comptime!(plan.stages - 2));
     sync_cube();
     let parts = comptime!(width / 2);
-    let mut of_queries = Array::<Vector<F, Const<2>>>::new(comptime!(4 * parts));
+    let mut of_queries = Array::<Vector<F, Const<2>>>::new(comptime!(4 * blocks * parts));
     #[unroll]
-    for part in 0..parts {
-        let at = query_plane * comptime!(ROWS as usize * pitch) + of_rows + comptime!(2 * part);
-        let loaded = load::<F>(&queries_tile, at, false);
+    for block in 0..blocks {
         #[unroll]
-        for index in 0..4usize {
-            of_queries[comptime!(4 * part + index)] = loaded[index];
+        for part in 0..parts {
+            let at = query_plane * comptime!(plane_queries * pitch)
+                + of_rows
+                + comptime!(ROWS as usize * block * pitch + 2 * part);
+            let loaded = load::<F>(&queries_tile, at, false);
+            #[unroll]
+            for index in 0..4usize {
+                of_queries[comptime!(4 * (block * parts + part) + index)] = loaded[index];
+            }
         }
     }
 
     let factor = scale * comptime!(std::f32::consts::LOG2_E);
-    let mut largest = Array::<f32>::new(2usize);
-    let mut sums = Array::<f32>::new(2usize);
+    let mut largest = Array::<f32>::new(halves);
+    let mut sums = Array::<f32>::new(halves);
     #[unroll]
-    for half in 0..2usize {
+    for half in 0..halves {
         largest[half] = LOWEST;
         sums[half] = 0.0f32;
     }
-    // Number 2 · tile + half of the sums of a row of tiles.
-    let mut result = Array::<Vector<f32, Const<2>>>::new(comptime!(2 * width));
+    let mut result = Array::<Vector<f32, Const<2>>>::new(comptime!(halves * width));
     for step in 0..steps {
         // The tile of this step has come, and that of the step before has been used by all.
         wait(comptime!(plan.stages - 2));
@@ -351,119 +392,136 @@ fn attention_kernel<F: Float, B: Numeric>(
             copy_rows::<F>(value, of_value, value_stride, first, keys, &mut values_tiles, at, rows, plan);
         }
         commit();
-        let tile_at = step % stages * tile_size + first_of_plane * pitch;
-        let first_key = step * tile_keys + first_of_plane;
+        // The last tile of queries may have none for a plane.
+        if comptime!(plan.query_planes == 1) || first_query + query_plane * plane_queries < queries {
+            let tile_at = step % stages * tile_size + first_of_plane * pitch;
+            let first_key = step * tile_keys + first_of_plane;
 
-        // A bit for each key that is hidden, number 2 · word + half.
-        let mut bits = Array::<u32>::new(comptime!(2 * words));
-        #[unroll]
-        for word in 0..words {
-            let first = first_key + comptime!(32 * word);
-            if comptime!(marks == Marks::None) {
-                let bits_of_word = past(keys, first);
-                bits[comptime!(2 * word)] = bits_of_word;
-                bits[comptime!(2 * word + 1)] = bits_of_word;
-            } else if comptime!(marks == Marks::OfKeys) {
-                let bits_of_word = plane_ballot(marks_of_keys[word] != 0).extract(0usize);
-                bits[comptime!(2 * word)] = bits_of_word;
-                bits[comptime!(2 * word + 1)] = bits_of_word;
-                marks_of_keys[word] = mark::<B>(hidden, of_hidden, first + tile_keys + lane, keys);
-            } else {
-                #[unroll]
-                for half in 0..2usize {
-                    let of_row = RuntimeCell::<u32>::new(0u32);
-                    #[unroll]
-                    for other in 0..APART {
-                        let query_at =
-                            first_query + query_plane * comptime!(ROWS as usize) + comptime!(APART * half + other);
-                        let origin = of_hidden + min(query_at, queries - 1) * hidden.stride(2);
-                        let is_hidden = mark::<B>(hidden, origin, first + lane, keys) != 0;
-                        let bits_of_row = plane_ballot(is_hidden).extract(0usize);
-                        if lane / 4 == other {
-                            of_row.store(bits_of_row);
-                        }
-                    }
-                    bits[comptime!(2 * word + half)] = of_row.consume();
-                }
-            }
-        }
-
-        let mut scores = Array::<Vector<f32, Const<2>>>::new(comptime!(columns / 4));
-        #[unroll]
-        for part in 0..parts {
-            #[unroll]
-            for both in 0..comptime!(columns / 16) {
-                let at = tile_at + of_columns + comptime!(16 * both * pitch + 2 * part);
-                let loaded = load::<F>(&keys_tiles, at, false);
-                multiply::<F>(&of_queries, &loaded, &mut scores, part, 0usize, comptime!(2 * both));
-                multiply::<F>(&of_queries, &loaded, &mut scores, part, 1usize, comptime!(2 * both + 1));
-            }
-        }
-
-        let mut weights = Array::<Vector<F, Const<2>>>::new(comptime!(columns / 4));
-        #[unroll]
-        for half in 0..2usize {
+            // A bit for each key that is hidden.
+            let mut bits = Array::<u32>::new(comptime!(halves * words));
             #[unroll]
             for word in 0..words {
-                let of_word = bits[comptime!(2 * word + half)] >> (2 * pair) as u32;
-                if of_word != 0 {
+                let first = first_key + comptime!(32 * word);
+                if comptime!(marks == Marks::Of) {
                     #[unroll]
-                    for tile in 0..comptime!(if columns < 32 { columns / 8 } else { 4 }) {
-                        let mut score = scores[comptime!(2 * (4 * word + tile) + half)];
+                    for half in 0..halves {
+                        let of_row = RuntimeCell::<u32>::new(0u32);
                         #[unroll]
-                        for side in 0..2usize {
-                            if of_word & comptime!(1u32 << (8 * tile + side)) != 0 {
-                                score.insert(side, HIDDEN);
+                        for other in 0..APART {
+                            let is_hidden = marked[comptime!((APART * half + other) * words + word)] != 0;
+                            let bits_of_line = plane_ballot(is_hidden).extract(0usize);
+                            if lane / 4 == other {
+                                of_row.store(bits_of_line);
                             }
                         }
-                        scores[comptime!(2 * (4 * word + tile) + half)] = score;
+                        bits[comptime!(halves * word + half)] = of_row.consume();
+                    }
+                } else {
+                    let of_word = if comptime!(marks == Marks::None) {
+                        past(keys, first)
+                    } else {
+                        plane_ballot(marked[word] != 0).extract(0usize)
+                    };
+                    #[unroll]
+                    for half in 0..halves {
+                        bits[comptime!(halves * word + half)] = of_word;
                     }
                 }
             }
-            let most = RuntimeCell::<f32>::new(largest[half]);
-            #[unroll]
-            for tile in 0..comptime!(columns / 8) {
-                let score = scores[comptime!(2 * tile + half)];
-                most.store(max(most.read(), max(score.extract(0usize), score.extract(1usize))));
+            if comptime!(marks != Marks::None) {
+                let next = first_key + tile_keys + lane;
+                load_marks::<B>(hidden, of_hidden, first_line, queries, next, keys, &mut marked, lines, words);
             }
-            let most = max_of_row(most.consume());
-            let correction = exp2((largest[half] - most) * factor);
-            largest[half] = most;
-            let offset = most * factor;
-            let sum = RuntimeCell::<f32>::new(sums[half] * correction);
-            #[unroll]
-            for tile in 0..comptime!(columns / 8) {
-                let score = scores[comptime!(2 * tile + half)];
-                let mut weight = Vector::<f32, Const<2>>::empty();
-                #[unroll]
-                for side in 0..2usize {
-                    let value = exp2(score.extract(side) * factor - offset);
-                    sum.store(sum.read() + value);
-                    weight.insert(side, value);
-                }
-                weights[comptime!(2 * tile + half)] = Vector::cast_from(weight);
-            }
-            sums[half] = sum.consume();
-            #[unroll]
-            for tile in 0..width {
-                result[comptime!(2 * tile + half)] *= Vector::new(correction);
-            }
-        }
 
-        #[unroll]
-        for part in 0..comptime!(columns / 16) {
+            let mut scores = Array::<Vector<f32, Const<2>>>::new(comptime!(halves * columns / 8));
             #[unroll]
-            for both in 0..parts {
-                let at = tile_at + of_rows + comptime!(16 * part * pitch + 2 * both);
-                let loaded = load::<F>(&values_tiles, at, true);
-                multiply::<F>(&weights, &loaded, &mut result, part, 0usize, comptime!(2 * both));
-                multiply::<F>(&weights, &loaded, &mut result, part, 1usize, comptime!(2 * both + 1));
+            for part in 0..parts {
+                #[unroll]
+                for both in 0..comptime!(columns / 16) {
+                    let at = tile_at + of_columns + comptime!(16 * both * pitch + 2 * part);
+                    let loaded = load::<F>(&keys_tiles, at, false);
+                    #[unroll]
+                    for block in 0..blocks {
+                        let of_queries_at = comptime!(block * parts + part);
+                        let to = comptime!(block * columns / 8 + 2 * both);
+                        multiply::<F>(&of_queries, &loaded, &mut scores, of_queries_at, 0usize, to);
+                        multiply::<F>(&of_queries, &loaded, &mut scores, of_queries_at, 1usize, comptime!(to + 1));
+                    }
+                }
+            }
+
+            let mut weights = Array::<Vector<F, Const<2>>>::new(comptime!(halves * columns / 8));
+            #[unroll]
+            for half in 0..halves {
+                #[unroll]
+                for word in 0..words {
+                    let of_word = bits[comptime!(halves * word + half)] >> (2 * pair) as u32;
+                    if of_word != 0 {
+                        #[unroll]
+                        for tile in 0..comptime!(if columns < 32 { columns / 8 } else { 4 }) {
+                            let at = number(half, comptime!(4 * word + tile), comptime!(columns / 8));
+                            let mut score = scores[at];
+                            #[unroll]
+                            for side in 0..2usize {
+                                if of_word & comptime!(1u32 << (8 * tile + side)) != 0 {
+                                    score.insert(side, HIDDEN);
+                                }
+                            }
+                            scores[at] = score;
+                        }
+                    }
+                }
+                let most = RuntimeCell::<f32>::new(largest[half]);
+                #[unroll]
+                for tile in 0..comptime!(columns / 8) {
+                    let score = scores[number(half, tile, comptime!(columns / 8))];
+                    most.store(max(most.read(), max(score.extract(0usize), score.extract(1usize))));
+                }
+                let most = max_of_row(most.consume());
+                let correction = exp2((largest[half] - most) * factor);
+                largest[half] = most;
+                let offset = most * factor;
+                let sum = RuntimeCell::<f32>::new(sums[half] * correction);
+                #[unroll]
+                for tile in 0..comptime!(columns / 8) {
+                    let at = number(half, tile, comptime!(columns / 8));
+                    let score = scores[at];
+                    let mut weight = Vector::<f32, Const<2>>::empty();
+                    #[unroll]
+                    for side in 0..2usize {
+                        let value = exp2(score.extract(side) * factor - offset);
+                        sum.store(sum.read() + value);
+                        weight.insert(side, value);
+                    }
+                    weights[at] = Vector::cast_from(weight);
+                }
+                sums[half] = sum.consume();
+                #[unroll]
+                for tile in 0..width {
+                    result[number(half, tile, width)] *= Vector::new(correction);
+                }
+            }
+
+            #[unroll]
+            for part in 0..comptime!(columns / 16) {
+                #[unroll]
+                for both in 0..parts {
+                    let at = tile_at + of_rows + comptime!(16 * part * pitch + 2 * both);
+                    let loaded = load::<F>(&values_tiles, at, true);
+                    #[unroll]
+                    for block in 0..blocks {
+                        let of_weights = comptime!(block * columns / 16 + part);
+                        let to = comptime!(block * width + 2 * both);
+                        multiply::<F>(&weights, &loaded, &mut result, of_weights, 0usize, to);
+                        multiply::<F>(&weights, &loaded, &mut result, of_weights, 1usize, comptime!(to + 1));
+                    }
+                }
             }
         }
     }
 
     #[unroll]
-    for half in 0..2usize {
+    for half in 0..halves {
         sums[half] = sum_of_row(sums[half]);
     }
     let fours = comptime!(2 * width);
@@ -471,12 +529,12 @@ fn attention_kernel<F: Float, B: Numeric>(
         // Each plane has the place of its own queries for its results.
         let pairs = queries_tile.as_mut_slice().with_vector_size_mut::<Const<2>>();
         #[unroll]
-        for half in 0..2usize {
+        for half in 0..halves {
             let line = row + comptime!(APART * half);
             let sum = max(sums[half], f32::MIN_POSITIVE);
             #[unroll]
             for tile in 0..width {
-                let mean = result[comptime!(2 * tile + half)] * Vector::new(1.0f32 / sum);
+                let mean = result[number(half, tile, width)] * Vector::new(1.0f32 / sum);
                 pairs[(line * pitch + tile) * 4 + pair] = Vector::cast_from(mean);
             }
             if comptime!(has_sums) {
@@ -488,9 +546,9 @@ fn attention_kernel<F: Float, B: Numeric>(
         }
         sync_plane();
         let from = queries_tile.as_slice().with_vector_size::<Const<4>>();
-        let first = query_plane * comptime!(ROWS as usize);
+        let first = query_plane * plane_queries;
         #[unroll]
-        for pass in 0..comptime!((ROWS as usize * fours).div_ceil(PLANE as usize)) {
+        for pass in 0..comptime!((plane_queries * fours).div_ceil(PLANE as usize)) {
             let at = lane + comptime!(pass * PLANE as usize);
             let (line, column) = (first + at / fours, at % fours);
             if first_query + line < queries {
@@ -510,7 +568,7 @@ fn attention_kernel<F: Float, B: Numeric>(
         let mut sums_of_planes = Shared::<[f32]>::new_slice(comptime!(key_planes * rows));
         if pair == 0 {
             #[unroll]
-            for half in 0..2usize {
+            for half in 0..halves {
                 let at = key_plane * rows + row + comptime!(APART * half);
                 largest_of_planes[at] = largest[half];
                 sums_of_planes[at] = sums[half];
@@ -519,7 +577,7 @@ fn attention_kernel<F: Float, B: Numeric>(
         sync_cube();
         let pairs = of_planes.as_mut_slice().with_vector_size_mut::<Const<2>>();
         #[unroll]
-        for half in 0..2usize {
+        for half in 0..halves {
             let line = row + comptime!(APART * half);
             let most = RuntimeCell::<f32>::new(LOWEST);
             #[unroll]
@@ -538,7 +596,7 @@ fn attention_kernel<F: Float, B: Numeric>(
             #[unroll]
             for tile in 0..width {
                 let at = (key_plane * rows + line) * comptime!(merge_pitch / 2) + comptime!(4 * tile) + pair;
-                pairs[at] = result[comptime!(2 * tile + half)] * Vector::new(share);
+                pairs[at] = result[number(half, tile, width)] * Vector::new(share);
             }
             if comptime!(has_sums) {
                 if pair == 0 && key_plane == 0 && first_query + line < queries {
@@ -567,7 +625,7 @@ fn attention_kernel<F: Float, B: Numeric>(
 }
 
 /// How such an attention is cut into cubes; `None` where this kernel does not take it.
-fn plan(query: &CubeTensor, key: &CubeTensor, value: &CubeTensor, scale: f64) -> Option<Plan> {
+fn plan(query: &CubeTensor, key: &CubeTensor, value: &CubeTensor, marks: Marks, scale: f64) -> Option<Plan> {
     let properties = query.client.properties();
     let element = element_of(query.dtype);
     let single = element_of(DType::F32);
@@ -593,19 +651,31 @@ fn plan(query: &CubeTensor, key: &CubeTensor, value: &CubeTensor, scale: f64) ->
     if !is_able || !is_taken {
         return None;
     }
-    let of = |query_planes, key_planes, columns, stages| Plan {
+    let of = |query_planes, blocks, key_planes, columns, stages| Plan {
         width: (width / PIECE) as u32,
         query_planes,
+        blocks,
         key_planes,
         columns,
         stages,
     };
-    let (many, few) = ([of(4, 1, 64, 2), of(4, 1, 32, 2)], [of(1, 8, 16, 3), of(1, 8, 16, 2), of(1, 4, 16, 2)]);
+    // Where there are many queries, few cubes share a head, so that keys and values are read less often. Two tiles of queries
+    // have room in a thread's registers if they are narrow and there are no marks of each.
+    let is_small = width <= 64 && marks != Marks::Of;
+    let largest = if is_small { of(4, 2, 1, 64, 2) } else { of(8, 1, 1, 64, 2) };
     let processors = properties.hardware.num_streaming_multiprocessors.unwrap_or(64) as usize;
-    let is_busy = batch * heads * queries.div_ceil(many[0].queries() as usize) >= processors;
+    let is_busy = |plan: Plan, least| batch * heads * queries.div_ceil(plan.queries() as usize) >= least;
     let memory = properties.hardware.max_shared_memory_size;
-    let fitting = |plans: &[Plan]| plans.iter().copied().find(|plan| plan.memory() <= memory);
-    if is_busy { fitting(&many) } else { fitting(&few) }
+    [
+        (largest, 2 * processors),
+        (of(4, 1, 1, 64, 2), processors / 2),
+        (of(4, 1, 1, 32, 2), processors / 2),
+        (of(1, 1, 8, 16, 3), 0),
+        (of(1, 1, 8, 16, 2), 0),
+        (of(1, 1, 4, 16, 2), 0),
+    ]
+    .into_iter()
+    .find_map(|(plan, least)| (plan.memory() <= memory && is_busy(plan, least)).then_some(plan))
 }
 
 /// Softmax(q·kᵀ · scale)·v of half precision, `hidden` of the scores' shape; `None` where the tensors or the device are not
@@ -619,23 +689,24 @@ pub(super) fn attention(
     scale: f64,
     has_sums: bool,
 ) -> Option<Attended> {
-    let plan = plan(query, key, value, scale)?;
     let [batch, heads, queries, width] = query.meta.shape()[..] else { return None };
     let [_, kv_heads, keys, _] = key.meta.shape()[..] else { return None };
+    let marks = match hidden {
+        None => Marks::None,
+        Some(hidden) if queries == 1 || hidden.meta.strides()[2] == 0 => Marks::OfKeys,
+        Some(_) => Marks::Of,
+    };
+    let plan = plan(query, key, value, marks, scale)?;
     let tiles = queries.div_ceil(plan.queries() as usize);
     let empty = |shape, dtype| empty_device_contiguous_dtype(query.client.clone(), query.device.clone(), shape, dtype);
     let mut output = empty(Shape::from([batch, queries, heads, width]), query.dtype);
     // What is not asked for is not written.
     let sums_shape = if has_sums { [batch, heads, queries] } else { [1, 1, 1] };
     let log_sums = empty(Shape::from(sums_shape), DType::F32);
-    let (mask, mask_type, marks) = match hidden {
-        Some(hidden) => {
-            let is_of_keys = queries == 1 || hidden.meta.strides()[2] == 0;
-            let marks = if is_of_keys { Marks::OfKeys } else { Marks::Of };
-            (hidden.clone(), bool_type(hidden.dtype), marks)
-        }
-        // It is not read: any tensor of its type stands for it.
-        None => (query.clone(), element_of(query.dtype), Marks::None),
+    // Where there is none it is not read: any tensor of its type stands for it.
+    let (mask, mask_type) = match hidden {
+        Some(hidden) => (hidden, bool_type(hidden.dtype)),
+        None => (query, element_of(query.dtype)),
     };
     // SAFETY: rows of queries, keys and values are read up to the last of their shapes, in pieces that their strides are
     // multiples of, as `plan` has seen to; marks and what is written likewise, of the shapes that stand here.
@@ -648,7 +719,7 @@ pub(super) fn attention(
             query.clone().into_tensor_arg(),
             key.clone().into_tensor_arg(),
             value.clone().into_tensor_arg(),
-            mask.into_tensor_arg(),
+            mask.clone().into_tensor_arg(),
             output.clone().into_tensor_arg(),
             log_sums.clone().into_tensor_arg(),
             scale as f32,
