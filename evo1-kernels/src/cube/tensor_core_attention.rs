@@ -258,6 +258,7 @@ fn sum_of_row(x: f32) -> f32 {
 
 #[cube(launch_unchecked, address_type = "dynamic")]
 #[allow(clippy::too_many_arguments, reason = "what an attention is given")]
+#[allow(clippy::collapsible_if, reason = "the outer condition is known when the kernel is compiled")]
 fn attention_kernel<F: Float, B: Numeric>(
     query: &Tensor<Vector<F, Const<8>>>,
     key: &Tensor<Vector<F, Const<8>>>,
@@ -708,6 +709,10 @@ pub(super) fn attention(
         Some(hidden) => (hidden, bool_type(hidden.dtype)),
         None => (query, element_of(query.dtype)),
     };
+    let address_type = [query, key, value, &output]
+        .map(CubeTensor::required_address_type)
+        .into_iter()
+        .fold(AddressType::default(), AddressType::max);
     // SAFETY: rows of queries, keys and values are read up to the last of their shapes, in pieces that their strides are
     // multiples of, as `plan` has seen to; marks and what is written likewise, of the shapes that stand here.
     unsafe {
@@ -715,7 +720,7 @@ pub(super) fn attention(
             &query.client,
             cubes(batch * heads * tiles),
             CubeDim::new_1d(plan.units()),
-            query.required_address_type(),
+            address_type,
             query.clone().into_tensor_arg(),
             key.clone().into_tensor_arg(),
             value.clone().into_tensor_arg(),
