@@ -393,8 +393,8 @@ fn attention_kernel<F: Float, B: Numeric>(
             copy_rows::<F>(value, of_value, value_stride, first, keys, &mut values_tiles, at, rows, plan);
         }
         commit();
-        // The last tile of queries may have none for a plane.
-        if comptime!(plan.query_planes == 1) || first_query + query_plane * plane_queries < queries {
+        // The last tile of queries may have none for a plane; to ask costs registers that small tiles lack.
+        if comptime!(plan.blocks == 1) || first_query + query_plane * plane_queries < queries {
             let tile_at = step % stages * tile_size + first_of_plane * pitch;
             let first_key = step * tile_keys + first_of_plane;
 
@@ -669,7 +669,8 @@ fn plan(query: &CubeTensor, key: &CubeTensor, value: &CubeTensor, marks: Marks, 
     let memory = properties.hardware.max_shared_memory_size;
     [
         (largest, 2 * processors),
-        (of(4, 1, 1, 64, 2), processors / 2),
+        (of(4, 1, 1, 64, 2), 2 * processors),
+        (of(4, 1, 2, 32, 2), processors / 2),
         (of(4, 1, 1, 32, 2), processors / 2),
         (of(1, 1, 8, 16, 3), 0),
         (of(1, 1, 8, 16, 2), 0),
