@@ -462,15 +462,19 @@ fn every_tiling_of_products_rounds_once() {
     }
 }
 
-/// With the vision tower's, the language model's and the action expert's odd sizes, and with scores as large as those
-/// of Qwen2's biases.
+/// With the vision tower's, the language model's and the action expert's odd sizes, with as many heads as a batch has, and
+/// with scores as large as those of Qwen2's biases.
 #[test]
 fn attention_rounds_weights_and_results_only_in_half_precision() {
     for device in test_devices() {
         for dtype in half_types(&device) {
-            for ([heads, kv_heads], queries, keys, width) in
-                [([2, 2], 257, 257, 64), ([4, 2], 75, 75, 64), ([2, 2], 50, 81, 112), ([1, 1], 3, 5, 7)]
-            {
+            for ([heads, kv_heads], queries, keys, width) in [
+                ([2, 2], 257, 257, 64),
+                ([4, 2], 75, 75, 64),
+                ([2, 2], 50, 81, 112),
+                ([1, 1], 3, 5, 7),
+                ([140, 70], 5, 9, 16),
+            ] {
                 // The gradient of a score is a difference of numbers that were rounded: between scores so far apart that
                 // one weight is all, nothing of it is left but that it is a number.
                 for (size, of_scores) in [(1.0, 8.0), (8.0, f32::INFINITY)] {
