@@ -1,7 +1,7 @@
 //! Norms: a cube of threads for each row.
 
 use burn_cubecl::{
-    cubecl::{self, ir::ElemType, prelude::*},
+    cubecl::{self, features::Plane, ir::ElemType, prelude::*},
     kernel::into_contiguous,
     tensor::CubeTensor,
 };
@@ -12,29 +12,42 @@ use crate::backend::Norm;
 /// Threads of a row.
 const THREADS: u32 = 128;
 
-/// The sum of a vector of each thread, given to all.
+/// The sum of a vector of each thread, given to all. `planes` of a cube add theirs by themselves, where that is not 0.
 #[cube]
-fn sum_of_cube<N: Size>(value: Vector<f32, N>, partial: &mut Shared<[f32]>) -> f32 {
+fn sum_of_cube<N: Size>(value: Vector<f32, N>, partial: &mut Shared<[f32]>, #[comptime] planes: u32) -> f32 {
     let sum = RuntimeCell::<f32>::new(0.0f32);
     #[unroll]
     for at in 0..N::value() {
         sum.store(sum.read() + value.extract(at));
     }
-    partial[UNIT_POS as usize] = sum.consume();
-    sync_cube();
-    let mut active = CUBE_DIM / 2;
-    while active > 0 {
-        if UNIT_POS < active {
-            let other = partial[(UNIT_POS + active) as usize];
-            partial[UNIT_POS as usize] += other;
+    let total = RuntimeCell::<f32>::new(0.0f32);
+    if comptime!(planes > 0) {
+        let of_plane = plane_sum(sum.consume());
+        if UNIT_POS_PLANE == 0 {
+            partial[(UNIT_POS / PLANE_DIM) as usize] = of_plane;
         }
         sync_cube();
-        active /= 2;
+        #[unroll]
+        for plane in 0..planes {
+            total.store(total.read() + partial[plane as usize]);
+        }
+    } else {
+        partial[UNIT_POS as usize] = sum.consume();
+        sync_cube();
+        let mut active = CUBE_DIM / 2;
+        while active > 0 {
+            if UNIT_POS < active {
+                let other = partial[(UNIT_POS + active) as usize];
+                partial[UNIT_POS as usize] += other;
+            }
+            sync_cube();
+            active /= 2;
+        }
+        total.store(partial[0]);
     }
-    let total = partial[0];
     // Before the next sum writes there.
     sync_cube();
-    total
+    total.consume()
 }
 
 #[cube(launch, address_type = "dynamic")]
@@ -48,6 +61,7 @@ fn norm_kernel<F: Float, N: Size>(
     epsilon: f32,
     #[comptime] vectors: u32,
     #[comptime] threads: u32,
+    #[comptime] planes: u32,
     #[comptime] is_centered: bool,
     #[comptime] has_beta: bool,
     // Rows that share a vector that is added; 0 where none is.
@@ -60,39 +74,50 @@ fn norm_kernel<F: Float, N: Size>(
     }
     let mut partial = Shared::new_slice(threads as usize);
     let count = comptime!(vectors as f32) * N::value() as f32;
+    // The vectors of a row that are this thread's stay with it.
+    let turns = comptime!(vectors.div_ceil(threads));
+    let mut values = Array::<Vector<f32, N>>::new(comptime!(turns as usize));
+    let mut sum = Vector::<f32, N>::new(0.0f32);
+    #[unroll]
+    for turn in 0..turns {
+        let at = UNIT_POS + comptime!(turn * threads);
+        let mut value = Vector::<f32, N>::new(0.0f32);
+        if comptime!((turn + 1) * threads <= vectors) || at < vectors {
+            value = Vector::<f32, N>::cast_from(x[row + at as usize]);
+        }
+        sum += value;
+        values[turn as usize] = value;
+    }
     let mean = RuntimeCell::<f32>::new(0.0f32);
     if comptime!(is_centered) {
-        let mut sum = Vector::<f32, N>::new(0.0f32);
-        let mut at = UNIT_POS;
-        while at < vectors {
-            sum += Vector::<f32, N>::cast_from(x[row + at as usize]);
-            at += CUBE_DIM;
-        }
-        mean.store(sum_of_cube::<N>(sum, &mut partial) / count);
+        mean.store(sum_of_cube::<N>(sum, &mut partial, planes) / count);
     }
     let mean = Vector::<f32, N>::new(mean.consume());
     let mut squares = Vector::<f32, N>::new(0.0f32);
-    let mut at = UNIT_POS;
-    while at < vectors {
-        let value = Vector::<f32, N>::cast_from(x[row + at as usize]) - mean;
-        squares += value * value;
-        at += CUBE_DIM;
+    #[unroll]
+    for turn in 0..turns {
+        let at = UNIT_POS + comptime!(turn * threads);
+        if comptime!((turn + 1) * threads <= vectors) || at < vectors {
+            let value = values[turn as usize] - mean;
+            squares += value * value;
+        }
     }
-    let variance = sum_of_cube::<N>(squares, &mut partial) / count;
+    let variance = sum_of_cube::<N>(squares, &mut partial, planes) / count;
     let scale = Vector::<f32, N>::new(1.0f32 / (variance + epsilon).sqrt());
-    let mut at = UNIT_POS;
-    while at < vectors {
-        let value = Vector::<f32, N>::cast_from(x[row + at as usize]) - mean;
-        let mut y = value * scale * Vector::<f32, N>::cast_from(gamma[at as usize]);
-        if comptime!(has_beta) {
-            y += Vector::<f32, N>::cast_from(beta[at as usize]);
+    #[unroll]
+    for turn in 0..turns {
+        let at = UNIT_POS + comptime!(turn * threads);
+        if comptime!((turn + 1) * threads <= vectors) || at < vectors {
+            let mut y = (values[turn as usize] - mean) * scale * Vector::<f32, N>::cast_from(gamma[at as usize]);
+            if comptime!(has_beta) {
+                y += Vector::<f32, N>::cast_from(beta[at as usize]);
+            }
+            if comptime!(sharing > 0) {
+                let sample = CUBE_POS / comptime!(sharing.max(1)) as usize * vectors as usize;
+                y += Vector::<f32, N>::cast_from(added[(sample + at as usize) % added.len()]);
+            }
+            output[row + at as usize] = Vector::cast_from(y);
         }
-        if comptime!(sharing > 0) {
-            let sample = CUBE_POS / comptime!(sharing.max(1)) as usize * vectors as usize;
-            y += Vector::<f32, N>::cast_from(added[(sample + at as usize) % added.len()]);
-        }
-        output[row + at as usize] = Vector::cast_from(y);
-        at += CUBE_DIM;
     }
 }
 
@@ -114,6 +139,9 @@ pub(super) fn norm(
     let (out, size) = (empty_like(&x, x.dtype), vector_size(&x));
     let width = x.meta.shape()[x.meta.num_dims() - 1];
     let rows = x.meta.num_elements() / width;
+    let (hardware, features) = (&x.client.properties().hardware, x.client.features());
+    let has_planes = features.plane.contains(Plane::Ops) && hardware.plane_size_min == hardware.plane_size_max;
+    let planes = if has_planes { THREADS / hardware.plane_size_max } else { 0 };
     norm_kernel::launch(
         &x.client.clone(),
         cubes(rows),
@@ -128,6 +156,7 @@ pub(super) fn norm(
         epsilon as f32,
         (width / size) as u32,
         THREADS,
+        planes,
         norm == Norm::Layer,
         has_beta,
         sharing as u32,
