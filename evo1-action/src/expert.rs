@@ -8,7 +8,7 @@
 use burn::{
     module::Module,
     nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig},
-    tensor::{DType, Device, Int, Tensor, TensorData, activation::silu},
+    tensor::{DType, Device, Int, Tensor, activation::silu},
 };
 use evo1_core::{
     Component, Context, Result, Trace,
@@ -213,14 +213,12 @@ impl<I: Integration, H: VelocityHead> VelocityModel for ActionExpert<I, H> {
         &self,
         context: Context,
         state: Tensor<2>,
-        embodiment: &[usize],
+        embodiment: &Tensor<1, Int>,
         trace: &mut Trace,
     ) -> Self::Conditioning {
         let (device, dtype) = (state.device(), self.dtype());
-        let ids: Vec<i32> = embodiment.iter().map(|&id| id as i32).collect();
-        let embodiment = Tensor::<1, Int>::from_data(TensorData::new(ids, [embodiment.len()]), &device);
         let token = self.state_encoder.as_ref().map(|encoder| {
-            let token = encoder.chosen(&embodiment).forward(state.cast(dtype).unsqueeze_dim(1));
+            let token = encoder.chosen(embodiment).forward(state.cast(dtype).unsqueeze_dim(1));
             trace.record("state_token", &token);
             token
         });
@@ -243,9 +241,9 @@ impl<I: Integration, H: VelocityHead> VelocityModel for ActionExpert<I, H> {
         let of_context = of_context.collect();
         let encoder = self.action_encoder.as_ref().map(|encoder| {
             let steps: Vec<usize> = (0..self.horizon).collect();
-            encoder.chosen(&embodiment, self.table(&steps, &device).cast(dtype).unsqueeze())
+            encoder.chosen(embodiment, self.table(&steps, &device).cast(dtype).unsqueeze())
         });
-        Conditioning { of_context, added_state, encoder, head: self.head.0.chosen(&embodiment) }
+        Conditioning { of_context, added_state, encoder, head: self.head.0.chosen(embodiment) }
     }
 
     fn repeat(conditioning: Self::Conditioning, times: usize) -> Self::Conditioning {

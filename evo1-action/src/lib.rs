@@ -26,4 +26,4 @@ pub mod time;
 
 pub use expert::{ActionExpert, Conditioning};
 pub use flow::{Flow, FlowLoss, FlowSample, Sampler, flow_matching_loss};
-pub use model::{FlowTime, VelocityModel};
+pub use model::{FlowTime, VelocityModel, embodiments};

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use burn::{
     module::{Module, ModuleDisplay},
-    tensor::{DType, Device, Tensor},
+    tensor::{DType, Device, Int, Tensor, TensorData},
 };
 use evo1_core::{
     Choice, Component, Context, OneOf, Result, Trace,
@@ -26,6 +26,8 @@ use crate::time::{path_index, time_index};
 /// - Actions are padded: columns past a robot's own come as zeros, and what is given for them is never used.
 /// - Results are differentiable with respect to parameters, context and actions (for guidance by the Jacobian).
 /// - It computes in the number type of its weights, and takes contexts, states and actions of any.
+/// - It reads no tensor on the host while it predicts: a prediction can be recorded once, and repeated by the device with
+///   other contexts, states, embodiments and noise, but with the same number of steps.
 /// - Dropout, if it has any, is that of [`Self::with_dropout`]: none must be left at 0.
 /// - Its parameters are found by their paths in files of burn's format, and start as [`Self::initial_value`] says.
 ///
@@ -49,12 +51,12 @@ pub trait VelocityModel: Component + Module + ModuleDisplay + Debug + Send + Syn
     /// # Shapes
     /// - context: tokens `[batch, context_len, embed]`
     /// - state: `[batch, max_state_dim]`, normalised and padded
-    /// - embodiment: one id for each sample, below the number of categories
+    /// - embodiment: `[batch]`, an id of each sample, below the number of categories ([`embodiments`])
     fn condition(
         &self,
         context: Context,
         state: Tensor<2>,
-        embodiment: &[usize],
+        embodiment: &Tensor<1, Int>,
         trace: &mut Trace,
     ) -> Self::Conditioning;
 
@@ -126,6 +128,13 @@ pub trait VelocityModel: Component + Module + ModuleDisplay + Debug + Send + Syn
     }
 }
 
+/// Embodiment ids on a device, `[batch]`.
+pub fn embodiments(ids: &[usize], device: &Device) -> Tensor<1, Int> {
+    let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
+    let batch = ids.len();
+    Tensor::from_data(TensorData::new(ids, [batch]), device)
+}
+
 /// A time of the flow, from noise at 0 to actions at 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FlowTime {
@@ -166,7 +175,7 @@ impl<First: VelocityModel, Rest: VelocityModel> VelocityModel for OneOf<First, R
         &self,
         context: Context,
         state: Tensor<2>,
-        embodiment: &[usize],
+        embodiment: &Tensor<1, Int>,
         trace: &mut Trace,
     ) -> Self::Conditioning {
         match self {

@@ -9,7 +9,7 @@ use burn::{
     tensor::{Bool, DType, Device, Int, Tensor, TensorData},
 };
 use evo1_action::{
-    ActionExpert, Sampler, VelocityModel,
+    ActionExpert, Sampler, VelocityModel, embodiments,
     flow::{Heun, Midpoint},
 };
 use evo1_core::{
@@ -85,6 +85,10 @@ impl Fixture {
         self.file.read(name).expect(name).iter::<i64>().map(|number| number as usize).collect()
     }
 
+    fn embodiments(&self) -> Tensor<1, Int> {
+        embodiments(&self.numbers("in.embodiment"), &self.device)
+    }
+
     fn context(&self, tokens: Tensor<3>, layers: &Tensor<4>) -> Context {
         let hidden: Tensor<2, Int> = Tensor::from_data(self.file.read("in.hidden").expect("mask"), &self.device);
         let hidden: Tensor<2, Bool> = hidden.bool();
@@ -116,7 +120,7 @@ fn velocities_and_gradients_equal_pytorch() {
             let actions: Tensor<3> = fixture.input("in.actions").require_grad();
             let context = fixture.layers_of(fixture.context(tokens.clone(), &layers));
             let (expert, trace) = (&fixture.expert, &mut Trace::off());
-            let conditioning = expert.condition(context, state.clone(), &fixture.numbers("in.embodiment"), trace);
+            let conditioning = expert.condition(context, state.clone(), &fixture.embodiments(), trace);
             let times = expert.time_conditioning(&fixture.numbers("in.time_rows"), &fixture.device);
             let velocity = expert.velocity(actions.clone(), &times, &conditioning, trace);
             let wanted = |tensor: &str| fixture.file.read(tensor).expect("fixture");
@@ -152,7 +156,7 @@ fn every_solver_equals_pytorch() {
             let context = fixture.context(fixture.input("in.tokens"), &fixture.input("in.layers"));
             let context = fixture.layers_of(context);
             let (expert, trace) = (&fixture.expert, &mut Trace::off());
-            let embodiment = fixture.numbers("in.embodiment");
+            let embodiment = fixture.embodiments();
             let conditioning = expert.condition(context, fixture.input("in.state"), &embodiment, trace);
             let euler = Sampler::new(3, &Profile::Official.semantics());
             for (tensor, sampler) in [
@@ -176,7 +180,7 @@ fn draws_share_a_context_and_give_what_each_gives_alone() {
         let (expert, trace) = (&fixture.expert, &mut Trace::off());
         let context = fixture.context(fixture.input("in.tokens"), &fixture.input("in.layers"));
         let context = fixture.layers_of(context);
-        let embodiment = fixture.numbers("in.embodiment");
+        let embodiment = fixture.embodiments();
         let once = expert.condition(context, fixture.input("in.state"), &embodiment, trace);
         let twice = <ActionExpert>::repeat(once.clone(), 2);
         let actions: Tensor<3> = fixture.input("in.actions");

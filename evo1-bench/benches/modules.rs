@@ -10,7 +10,7 @@ use burn::{
 use criterion::{Criterion, criterion_group, criterion_main};
 use evo1::{
     Context, Trace, VelocityModel,
-    action::{ActionExpert, FlowTime, block::ActionBlock, time::sinusoid},
+    action::{ActionExpert, FlowTime, block::ActionBlock, embodiments, time::sinusoid},
     config::{MaskedRows, PolicyConfig},
     vlm::{
         TokenBatch,
@@ -97,7 +97,7 @@ fn action(criterion: &mut Criterion) {
     let state = random([1, config.max_state_dim]);
     let conditioning = || {
         let context = Context { tokens: context.clone(), layers: Vec::new(), hidden: None };
-        expert.condition(context, state.clone(), &[0], &mut Trace::off())
+        expert.condition(context, state.clone(), &embodiments(&[0], &device), &mut Trace::off())
     };
     let (conditioning, actions) = (conditioning(), random([1, horizon, config.max_action_dim]));
     let step = expert.time(&[FlowTime::drawn(0.5, 1000.0)], &device);

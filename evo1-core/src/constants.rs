@@ -1,6 +1,8 @@
 //! Tensors that depend on sizes and positions alone, kept from one prediction to the next.
 
 use std::{
+    any::Any,
+    cell::RefCell,
     collections::VecDeque,
     fmt,
     sync::{Arc, Mutex, PoisonError},
@@ -16,9 +18,46 @@ const KEPT: usize = 4;
 /// Clones share them. On a device that differentiates nothing is kept: a training run sees other batches all the time.
 pub struct Constants<K, V>(Arc<Mutex<VecDeque<(K, Device, V)>>>);
 
-impl<K: PartialEq, V: Clone> Constants<K, V> {
+thread_local! {
+    /// What [`used`] collects on this thread while it runs.
+    static USED: RefCell<Option<Used>> = const { RefCell::new(None) };
+}
+
+/// Constants that were used, which live as long as this does.
+#[derive(Default)]
+pub struct Used(Vec<Box<dyn Any + Send>>);
+
+impl fmt::Debug for Used {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} constants", self.0.len())
+    }
+}
+
+/// Runs `body`, and gives the constants that it asked for on this thread with its result: what is recorded to be repeated
+/// on the device reads their memory again, whether [`Constants`] still keep them or not.
+pub fn used<T>(body: impl FnOnce() -> T) -> (T, Used) {
+    let outer = USED.replace(Some(Used::default()));
+    let result = body();
+    (result, USED.replace(outer).unwrap_or_default())
+}
+
+fn note<V: Clone + Send + 'static>(value: &V) {
+    USED.with_borrow_mut(|used| {
+        if let Some(Used(values)) = used {
+            values.push(Box::new(value.clone()));
+        }
+    });
+}
+
+impl<K: PartialEq, V: Clone + Send + 'static> Constants<K, V> {
     /// The value of a key on a device, computed if it is not kept.
     pub fn get(&self, key: K, device: &Device, compute: impl FnOnce() -> V) -> V {
+        let value = self.kept_or(key, device, compute);
+        note(&value);
+        value
+    }
+
+    fn kept_or(&self, key: K, device: &Device, compute: impl FnOnce() -> V) -> V {
         if device.is_autodiff() {
             return compute();
         }
@@ -76,5 +115,24 @@ mod tests {
         }
         get(5, &device.clone().autodiff());
         assert_eq!(computed, [1, 2, 3, 4, 5, 1, 5]);
+    }
+
+    #[test]
+    fn what_was_used_is_held() {
+        let device = test_devices().remove(0);
+        let (outer, inner) = (Constants::default(), Constants::default());
+        let value = Arc::new(());
+        let get = |constants: &Constants<u8, Arc<()>>| constants.get(0, &device, || Arc::clone(&value));
+        let ((), used) = used(|| {
+            get(&outer);
+            let ((), within) = super::used(|| drop(get(&inner)));
+            assert_eq!(within.0.len(), 1);
+            get(&outer);
+        });
+        assert_eq!(used.0.len(), 2);
+        drop((outer, inner));
+        assert_eq!(Arc::strong_count(&value), 3);
+        drop(used);
+        assert_eq!(Arc::strong_count(&value), 1);
     }
 }

@@ -91,6 +91,32 @@ pub fn set_tiling(tiling: Option<(usize, usize)>) {
     let _ = tiling;
 }
 
+/// Whether the work of a device can be recorded once and repeated as a whole, with other values in the same buffers: a graph
+/// of CUDA's.
+pub fn has_graphs(device: &Device) -> bool {
+    #[cfg(feature = "cube")]
+    {
+        use burn::backend::DispatchDevice;
+        matches!(device.as_dispatch(), DispatchDevice::Cube(burn_cubecl::CubeDevice::Cuda(_)))
+    }
+    #[cfg(not(feature = "cube"))]
+    {
+        let _ = device;
+        false
+    }
+}
+
+/// Whether a device works while the host goes on, until something is read.
+pub fn is_asynchronous(device: &Device) -> bool {
+    #[cfg(feature = "cube")]
+    return matches!(device.as_dispatch(), burn::backend::DispatchDevice::Cube(_));
+    #[cfg(not(feature = "cube"))]
+    {
+        let _ = device;
+        false
+    }
+}
+
 /// Gaussian error linear unit with the exact error function: `x · Φ(x)`.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     Tensor::from_dispatch(<Dispatch as KernelOps>::kernel_gelu(x.into_dispatch()))

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use evo1::{
     Inputs, LoadOptions, Policy, VelocityModel,
+    action::embodiments,
     device::test_devices,
     test_support::{Values, assert_close, fixture},
     vlm::TokenBatch,
@@ -48,12 +49,17 @@ impl Fixture {
                 black_tiles: Vec::new(),
                 tokens: TokenBatch::new(ids, mask.collect()),
                 state: self.tensor("in.padded_state"),
-                embodiment: self.numbers("in.embodiment_id").into_iter().map(|id| id as usize).collect(),
+                embodiment: self.embodiments(),
                 action_mask: self.tensor("in.action_mask"),
             },
             actions: self.tensor("in.actions"),
             mask: self.tensor("in.action_mask"),
         }
+    }
+
+    fn embodiments(&self) -> Tensor<1, Int> {
+        let ids: Vec<usize> = self.numbers("in.embodiment_id").into_iter().map(|id| id as usize).collect();
+        embodiments(&ids, &self.device)
     }
 
     fn draw(&self, step: usize) -> Draw {

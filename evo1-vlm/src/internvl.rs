@@ -2,7 +2,7 @@
 
 use burn::{
     module::Module,
-    tensor::{Bool, DType, Device, Int, Tensor, TensorData},
+    tensor::{Bool, DType, Device, Tensor},
 };
 use evo1_core::{
     Component, Context, Trace,
@@ -49,6 +49,9 @@ impl InternVl {
     }
 
     fn check_ids(&self, tokens: &TokenBatch) -> Result<()> {
+        if tokens.tensors().is_some() {
+            return Ok(());
+        }
         let rows = self.language_model.vocab_size();
         match tokens.ids().iter().flatten().find(|id| **id as usize >= rows) {
             Some(&id) => Err(Error::TokenId { id, rows }),
@@ -108,6 +111,14 @@ impl VisionLanguageModel for InternVl {
             Ok::<_, Error>(self.language_model.forward(embeds, tokens, semantics.masked_rows, trace))
         })?;
         Ok(self.context(fused, layers, tokens, semantics, &device))
+    }
+
+    fn reads_placed_tokens(&self) -> bool {
+        true
+    }
+
+    fn check_tokens(&self, tokens: &TokenBatch) -> Result<()> {
+        self.check_ids(tokens)
     }
 
     fn context_len(&self, tokens: usize) -> usize {
@@ -208,9 +219,7 @@ fn pooled(fused: Tensor<3>, tokens: &TokenBatch, which: PooledToken) -> Tensor<3
     match which {
         PooledToken::First => fused.narrow(1, 0, 1),
         PooledToken::LastValid => {
-            let rows: Vec<i32> =
-                tokens.last_visible().into_iter().enumerate().map(|(row, at)| (row * length + at) as i32).collect();
-            let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [batch]), &fused.device());
+            let rows = tokens.last_rows_tensor(&fused.device());
             fused.reshape([batch * length, embed]).select(0, rows).reshape([batch, 1, embed])
         }
     }

@@ -33,5 +33,5 @@ pub use internvl::InternVl;
 pub use model::VisionLanguageModel;
 pub use prompt::{Prompt, PromptTokenizer, Word};
 pub use segments::Segment;
-pub use tokens::TokenBatch;
+pub use tokens::{PlacedTokens, TokenBatch};
 pub use words::word_tokenizer;

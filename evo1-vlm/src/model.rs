@@ -72,6 +72,22 @@ pub trait VisionLanguageModel: Component + Module + ModuleDisplay + Debug + Send
         trace: &mut Trace,
     ) -> Result<Context>;
 
+    /// Whether [`Self::forward`] reads a batch that is [placed](TokenBatch::placed) by its tensors alone, so that its work can
+    /// be recorded once and repeated with other prompts: what it takes from the host then is that of the first. Not by
+    /// default, and such a model's predictions are never recorded.
+    fn reads_placed_tokens(&self) -> bool {
+        false
+    }
+
+    /// Fails when [`Self::forward`] could not be given these prompts, for whoever repeats recorded work.
+    ///
+    /// # Errors
+    /// When the model does not know one of the tokens.
+    fn check_tokens(&self, tokens: &TokenBatch) -> Result<()> {
+        let _ = tokens;
+        Ok(())
+    }
+
     /// Tokens of the context of a prompt of some tokens: as many, unless the model pools them.
     fn context_len(&self, tokens: usize) -> usize {
         tokens
@@ -184,6 +200,14 @@ impl<First: VisionLanguageModel, Rest: VisionLanguageModel> VisionLanguageModel 
         trace: &mut Trace,
     ) -> Result<Context> {
         one_of!(self, model => model.forward(visual, tokens, image_token, semantics, trace))
+    }
+
+    fn reads_placed_tokens(&self) -> bool {
+        one_of!(self, model => model.reads_placed_tokens())
+    }
+
+    fn check_tokens(&self, tokens: &TokenBatch) -> Result<()> {
+        one_of!(self, model => model.check_tokens(tokens))
     }
 
     fn context_len(&self, tokens: usize) -> usize {

@@ -1,8 +1,8 @@
 //! The splice: visual tokens take the places of image tokens.
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 
-use crate::{Error, Result, TokenBatch};
+use crate::{Result, TokenBatch};
 
 /// Replaces the embeddings of image tokens, in order, by the visual tokens.
 ///
@@ -22,27 +22,14 @@ pub fn splice(
     let [batch, length, hidden] = embeds.dims();
     let expected = visual.as_ref().map_or(0, |visual| visual.dims()[0]);
     // Rows of the text's embeddings, followed by those of the images: one index says where each token comes from.
-    let mut next = 0;
-    let rows: Vec<i32> = tokens
-        .ids()
-        .iter()
-        .flatten()
-        .enumerate()
-        .map(|(row, &id)| {
-            if id == image_token {
-                next += 1;
-                (batch * length + next - 1) as i32
-            } else {
-                row as i32
-            }
-        })
-        .collect();
-    if next != expected {
-        return Err(Error::ImageTokens { expected, got: next });
-    }
+    let rows = match tokens.tensors() {
+        Some(placed) => placed.sources.clone(),
+        None => {
+            let rows = tokens.sources(image_token, expected)?;
+            Tensor::from_data(TensorData::new(rows, [batch * length]), &embeds.device())
+        }
+    };
     let Some(visual) = visual else { return Ok(embeds) };
-    let device = embeds.device();
-    let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [batch * length]), &device);
     let table = Tensor::cat(vec![embeds.reshape([batch * length, hidden]), visual], 0);
     Ok(table.select(0, rows).reshape([batch, length, hidden]))
 }
@@ -52,6 +39,7 @@ mod tests {
     use evo1_core::device::test_devices;
 
     use super::*;
+    use crate::Error;
 
     const IMAGE: u32 = 7;
 

@@ -4,7 +4,7 @@
 //!
 //! The components are crates of their own and usable by themselves: [`evo1_vlm`] (re-exported as [`vlm`]),
 //! [`evo1_action`] (as [`action`]) and [`evo1_core`], whose modules are re-exported here.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod attention;
 mod base;
@@ -19,6 +19,7 @@ mod network;
 mod policy;
 mod preparer;
 mod presets;
+mod rollout;
 mod save;
 mod timing;
 pub mod trace;
@@ -34,6 +35,7 @@ pub use evo1_vlm::{self as vlm, VisionLanguageModel};
 pub use load::{LoadOptions, LoadReport};
 pub use network::Evo1;
 pub use policy::{ActionWidth, FinishOptions, Noise, Policy, PredictOptions, Prediction};
-pub use preparer::{Inputs, Preparer};
+pub use preparer::{HostInputs, Inputs, Preparer};
 pub use presets::byte_tokenizer;
+pub use rollout::Rollout;
 pub use timing::StageTimes;

@@ -9,9 +9,13 @@ use std::sync::{Arc, OnceLock};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use evo1_action::{Flow, Sampler, VelocityModel, flow::Guidance};
 use evo1_core::{
-    ActionChunk, Context, Observation, Trace, config::PolicyConfig, device::read, normalize::Statistics, rng,
+    ActionChunk, Context, Observation, Trace, config::PolicyConfig, constants::Constants, device::read,
+    normalize::Statistics, rng,
 };
-use evo1_vlm::{PromptTokenizer, VisionLanguageModel, frame::Arithmetic};
+use evo1_vlm::{
+    PromptTokenizer, TokenBatch, VisionLanguageModel,
+    frame::{Arithmetic, LevelTable, normalized_black},
+};
 
 use crate::{
     Components, Error, Evo1, Inputs, Preparer, Published, Result,
@@ -35,6 +39,8 @@ pub struct Policy<C: Components = Published> {
     pub(crate) device: Device,
     /// Visual tokens of a black tile, `[1, tokens_per_tile, embed]`, once they were needed.
     pub(crate) black: Arc<OnceLock<Tensor<3>>>,
+    /// What normalises grey levels on the device.
+    pub(crate) levels: Constants<DType, LevelTable>,
 }
 
 /// How a prediction is made.
@@ -120,7 +126,8 @@ impl Policy {
         statistics: Option<Statistics>,
         device: &Device,
     ) -> Policy<C> {
-        Policy { config, network, tokenizer, statistics, device: device.clone(), black: Arc::default() }
+        let (black, levels) = (Arc::default(), Constants::default());
+        Policy { config, network, tokenizer, statistics, device: device.clone(), black, levels }
     }
 }
 
@@ -179,25 +186,28 @@ impl<C: Components> Policy<C> {
         })?;
         let predictions = timed(device, &mut times.finish, || {
             let normalized = self.normalized(actions)?;
-            let chunks = self.chunks(&normalized, observations, options.finish)?;
-            let pairs = chunks.into_iter().zip(normalized);
-            Ok::<_, Error>(pairs.map(|(chunk, normalized)| Prediction { chunk, normalized }).collect())
+            self.finished(normalized, observations, options.finish)
         })?;
         Ok((predictions, times))
     }
 
     /// What the policy is without its network: cheap to copy, and to send to a thread that prepares batches.
     pub fn preparer(&self) -> Preparer {
-        let arithmetic = match self.network.vlm.dtype() {
-            DType::BF16 => Arithmetic::Bf16,
-            _ => Arithmetic::F32,
-        };
         Preparer {
             config: self.config.clone(),
             tokenizer: self.tokenizer.clone(),
             statistics: self.statistics.clone(),
-            arithmetic,
+            arithmetic: self.arithmetic(),
             device: self.device.clone(),
+            levels: self.levels.clone(),
+        }
+    }
+
+    /// The number type in which pixels are normalised.
+    fn arithmetic(&self) -> Arithmetic {
+        match self.network.vlm.dtype() {
+            DType::BF16 => Arithmetic::Bf16,
+            _ => Arithmetic::F32,
         }
     }
 
@@ -217,9 +227,11 @@ impl<C: Components> Policy<C> {
     pub fn patches(&self, inputs: &Inputs) -> Option<Tensor<3>> {
         let (pixels, blacks) = (inputs.pixels.clone()?, &inputs.black_tiles);
         let patches = |pixels| self.network.vlm.patches(pixels, &mut Trace::off());
-        let Some(&first) = blacks.first() else { return Some(patches(pixels)) };
+        if blacks.is_empty() {
+            return Some(patches(pixels));
+        }
         // Nearly all of it is the tower's work.
-        self.black_tokens(&pixels, first);
+        self.black_tokens();
         let others = (0..pixels.dims()[0]).filter(|tile| blacks.binary_search(tile).is_err());
         let others: Vec<i32> = others.map(|tile| tile as i32).collect();
         if others.is_empty() {
@@ -231,11 +243,22 @@ impl<C: Components> Policy<C> {
 
     /// Stage 3: visual tokens of all tiles, of what [`Self::patches`] gave for the same inputs and of black tiles.
     pub fn project(&self, patches: Option<Tensor<3>>, inputs: &Inputs) -> Option<Tensor<3>> {
-        let (pixels, blacks) = (inputs.pixels.as_ref()?, &inputs.black_tiles);
+        let tiles = inputs.pixels.as_ref()?.dims()[0];
+        self.project_among(patches, tiles, &inputs.black_tiles)
+    }
+
+    /// Visual tokens of so many tiles, of the patches of those that are not black.
+    pub(crate) fn project_among(
+        &self,
+        patches: Option<Tensor<3>>,
+        tiles: usize,
+        blacks: &[usize],
+    ) -> Option<Tensor<3>> {
         let others = patches.map(|patches| self.network.vlm.project(patches, &mut Trace::off()));
-        let Some(&first) = blacks.first() else { return others };
-        let black = self.black_tokens(pixels, first);
-        let tiles = pixels.dims()[0];
+        if blacks.is_empty() {
+            return others;
+        }
+        let black = self.black_tokens();
         let Some(others) = others else { return Some(black.clone().repeat_dim(0, tiles)) };
         let mut others = others.split(1, 0).into_iter();
         let is_black = |tile: &usize| blacks.binary_search(tile).is_ok();
@@ -243,12 +266,14 @@ impl<C: Components> Policy<C> {
         Some(Tensor::cat(tokens.collect(), 0))
     }
 
-    /// Visual tokens of a black tile, which stands at `first` among the pixels.
-    fn black_tokens(&self, pixels: &Tensor<4>, first: usize) -> &Tensor<3> {
+    /// Visual tokens of a black tile.
+    pub(crate) fn black_tokens(&self) -> &Tensor<3> {
         if self.black.get().is_none() {
             // Not within `get_or_init`: a thread that waits there for its kernels' tasks may take up another prediction,
             // which would wait for itself. Two that compute it at once compute the same.
-            let tile = pixels.clone().narrow(0, first, 1);
+            let size = self.config.vlm.image_size;
+            let tile = TensorData::new(normalized_black(size, self.arithmetic()), [1, 3, size, size]);
+            let tile = Tensor::from_data(tile, (&self.device, DType::F32));
             let _ = self.black.set(self.network.vlm.visual_tokens(tile, &mut Trace::off()));
         }
         self.black.get().unwrap_or_else(|| unreachable!("it was set"))
@@ -256,8 +281,13 @@ impl<C: Components> Policy<C> {
 
     /// Stage 4: the fused tokens.
     pub fn fuse(&self, visual: Option<Tensor<3>>, inputs: &Inputs) -> Result<Context> {
+        self.fuse_tokens(visual, &inputs.tokens)
+    }
+
+    /// [`Self::fuse`] of prompts.
+    pub(crate) fn fuse_tokens(&self, visual: Option<Tensor<3>>, tokens: &TokenBatch) -> Result<Context> {
         let (image_token, semantics) = (self.tokenizer.image_context(), &self.config.semantics);
-        Ok(self.network.vlm.forward(visual, &inputs.tokens, image_token, semantics, &mut Trace::off())?)
+        Ok(self.network.vlm.forward(visual, tokens, image_token, semantics, &mut Trace::off())?)
     }
 
     /// Stage 5: normalised actions, `[batch, horizon, max_action_dim]`.
@@ -273,16 +303,26 @@ impl<C: Components> Policy<C> {
         noise: Tensor<3>,
         options: &PredictOptions,
     ) -> Result<Tensor<3>> {
-        let steps = options.steps.unwrap_or(self.config.num_inference_steps);
-        if steps == 0 {
-            return Err(Error::NoSteps);
-        }
+        let steps = self.steps(options.steps)?;
         let (expert, mut trace) = (&self.network.action, Trace::off());
         let conditioning = expert.condition(context, inputs.state.clone(), &inputs.embodiment, &mut trace);
-        let sampler = Sampler::new(steps, &self.config.semantics).with_flow(&self.flow()?);
+        let sampler = self.sampler(steps)?;
         let mask = inputs.action_mask.clone();
         let guidance = options.guidance.as_ref().map(|guidance| self.guidance(guidance, &mask)).transpose()?;
         Ok(sampler.sample_guided(expert, &conditioning, noise, mask, guidance.as_ref(), &mut trace)?)
+    }
+
+    /// The steps of a sampler: the policy's own number when `None`.
+    pub(crate) fn steps(&self, steps: Option<usize>) -> Result<usize> {
+        match steps.unwrap_or(self.config.num_inference_steps) {
+            0 => Err(Error::NoSteps),
+            steps => Ok(steps),
+        }
+    }
+
+    /// The sampler of so many steps.
+    pub(crate) fn sampler(&self, steps: usize) -> Result<Sampler> {
+        Ok(Sampler::new(steps, &self.config.semantics).with_flow(&self.flow()?))
     }
 
     /// The flow that the configuration names.
@@ -310,8 +350,20 @@ impl<C: Components> Policy<C> {
         self.chunks(&self.normalized(actions)?, observations, FinishOptions::default())
     }
 
+    /// Predictions of normalised actions.
+    pub(crate) fn finished(
+        &self,
+        normalized: Vec<ActionChunk>,
+        observations: &[Observation],
+        options: FinishOptions,
+    ) -> Result<Vec<Prediction>> {
+        let chunks = self.chunks(&normalized, observations, options)?;
+        let pairs = chunks.into_iter().zip(normalized);
+        Ok(pairs.map(|(chunk, normalized)| Prediction { chunk, normalized }).collect())
+    }
+
     /// Actions of a batch on the host, sample by sample; fails unless all are finite.
-    fn normalized(&self, actions: Tensor<3>) -> Result<Vec<ActionChunk>> {
+    pub(crate) fn normalized(&self, actions: Tensor<3>) -> Result<Vec<ActionChunk>> {
         let [_, horizon, padded] = actions.dims();
         let data = read(actions)?;
         let values: Vec<f32> = data.iter().collect();
@@ -378,21 +430,25 @@ impl<C: Components> Policy<C> {
     /// The noise that a prediction starts from, `[batch, horizon, max_action_dim]`.
     pub fn noise(&self, batch: usize, noise: &Noise) -> Result<Tensor<3>> {
         let (horizon, width) = (self.config.action.horizon, self.config.action.max_action_dim);
+        let values = TensorData::new(self.noise_values(batch, noise)?, [batch, horizon, width]);
+        Ok(Tensor::from_data(values, (&self.device, DType::F32)))
+    }
+
+    /// [`Self::noise`] on the host, row-major.
+    pub(crate) fn noise_values(&self, batch: usize, noise: &Noise) -> Result<Vec<f32>> {
+        let (horizon, width) = (self.config.action.horizon, self.config.action.max_action_dim);
         match noise {
             Noise::Seed(seed) => {
                 let seeds = (0..batch as u64).map(|sample| seed.wrapping_add(sample)).collect();
-                self.noise(batch, &Noise::Seeds(seeds))
+                self.noise_values(batch, &Noise::Seeds(seeds))
             }
             Noise::Seeds(seeds) if seeds.len() == batch => {
-                let (draw, shape) = (self.flow()?.noise, [1, horizon, width]);
-                let sample = |&seed: &u64| draw.tensor(shape, &mut rng::stream(seed, "noise"), &self.device);
-                Ok(Tensor::cat(seeds.iter().map(sample).collect(), 0))
+                let draw = self.flow()?.noise;
+                let sample = |&seed: &u64| draw.draw(horizon * width, &mut rng::stream(seed, "noise"));
+                Ok(seeds.iter().flat_map(sample).collect())
             }
             Noise::Seeds(seeds) => Err(Error::NoiseSize { batch, horizon, width, got: seeds.len() * horizon * width }),
-            Noise::Given(values) if values.len() == batch * horizon * width => {
-                let values = TensorData::new(values.clone(), [batch, horizon, width]);
-                Ok(Tensor::from_data(values, (&self.device, DType::F32)))
-            }
+            Noise::Given(values) if values.len() == batch * horizon * width => Ok(values.clone()),
             Noise::Given(values) => Err(Error::NoiseSize { batch, horizon, width, got: values.len() }),
         }
     }

@@ -5,15 +5,18 @@
 
 use std::borrow::Cow;
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use evo1_action::embodiments;
 use evo1_core::{
     Observation, View,
     config::{ContextScope, PolicyConfig},
+    constants::Constants,
+    device::has_graphs,
     normalize::{Normalizer, RobotStatistics, Statistics},
 };
 use evo1_vlm::{
     PromptTokenizer, TokenBatch,
-    frame::{self, Arithmetic},
+    frame::{self, Arithmetic, LevelTable, Pixels},
 };
 
 use crate::{Error, Result};
@@ -31,6 +34,8 @@ pub struct Preparer {
     pub arithmetic: Arithmetic,
     /// Where the inputs are put.
     pub device: Device,
+    /// What normalises grey levels on the device, by the number type of the pixels.
+    pub(crate) levels: Constants<DType, LevelTable>,
 }
 
 /// What the network computes on, made from a batch of observations.
@@ -44,10 +49,27 @@ pub struct Inputs {
     pub tokens: TokenBatch,
     /// Normalised and padded states, `[batch, max_state_dim]`.
     pub state: Tensor<2>,
-    /// Embodiment ids.
-    pub embodiment: Vec<usize>,
+    /// Embodiment ids, `[batch]`.
+    pub embodiment: Tensor<1, Int>,
     /// 1 for real action dimensions, `[batch, horizon, max_action_dim]`.
     pub action_mask: Tensor<3>,
+}
+
+/// [`Inputs`] before anything is put on a device. Shapes are those of the tensors, row-major.
+#[derive(Debug, Clone)]
+pub struct HostInputs {
+    /// Tiles of all frames: grey levels where the device normalises them.
+    pub pixels: Pixels,
+    /// The tiles of views that are not present and are black, in ascending order.
+    pub black_tiles: Vec<usize>,
+    /// The prompts.
+    pub tokens: TokenBatch,
+    /// Normalised and padded states.
+    pub state: Vec<f32>,
+    /// Embodiment ids.
+    pub embodiment: Vec<usize>,
+    /// 1 for real action dimensions.
+    pub action_mask: Vec<f32>,
 }
 
 impl Preparer {
@@ -56,11 +78,16 @@ impl Preparer {
     /// With `skips_unseen`, what the profile lets nothing see is left out (see
     /// [`PredictOptions::skips_unseen`](crate::PredictOptions)).
     pub fn prepare(&self, observations: &[Observation], skips_unseen: bool) -> Result<Inputs> {
+        Ok(self.place(self.prepare_on_host(observations, skips_unseen)?))
+    }
+
+    /// [`Self::prepare`] without putting anything on the device.
+    pub fn prepare_on_host(&self, observations: &[Observation], skips_unseen: bool) -> Result<HostInputs> {
         if observations.is_empty() {
             return Err(Error::EmptyBatch);
         }
-        let skips = skips_unseen && self.config.semantics.context_scope == ContextScope::ValidTokens;
-        let mut samples = Samples::default();
+        let skips = self.skips(skips_unseen);
+        let mut samples = Samples::new(has_graphs(&self.device));
         for observation in observations {
             self.check(observation)?;
             self.prepare_one(observation, skips, &mut samples)?;
@@ -68,18 +95,41 @@ impl Preparer {
         let Samples { pixels, black_tiles, prompts, present, state, embodiment, action_mask } = samples;
         let tokens = self.tokenizer.batch(&prompts, &present, self.config.semantics.prompt_length);
         let tokens = if skips { tokens.without_hidden(self.tokenizer.padding()) } else { tokens };
-        let (batch, size, action) = (observations.len(), self.config.vlm.image_size, &self.config.action);
-        let tiles = pixels.len() / (3 * size * size);
-        let on_device = (&self.device, DType::F32);
+        Ok(HostInputs { pixels, black_tiles, tokens, state, embodiment, action_mask })
+    }
+
+    /// Whether what nothing sees is left out when it is asked for.
+    pub(crate) fn skips(&self, skips_unseen: bool) -> bool {
+        skips_unseen && self.config.semantics.context_scope == ContextScope::ValidTokens
+    }
+
+    /// Puts inputs on the device.
+    pub fn place(&self, inputs: HostInputs) -> Inputs {
+        let HostInputs { pixels, black_tiles, tokens, state, embodiment, action_mask } = inputs;
+        let (batch, size, action) = (embodiment.len(), self.config.vlm.image_size, &self.config.action);
+        let (tiles, on_device) = (pixels.len() / (3 * size * size), (&self.device, DType::F32));
         let mask_shape = [batch, action.horizon, action.max_action_dim];
-        Ok(Inputs {
-            pixels: (tiles > 0).then(|| Tensor::from_data(TensorData::new(pixels, [tiles, 3, size, size]), on_device)),
+        let pixels = (tiles > 0).then(|| match pixels {
+            Pixels::Levels(levels) => {
+                let count = levels.len();
+                let levels = Tensor::from_data(TensorData::new(levels, [count]), (&self.device, DType::U8));
+                self.level_table(DType::F32).normalized(levels, size)
+            }
+            Pixels::Normalized(values) => Tensor::from_data(TensorData::new(values, [tiles, 3, size, size]), on_device),
+        });
+        Inputs {
+            pixels,
             black_tiles,
             tokens,
             state: Tensor::from_data(TensorData::new(state, [batch, action.max_state_dim]), on_device),
-            embodiment,
+            embodiment: embodiments(&embodiment, &self.device),
             action_mask: Tensor::from_data(TensorData::new(action_mask, mask_shape), on_device),
-        })
+        }
+    }
+
+    /// What normalises grey levels on the device to pixels of a number type.
+    pub(crate) fn level_table(&self, dtype: DType) -> LevelTable {
+        self.levels.get(dtype, &self.device, || LevelTable::new(self.arithmetic, dtype, &self.device))
     }
 
     /// An action in the robot's units as training wants it: normalised with the statistics that `observation` names, and
@@ -155,8 +205,7 @@ impl Preparer {
 
     fn prepare_one(&self, observation: &Observation, skips: bool, samples: &mut Samples) -> Result<()> {
         let config = &self.config;
-        let (size, semantics) = (config.vlm.image_size, &config.semantics);
-        let black = || frame::normalized_black(size, self.arithmetic);
+        let (size, semantics, arithmetic) = (config.vlm.image_size, &config.semantics, self.arithmetic);
         let order = semantics.prompt_order(&observation.views);
         let views =
             (0..config.max_views).map(|place| order.get(place).map_or(&View::Absent, |&view| &observation.views[view]));
@@ -168,17 +217,26 @@ impl Preparer {
                 // Nothing sees a masked view when unseen tokens are skipped, but its tokens keep their places in the prompt.
                 Some(frame) if skips && !view.is_present() => frame::tile_count(&frame, size, &config.tiling),
                 Some(frame) => {
-                    let tiles = frame::tiles(&frame, size, semantics.frames, &config.tiling, self.arithmetic);
-                    if !view.is_present() && tiles.pixels.chunks_exact(3 * size * size).all(|tile| tile == black()) {
-                        samples.black_tiles.extend(samples.tiles(size)..samples.tiles(size) + tiles.count);
+                    let tiles = match samples.pixels {
+                        Pixels::Levels(_) => {
+                            frame::level_pixels(&frame, size, semantics.frames, &config.tiling, arithmetic)
+                        }
+                        Pixels::Normalized(_) => {
+                            let tiles = frame::tiles(&frame, size, semantics.frames, &config.tiling, arithmetic);
+                            Pixels::Normalized(tiles.pixels)
+                        }
+                    };
+                    let (first, count) = (samples.tiles(size), tiles.len() / (3 * size * size));
+                    if !view.is_present() && tiles.is_black(size, arithmetic) {
+                        samples.black_tiles.extend(first..first + count);
                     }
-                    samples.pixels.extend(tiles.pixels);
-                    tiles.count
+                    samples.pixels.append(tiles, size, arithmetic);
+                    count
                 }
                 None => {
                     if !skips {
                         samples.black_tiles.push(samples.tiles(size));
-                        samples.pixels.extend(black());
+                        samples.pixels.append(samples.pixels.black(size, arithmetic), size, arithmetic);
                     }
                     1
                 }
@@ -227,9 +285,8 @@ impl Preparer {
 }
 
 /// Values of a batch while it is put together.
-#[derive(Default)]
 struct Samples {
-    pixels: Vec<f32>,
+    pixels: Pixels,
     black_tiles: Vec<usize>,
     prompts: Vec<evo1_vlm::Prompt>,
     present: Vec<Vec<bool>>,
@@ -239,6 +296,19 @@ struct Samples {
 }
 
 impl Samples {
+    /// None yet.
+    fn new(keeps_levels: bool) -> Self {
+        Self {
+            pixels: if keeps_levels { Pixels::Levels(Vec::new()) } else { Pixels::Normalized(Vec::new()) },
+            black_tiles: Vec::new(),
+            prompts: Vec::new(),
+            present: Vec::new(),
+            state: Vec::new(),
+            embodiment: Vec::new(),
+            action_mask: Vec::new(),
+        }
+    }
+
     /// Tiles so far.
     fn tiles(&self, size: usize) -> usize {
         self.pixels.len() / (3 * size * size)

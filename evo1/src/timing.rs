@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
 
-/// How long each stage of one prediction took.
+/// How long each stage of one prediction took: those of the network one by one, or all that is the device's together
+/// ([`Self::device`]), where waiting for it between them would cost time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StageTimes {
     /// Frames, prompt and state to tensors.
@@ -17,21 +18,27 @@ pub struct StageTimes {
     pub language: Duration,
     /// Action expert, all Euler steps.
     pub action: Duration,
+    /// From the first to the last of the device's stages, uploads and download included, in place of vision, projector,
+    /// language and action; zero where those were timed.
+    pub device: Duration,
     /// Back to the robot's units.
     pub finish: Duration,
 }
 
 impl StageTimes {
     /// The stages by name, in their order.
-    pub fn stages(&self) -> [(&'static str, Duration); 6] {
-        [
-            ("prepare", self.prepare),
-            ("vision", self.vision),
-            ("projector", self.projector),
-            ("language", self.language),
-            ("action", self.action),
-            ("finish", self.finish),
-        ]
+    pub fn stages(&self) -> Vec<(&'static str, Duration)> {
+        let of_network = if self.device.is_zero() {
+            vec![
+                ("vision", self.vision),
+                ("projector", self.projector),
+                ("language", self.language),
+                ("action", self.action),
+            ]
+        } else {
+            vec![("device", self.device)]
+        };
+        [vec![("prepare", self.prepare)], of_network, vec![("finish", self.finish)]].concat()
     }
 
     /// All stages together.

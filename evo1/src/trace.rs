@@ -10,9 +10,11 @@ use std::collections::BTreeMap;
 
 use burn::{
     module::Module,
-    tensor::{DType, Device, Tensor, TensorData},
+    tensor::{DType, Device, Int, Tensor, TensorData},
 };
-use evo1_action::{FlowSample, FlowTime, Sampler, VelocityModel, flow::masked_loss, flow_matching_loss};
+use evo1_action::{
+    FlowSample, FlowTime, Sampler, VelocityModel, embodiments, flow::masked_loss, flow_matching_loss,
+};
 use evo1_core::{
     Trace,
     config::{ContextScope, LossKind, Profile, Semantics},
@@ -191,7 +193,7 @@ struct TraceInputs<'a> {
     pixels: Tensor<4>,
     tokens: TokenBatch,
     state: Tensor<2>,
-    embodiment: Vec<usize>,
+    embodiment: Tensor<1, Int>,
 }
 
 impl<'a> TraceInputs<'a> {
@@ -231,7 +233,7 @@ impl<'a> TraceInputs<'a> {
             pixels: Tensor::from_data(pixels.convert_dtype(DType::F32), (&device, DType::F32)),
             tokens: TokenBatch::new(ids, mask),
             state: Tensor::from_data(state.convert_dtype(DType::F32), (&device, DType::F32)),
-            embodiment,
+            embodiment: embodiments(&embodiment, &device),
             device,
         })
     }

@@ -4,7 +4,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use evo1::{
     Context, LoadOptions, Policy, Trace, VelocityModel,
     action::{
-        Sampler,
+        Sampler, embodiments,
         flow::{Guidance, GuidanceConfig, GuidanceMethod, PrefixSchedule},
     },
     device::test_devices,
@@ -40,7 +40,7 @@ fn guided_chunks_equal_pytorch() {
             layers: vec![],
             hidden: Some(valid.lower_elem(0.5)),
         };
-        let embodiment = [0, 0];
+        let embodiment = embodiments(&[0, 0], &device);
         let state = tensor(&inputs, "in.padded_state", &device);
         let conditioning = expert.condition(context, state, &embodiment, &mut Trace::off());
         let (noise, mask): (Tensor<3>, Tensor<3>) =

@@ -4,7 +4,7 @@
 use burn::{
     module::Module,
     nn::{Linear, LinearConfig},
-    tensor::{DType, Device, Tensor, TensorData, activation::gelu},
+    tensor::{DType, Device, Int, Tensor, TensorData, activation::gelu},
 };
 use evo1::{
     Component, Context, CoreError, Trace, VelocityModel,
@@ -60,7 +60,7 @@ impl VelocityModel for MlpExpert {
         })
     }
 
-    fn condition(&self, context: Context, state: Tensor<2>, _: &[usize], _: &mut Trace) -> Tensor<2> {
+    fn condition(&self, context: Context, state: Tensor<2>, _: &Tensor<1, Int>, _: &mut Trace) -> Tensor<2> {
         let dtype = number_type(self);
         let tokens = context.tokens.cast(dtype);
         let [batch, length, _] = tokens.dims();

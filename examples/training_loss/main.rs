@@ -5,7 +5,7 @@ use std::error::Error;
 use burn::tensor::{DType, Tensor};
 use evo1::{
     Context, Evo1, OneOf, Trace, VelocityModel,
-    action::{Flow, FlowSample, flow_matching_loss},
+    action::{Flow, FlowSample, embodiments, flow_matching_loss},
     config::{PolicyConfig, Profile},
     device::DeviceName,
     rng::stream,
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let tokens = flow.noise.tensor([batch, context_len, config.embed_dim], &mut rng, &device);
     let context = Context { tokens, layers: vec![], hidden: None };
     let state = Tensor::zeros([batch, config.max_state_dim], &device);
-    let conditioning = expert.condition(context, state, &[0, 0], &mut Trace::off());
+    let conditioning = expert.condition(context, state, &embodiments(&[0, 0], &device), &mut Trace::off());
     let chunk = [batch, config.horizon, config.max_action_dim];
     let sample = FlowSample {
         actions: flow.noise.tensor(chunk, &mut rng, &device),

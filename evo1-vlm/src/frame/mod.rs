@@ -6,14 +6,16 @@
 
 mod filter;
 mod normalize;
+mod pixels;
 mod resize;
 mod tiling;
 
 use evo1_core::Frame;
 use evo1_core::config::{FramePreprocessing, TilingConfig};
 
-use normalize::normalized_tiles;
-pub use normalize::{Arithmetic, IMAGENET_MEAN, IMAGENET_STD, normalized_black};
+use normalize::{level_tiles, normalized_tiles};
+pub use normalize::{Arithmetic, IMAGENET_MEAN, IMAGENET_STD, LevelTable, normalized_black};
+pub use pixels::Pixels;
 use resize::{Resized, Size, resize};
 pub use tiling::grid;
 
@@ -40,16 +42,46 @@ pub fn tiles(
     tiling: &TilingConfig,
     arithmetic: Arithmetic,
 ) -> Tiles {
+    let (count, parts) = parts(frame, size, how, tiling);
+    let normalized = |(image, columns): &(Resized, usize)| normalized_tiles(image, *columns, size, arithmetic);
+    let pixels = match &parts[..] {
+        [whole] => normalized(whole),
+        parts => parts.iter().flat_map(normalized).collect(),
+    };
+    Tiles { count, pixels }
+}
+
+/// [`tiles`] whose grey levels are left as they are, where the resize gives any, for a device to normalise.
+///
+/// # Panics
+/// As [`tiles`].
+pub fn level_pixels(
+    frame: &Frame,
+    size: usize,
+    how: FramePreprocessing,
+    tiling: &TilingConfig,
+    arithmetic: Arithmetic,
+) -> Pixels {
+    let (_, parts) = parts(frame, size, how, tiling);
+    let mut pixels = Pixels::Levels(Vec::new());
+    for (image, columns) in parts {
+        pixels.append(level_tiles(&image, columns, size, arithmetic), size, arithmetic);
+    }
+    pixels
+}
+
+/// The scaled frame and the thumbnail, if there is one, each with the columns that it is cut into; and the number of
+/// tiles.
+fn parts(frame: &Frame, size: usize, how: FramePreprocessing, tiling: &TilingConfig) -> (usize, Vec<(Resized, usize)>) {
     assert!(size > 0, "a tile has at least one pixel");
     let (columns, rows) = grid(frame.width(), frame.height(), size, tiling);
     let whole = resize(frame, Size { width: columns * size, height: rows * size }, how);
-    let mut tiles = Tiles { count: columns * rows, pixels: normalized_tiles(&whole, columns, size, arithmetic) };
-    if tiling.thumbnail && tiles.count > 1 {
-        let thumbnail = resize(frame, Size { width: size, height: size }, how);
-        tiles.pixels.extend(normalized_tiles(&thumbnail, 1, size, arithmetic));
-        tiles.count += 1;
+    let (mut count, mut parts) = (columns * rows, vec![(whole, columns)]);
+    if tiling.thumbnail && count > 1 {
+        parts.push((resize(frame, Size { width: size, height: size }, how), 1));
+        count += 1;
     }
-    tiles
+    (count, parts)
 }
 
 /// How many tiles [`tiles`] makes of a frame.

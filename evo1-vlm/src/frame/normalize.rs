@@ -1,15 +1,22 @@
 //! ImageNet normalisation of resized frames.
 
+use burn::tensor::{DType, Device, Int, IntDType, Tensor, TensorData};
 use half::bf16;
 use rayon::prelude::*;
 
-use super::resize::{CHANNELS, Resized};
+use super::{
+    pixels::Pixels,
+    resize::{CHANNELS, Resized},
+};
 
 /// Mean of red, green and blue over ImageNet, of pixels in [0, 1].
 pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 
 /// Standard deviation of red, green and blue over ImageNet, of pixels in [0, 1].
 pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
+
+/// Grey levels of a channel.
+const LEVELS: usize = 256;
 
 /// The number type in which pixels are normalised. The references normalise in the number type of their model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,14 +63,67 @@ pub(super) fn normalized_tiles(image: &Resized, columns: usize, size: usize, ari
 }
 
 /// The normalised value of every grey level, `[3, 256]`: a look-up in place of two divisions a value.
-fn normalized_levels(arithmetic: Arithmetic) -> [[f32; 256]; CHANNELS] {
+fn normalized_levels(arithmetic: Arithmetic) -> [[f32; LEVELS]; CHANNELS] {
     std::array::from_fn(|channel| std::array::from_fn(|level| arithmetic.normalized(level as f32 / 255.0, channel)))
 }
 
+/// Normalises grey levels on a device, by looking them up: the values are those of the host, to the bit.
+#[derive(Debug, Clone)]
+pub struct LevelTable {
+    /// Normalised levels, channel by channel, `[3 · 256]`.
+    values: Tensor<1>,
+    /// Where the levels of each channel begin, `[1, 3, 1]`.
+    starts: Tensor<3, Int>,
+}
+
+impl LevelTable {
+    /// The table of an arithmetic, its values in a number type.
+    pub fn new(arithmetic: Arithmetic, dtype: DType, device: &Device) -> Self {
+        let values = normalized_levels(arithmetic).concat();
+        let values = TensorData::new(values, [CHANNELS * LEVELS]);
+        let values = Tensor::<1>::from_data(values, (device, DType::F32)).cast(dtype);
+        let starts = (0..CHANNELS).map(|channel| (channel * LEVELS) as i32).collect::<Vec<_>>();
+        Self { values, starts: Tensor::from_data(TensorData::new(starts, [1, CHANNELS, 1]), (device, DType::I32)) }
+    }
+
+    /// Normalised pixels of levels: `[tiles · 3 · size · size]` → `[tiles, 3, size, size]`.
+    pub fn normalized(&self, levels: Tensor<1, Int>, size: usize) -> Tensor<4> {
+        let area = size * size;
+        let tiles = levels.dims()[0] / (CHANNELS * area);
+        let levels = levels.cast(IntDType::I32).reshape([tiles, CHANNELS, area]);
+        let rows = (levels + self.starts.clone()).reshape([tiles * CHANNELS * area]);
+        self.values.clone().select(0, rows).reshape([tiles, CHANNELS, size, size])
+    }
+}
+
+/// Cuts an image as [`normalized_tiles`] does; its levels, if it has any, stay as they are.
+pub(super) fn level_tiles(image: &Resized, columns: usize, size: usize, arithmetic: Arithmetic) -> Pixels {
+    match image {
+        Resized::Levels(levels) => Pixels::Levels(cut(levels, columns, size, |level, _| level)),
+        Resized::Floats(_) => Pixels::Normalized(normalized_tiles(image, columns, size, arithmetic)),
+    }
+}
+
+/// Normalises levels that were cut already, `[tiles, 3, size, size]`.
+pub(super) fn normalized_cut(levels: &[u8], size: usize, arithmetic: Arithmetic) -> Vec<f32> {
+    let table = normalized_levels(arithmetic);
+    let planes = levels.chunks(size * size).enumerate();
+    let normalized = |(plane, levels): (usize, &[u8])| {
+        let of_channel = table[plane % CHANNELS];
+        levels.iter().map(move |&level| of_channel[usize::from(level)]).collect::<Vec<_>>()
+    };
+    planes.flat_map(normalized).collect()
+}
+
 /// `[rows · size, columns · size, 3]` → `[rows · columns, 3, size, size]`, every value through `convert`.
-fn cut<V: Copy + Sync>(image: &[V], columns: usize, size: usize, convert: impl Fn(V, usize) -> f32 + Sync) -> Vec<f32> {
+fn cut<V: Copy + Sync, T: Copy + Default + Send>(
+    image: &[V],
+    columns: usize,
+    size: usize,
+    convert: impl Fn(V, usize) -> T + Sync,
+) -> Vec<T> {
     let row_length = columns * size * CHANNELS;
-    let mut tiles = vec![0.0; image.len()];
+    let mut tiles = vec![T::default(); image.len()];
     tiles.par_chunks_mut(size * size).enumerate().for_each(|(plane, values)| {
         let (tile, channel) = (plane / CHANNELS, plane % CHANNELS);
         let (row, column) = (tile / columns, tile % columns);

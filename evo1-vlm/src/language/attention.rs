@@ -3,7 +3,7 @@
 use burn::{
     module::Module,
     nn::{Linear, LinearConfig},
-    tensor::{Bool, DType, Device, Tensor, TensorData},
+    tensor::{Bool, DType, Device, Tensor},
 };
 use evo1_core::{
     Trace,
@@ -38,22 +38,30 @@ pub struct AttentionMask {
 impl AttentionMask {
     /// The mask of a batch: causal, and no hidden key.
     pub fn new(tokens: &TokenBatch, masked_rows: MaskedRows, device: &Device) -> Self {
+        Self::of(tokens, causal(tokens.dims()[1], device), masked_rows)
+    }
+
+    /// [`Self::new`] with the mask of [`causal`] attention for as many tokens.
+    pub(super) fn of(tokens: &TokenBatch, causal: Tensor<4, Bool>, masked_rows: MaskedRows) -> Self {
         let [batch, length] = tokens.dims();
-        let causal = Tensor::<2, Bool>::tril_mask([length, length], 0, device).unsqueeze::<4>();
         if tokens.is_all_visible() {
             return Self { hidden: causal, row_scale: None };
         }
-        let keys = tokens.hidden(device).reshape([batch, 1, 1, length]).expand([batch, 1, length, length]);
+        let hidden = tokens.hidden(&causal.device());
+        let keys = hidden.clone().reshape([batch, 1, 1, length]).expand([batch, 1, length, length]);
         let row_scale = match masked_rows {
             MaskedRows::Attend => None,
             MaskedRows::ZeroAttention => {
-                let visible: Vec<f32> =
-                    tokens.attention_mask().flatten().map(|&visible| f32::from(u8::from(visible))).collect();
-                Some(Tensor::from_data(TensorData::new(visible, [batch, length, 1]), (device, DType::F32)))
+                Some(hidden.bool_not().float().cast(DType::F32).reshape([batch, length, 1]))
             }
         };
         Self { hidden: causal.expand([batch, 1, length, length]).bool_or(keys), row_scale }
     }
+}
+
+/// True where a query may not see a key because it comes later, `[1, 1, tokens, tokens]`.
+pub(super) fn causal(tokens: usize, device: &Device) -> Tensor<4, Bool> {
+    Tensor::<2, Bool>::tril_mask([tokens, tokens], 0, device).unsqueeze()
 }
 
 impl LanguageAttention {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, rc::Rc};
 use burn::{
     module::Module,
     nn::{Embedding, EmbeddingConfig, RmsNorm, RmsNormConfig},
-    tensor::{Device, Int, Tensor},
+    tensor::{Bool, Device, Int, Tensor},
 };
 use evo1_core::{
     Trace,
@@ -14,8 +14,8 @@ use evo1_core::{
     ops::rms_norm,
 };
 
-use super::{AttentionMask, DecoderLayer, RotaryTable};
-use crate::{TokenBatch, segments::Segment};
+use super::{AttentionMask, DecoderLayer, RotaryTable, attention::causal};
+use crate::{PlacedTokens, TokenBatch, segments::Segment};
 
 /// Token embeddings, the layers that are kept, and the final norm, which stays although layers were cut.
 #[derive(Module, Debug)]
@@ -30,6 +30,9 @@ pub struct Decoder {
     rope_theta: f64,
     #[module(skip)]
     places: Constants<Layout, Places>,
+    /// Cosines and sines of all positions below a limit, and the causal mask of a length.
+    #[module(skip)]
+    tables: Constants<[usize; 2], (RotaryTable, Tensor<4, Bool>)>,
 }
 
 /// What the places of a batch's tokens depend on.
@@ -59,6 +62,7 @@ impl Decoder {
             head_dim: config.head_dim(),
             rope_theta: config.rope_theta,
             places: Constants::default(),
+            tables: Constants::default(),
         }
     }
 
@@ -95,6 +99,14 @@ impl Decoder {
 
     /// Positions and masks of a batch, which all layers share.
     fn places(&self, tokens: &TokenBatch, masked_rows: MaskedRows, device: &Device) -> Places {
+        if let Some(PlacedTokens { positions, position_limit, .. }) = tokens.tensors() {
+            let sizes @ [limit, length] = [*position_limit, tokens.dims()[1]];
+            let (rope, causal) = self.tables.get(sizes, device, || {
+                let rope = RotaryTable::new(&[(0..limit).collect()], self.head_dim, self.rope_theta, device);
+                (rope, causal(length, device))
+            });
+            return Places { rope: rope.at(positions.clone()), mask: AttentionMask::of(tokens, causal, masked_rows) };
+        }
         let attention_mask = tokens.attention_mask().cloned().collect();
         let layout = Layout { positions: tokens.positions().to_vec(), attention_mask, masked_rows };
         self.places.get(layout, device, || Places {

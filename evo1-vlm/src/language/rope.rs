@@ -1,6 +1,6 @@
 //! Rotary position embedding, half-split (NeoX) form.
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use evo1_core::ops::rotate;
 
 /// Cosines and sines of the tokens' positions: `angle(p, i) = p · θ^(−2i / head_dim)`, the second half of a head's
@@ -41,6 +41,19 @@ impl RotaryTable {
         Self { cos: table(f32::cos), sin: table(f32::sin) }
     }
 
+    /// The rows of single positions: `[batch, tokens]` → `[batch, 1, tokens, head_dim]`, of a table of one sample whose
+    /// positions count from 0.
+    pub fn at(&self, positions: Tensor<2, Int>) -> Self {
+        let [batch, tokens] = positions.dims();
+        let positions = positions.reshape([batch * tokens]);
+        let rows = |table: &Tensor<4>| {
+            let [_, _, rows, head_dim] = table.dims();
+            let table = table.clone().reshape([rows, head_dim]);
+            table.select(0, positions.clone()).reshape([batch, 1, tokens, head_dim])
+        };
+        Self { cos: rows(&self.cos), sin: rows(&self.sin) }
+    }
+
     /// Rotates queries or keys: `x ⊙ cos + rotate_half(x) ⊙ sin`.
     ///
     /// `x`: `[batch, heads, tokens, head_dim]` → the same shape.
@@ -67,6 +80,18 @@ mod tests {
             for (got, want) in lengths(rotated).into_iter().zip(lengths(x)) {
                 assert!((got - want).abs() < 1e-4);
             }
+        }
+    }
+
+    #[test]
+    fn rows_by_position_are_those_of_the_positions() {
+        for device in test_devices() {
+            let positions = [vec![0, 5, 5], vec![2, 3, 7]];
+            let want = RotaryTable::new(&positions, 4, 1e4, &device);
+            let all = RotaryTable::new(&[(0..8).collect()], 4, 1e4, &device);
+            let got = all.at(Tensor::from_ints([[0, 5, 5], [2, 3, 7]], &device));
+            assert_eq!(got.cos.into_data(), want.cos.into_data());
+            assert_eq!(got.sin.into_data(), want.sin.into_data());
         }
     }
 
