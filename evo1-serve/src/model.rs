@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use evo1::{
-    Components, FinishOptions, Frame, Noise, Observation, Policy, PredictOptions, Published, StatisticsKey, View,
+    Components, FinishOptions, Frame, Noise, Observation, PredictOptions, Published, Rollout, StatisticsKey, View,
     config::{Cameras, GripperRule},
     normalize::Statistics,
 };
@@ -30,6 +30,11 @@ pub trait Model: Send + Sync + 'static {
 
     /// Fails when a request cannot be computed, without computing.
     fn check(&self, request: &Request) -> Result<(), RequestError>;
+
+    /// Predicts until later predictions take no longer than they have to: kernels are compiled and memory is allocated then.
+    fn warm_up(&self) -> Result<(), RequestError> {
+        self.predict(&[&self.sample()]).map(drop)
+    }
 
     /// Whether two requests can be computed together.
     fn can_batch(&self, one: &Request, other: &Request) -> bool;
@@ -87,8 +92,8 @@ pub struct Robot {
 /// A policy as the server runs it.
 #[derive(Debug)]
 pub struct PolicyModel<C: Components = Published> {
-    /// The policy.
-    pub policy: Policy<C>,
+    /// The policy, in use.
+    pub rollout: Rollout<C>,
     /// Its name.
     pub name: String,
     /// The seed of a connection's first request, unless the request brings one. The next one's is larger by one, and so on:
@@ -112,7 +117,7 @@ impl<C: Components> PolicyModel<C> {
 
 impl<C: Components> Model for PolicyModel<C> {
     fn shape(&self) -> Shape {
-        let config = &self.policy.config;
+        let config = &self.rollout.policy().config;
         Shape {
             views: config.max_views,
             image_size: config.vlm.image_size,
@@ -123,13 +128,14 @@ impl<C: Components> Model for PolicyModel<C> {
     }
 
     fn description(&self) -> Description {
-        let (config, shape) = (&self.policy.config, self.shape());
-        let robots = self.policy.statistics.iter().flat_map(|statistics| statistics.robots());
-        let only = self.policy.statistics.as_ref().and_then(Statistics::only);
+        let (policy, shape) = (self.rollout.policy(), self.shape());
+        let config = &policy.config;
+        let robots = policy.statistics.iter().flat_map(|statistics| statistics.robots());
+        let only = policy.statistics.as_ref().and_then(Statistics::only);
         Description {
             policy: self.name.clone(),
             profile: config.profile.to_string(),
-            device: format!("{:?}", self.policy.device()),
+            device: format!("{:?}", policy.device()),
             steps: self.steps.unwrap_or(config.num_inference_steps),
             horizon: shape.horizon,
             max_action_dim: shape.action,
@@ -149,7 +155,7 @@ impl<C: Components> Model for PolicyModel<C> {
 
     fn sample(&self) -> Request {
         let shape = self.shape();
-        let robots = self.policy.statistics.iter().flat_map(|statistics| statistics.robots());
+        let robots = self.rollout.policy().statistics.iter().flat_map(|statistics| statistics.robots());
         let (key, width) = robots.map(|(key, robot)| (key, robot.state.width())).next().unwrap_or_default();
         let (arm, dataset) = match key.split_once('/') {
             Some((arm, dataset)) => (Some(arm.to_owned()), Some(dataset.to_owned())),
@@ -176,7 +182,16 @@ impl<C: Components> Model for PolicyModel<C> {
                 "`smoothing` must be above 0 and at most {MAX_SMOOTHING}, got {sigma}"
             )));
         }
-        self.policy.preparer().check(&request.observation).map_err(request_error)
+        self.rollout.policy().preparer().check(&request.observation).map_err(request_error)
+    }
+
+    /// A graph is one of some number of steps: where there will be one, it is that of the requests to come.
+    fn warm_up(&self) -> Result<(), RequestError> {
+        if !self.rollout.can_capture() {
+            return self.predict(&[&self.sample()]).map(drop);
+        }
+        let options = PredictOptions { steps: self.steps, ..PredictOptions::default() };
+        self.rollout.warm_up(&[self.sample().observation], &options).map_err(request_error)
     }
 
     fn can_batch(&self, one: &Request, other: &Request) -> bool {
@@ -195,7 +210,7 @@ impl<C: Components> Model for PolicyModel<C> {
             finish: FinishOptions { smoothing: first.finish.smoothing.or(self.smoothing), ..first.finish },
             ..PredictOptions::default()
         };
-        let (predictions, times) = self.policy.predict_batch_timed(&observations, &options).map_err(request_error)?;
+        let (predictions, times) = self.rollout.predict_batch_timed(&observations, &options).map_err(request_error)?;
         let batch = requests.len();
         let answer = |prediction: evo1::Prediction| Answer {
             chunk: prediction.chunk,

@@ -47,7 +47,7 @@ pub(crate) fn spawn(
     let thread = thread::Builder::new().name("evo1-device".into()).spawn(move || {
         let end = End { health: sender, queue: queue.clone() };
         // An error of the sample is an answer too; what matters is that the model ran.
-        if let Err(error) = model.predict(&[&model.sample()]) {
+        if let Err(error) = model.warm_up() {
             tracing::warn!("the warm-up prediction failed: {error}");
         }
         end.health.send_replace(Health::Ready);

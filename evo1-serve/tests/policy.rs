@@ -26,8 +26,8 @@ fn policy() -> Policy {
 }
 
 fn model(policy: &Policy) -> PolicyModel {
-    let policy = policy.clone();
-    PolicyModel { policy, name: "tiny".into(), seed: 5, steps: Some(4), smoothing: None }
+    let rollout = policy.clone().into();
+    PolicyModel { rollout, name: "tiny".into(), seed: 5, steps: Some(4), smoothing: None }
 }
 
 fn options() -> ServerOptions {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use burn::tensor::Tensor;
 use evo1::{
-    Components, Inputs, Noise, Policy, Trace, VelocityModel,
+    Components, Noise, Policy, Rollout, Trace, VelocityModel,
     action::{FlowSample, flow_matching_loss},
     device::{read, scalar},
     weights::floats,
@@ -116,13 +116,13 @@ pub fn evaluate_with<C: Components>(
     if count == 0.0 {
         return Err(Error::config("data", "observations with actions that count", "none"));
     }
-    let mut single = batches_of(1)?;
+    let (rollout, mut single) = (Rollout::new(policy.clone()), batches_of(1)?);
     let mut times = Vec::new();
     for index in 0..(WARM_UP + TIMED) as u64 {
         let batch = single.batch(index)?;
         let noise = policy.noise(1, &Noise::Seed(index))?;
         let began = Instant::now();
-        read(predict(policy, &batch.inputs, noise)?)?;
+        read(rollout.actions(&batch.inputs, noise, None)?)?;
         times.push(began.elapsed().as_secs_f64() * 1e3);
     }
     times.drain(..WARM_UP);
@@ -134,10 +134,4 @@ pub fn evaluate_with<C: Components>(
         samples: config.batches * config.batch_size,
         milliseconds: times[TIMED / 2],
     })
-}
-
-/// Normalised actions for prepared inputs.
-fn predict<C: Components>(policy: &Policy<C>, inputs: &Inputs, noise: Tensor<3>) -> Result<Tensor<3>> {
-    let context = policy.fuse(policy.visual_tokens(inputs), inputs)?;
-    Ok(policy.act(context, inputs, noise, None)?)
 }

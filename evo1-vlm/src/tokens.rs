@@ -241,11 +241,15 @@ mod tests {
     #[test]
     fn a_placed_batch_is_read_from_its_tensors() {
         let batch = |ids: &[u32]| {
-            let batch = TokenBatch::new(vec![ids.to_vec(), vec![7, 5, 0]], vec![vec![true; 3], vec![true, true, false]]);
+            let batch =
+                TokenBatch::new(vec![ids.to_vec(), vec![7, 5, 0]], vec![vec![true; 3], vec![true, true, false]]);
             batch.padded_to_multiple(4, 9)
         };
         let padded = batch(&[1, 7, 3]);
-        assert_eq!((padded.dims(), &padded.ids()[0], &padded.positions()[1]), ([2, 4], &vec![1, 7, 3, 9], &vec![0, 1, 2, 2]));
+        assert_eq!(
+            (padded.dims(), &padded.ids()[0], &padded.positions()[1]),
+            ([2, 4], &vec![1, 7, 3, 9], &vec![0, 1, 2, 2])
+        );
         assert!(padded.numbers(7, 3).is_err());
         for device in evo1_core::device::test_devices() {
             let numbers = padded.numbers(7, 2).expect("two image tokens");

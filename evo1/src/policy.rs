@@ -225,20 +225,27 @@ impl<C: Components> Policy<C> {
 
     /// Stage 2: patches of the tiles that are not black, `[tiles, side · side, hidden]`; `None` where there is none.
     pub fn patches(&self, inputs: &Inputs) -> Option<Tensor<3>> {
-        let (pixels, blacks) = (inputs.pixels.clone()?, &inputs.black_tiles);
-        let patches = |pixels| self.network.vlm.patches(pixels, &mut Trace::off());
-        if blacks.is_empty() {
-            return Some(patches(pixels));
+        if !inputs.black_tiles.is_empty() {
+            // Nearly all of it is the tower's work.
+            self.black_tokens();
         }
-        // Nearly all of it is the tower's work.
-        self.black_tokens();
+        let others = self.others(inputs.pixels.clone(), &inputs.black_tiles);
+        others.map(|pixels| self.network.vlm.patches(pixels, &mut Trace::off()))
+    }
+
+    /// The tiles that are not black, `[tiles, 3, size, size]`; `None` where there is none.
+    pub(crate) fn others(&self, pixels: Option<Tensor<4>>, blacks: &[usize]) -> Option<Tensor<4>> {
+        let pixels = pixels?;
+        if blacks.is_empty() {
+            return Some(pixels);
+        }
         let others = (0..pixels.dims()[0]).filter(|tile| blacks.binary_search(tile).is_err());
         let others: Vec<i32> = others.map(|tile| tile as i32).collect();
         if others.is_empty() {
             return None;
         }
         let others = Tensor::<1, Int>::from_data(TensorData::from(&others[..]), &pixels.device());
-        Some(patches(pixels.select(0, others)))
+        Some(pixels.select(0, others))
     }
 
     /// Stage 3: visual tokens of all tiles, of what [`Self::patches`] gave for the same inputs and of black tiles.

@@ -32,7 +32,9 @@ use evo1_vlm::{
     frame::{LevelTable, Pixels},
 };
 
-use crate::{Components, HostInputs, Policy, PredictOptions, Prediction, Preparer, Published, Result, StageTimes};
+use crate::{
+    Components, HostInputs, Inputs, Policy, PredictOptions, Prediction, Preparer, Published, Result, StageTimes,
+};
 
 /// Prompts whose padding nothing sees are padded to a multiple of so many tokens, so that they share a recording.
 const BUCKET: usize = 64;
@@ -123,13 +125,11 @@ impl<C: Components> Rollout<C> {
         let noise = policy.noise_values(observations.len(), &options.noise)?;
         let prepared = Instant::now();
         let actions = if options.guidance.is_none() && self.can_capture() {
-            self.repeated(inputs, noise, options)?
+            self.repeated_on_host(inputs, noise, options)?
         } else {
-            self.was_replayed.store(false, Ordering::Relaxed);
             let inputs = self.preparer.place(inputs);
-            let noise = Tensor::from_data(TensorData::new(noise, inputs.action_mask.dims()), policy.device());
-            let context = policy.fuse(policy.visual_tokens(&inputs), &inputs)?;
-            policy.act_guided(context, &inputs, noise, options)?
+            let noise = TensorData::new(noise, inputs.action_mask.dims());
+            self.computed(&inputs, Tensor::from_data(noise, (policy.device(), DType::F32)), options)?
         };
         let normalized = policy.normalized(actions)?;
         let computed = Instant::now();
@@ -154,32 +154,82 @@ impl<C: Components> Rollout<C> {
         Ok(())
     }
 
-    /// Normalised actions of a prediction that is, or is to become, a graph.
-    fn repeated(&self, inputs: HostInputs, noise: Vec<f32>, options: &PredictOptions) -> Result<Tensor<3>> {
-        let policy = &*self.policy;
+    /// Stages 2 to 5: normalised actions of prepared inputs, `[batch, horizon, max_action_dim]`, which nothing waits for.
+    ///
+    /// # Errors
+    /// As [`Policy::fuse`] and [`Policy::act`].
+    pub fn actions(&self, inputs: &Inputs, noise: Tensor<3>, steps: Option<usize>) -> Result<Tensor<3>> {
+        let (policy, options) = (&*self.policy, PredictOptions { steps, ..PredictOptions::default() });
+        if !self.can_capture() {
+            return self.computed(inputs, noise, &options);
+        }
+        let Inputs { pixels, black_tiles, tokens, state, embodiment, action_mask } = inputs;
+        let tiles = pixels.as_ref().map_or(0, |pixels| pixels.dims()[0]);
+        let others = policy.others(pixels.clone(), black_tiles);
+        let (tokens, numbers) = self.tokens(tokens.clone(), tiles, true)?;
+        let numbers = Tensor::from_data(numbers.as_slice(), (policy.device(), DType::I32));
+        let upload = Buffers {
+            pixels: others.map(|pixels| PixelBuffer::Normalized(pixels.flatten(0, 3))),
+            numbers: Tensor::cat(vec![numbers, embodiment.clone()], 0),
+            values: Tensor::cat(
+                vec![state.clone().flatten(0, 1), action_mask.clone().flatten(0, 2), noise.flatten(0, 2)],
+                0,
+            ),
+        };
+        self.repeated(upload, tokens, tiles, black_tiles.clone(), steps)
+    }
+
+    /// Normalised actions, launch by launch.
+    fn computed(&self, inputs: &Inputs, noise: Tensor<3>, options: &PredictOptions) -> Result<Tensor<3>> {
+        self.was_replayed.store(false, Ordering::Relaxed);
+        let context = self.policy.fuse(self.policy.visual_tokens(inputs), inputs)?;
+        self.policy.act_guided(context, inputs, noise, options)
+    }
+
+    /// [`Self::repeated`] of inputs that are not on the device yet.
+    fn repeated_on_host(&self, inputs: HostInputs, noise: Vec<f32>, options: &PredictOptions) -> Result<Tensor<3>> {
+        let (policy, size) = (&*self.policy, self.policy.config.vlm.image_size);
         let HostInputs { pixels, black_tiles, tokens, state, embodiment, action_mask } = inputs;
-        let tokens = match self.preparer.skips(options.skips_unseen) {
-            true => tokens.padded_to_multiple(BUCKET, policy.tokenizer.padding()),
+        let tiles = pixels.len() / (3 * size * size);
+        let (tokens, mut numbers) = self.tokens(tokens, tiles, options.skips_unseen)?;
+        numbers.extend(embodiment.iter().map(|&id| id as i32));
+        let values = [state, action_mask, noise].concat();
+        let upload = Buffers::of(pixels.without(&black_tiles, size), numbers, values, policy);
+        self.repeated(upload, tokens, tiles, black_tiles, options.steps)
+    }
+
+    /// Prompts as long as those they share a graph with, and their numbers.
+    fn tokens(&self, tokens: TokenBatch, tiles: usize, skips_unseen: bool) -> Result<(TokenBatch, Vec<i32>)> {
+        let (vlm, tokenizer) = (&self.policy.network.vlm, &self.policy.tokenizer);
+        let tokens = match self.preparer.skips(skips_unseen) {
+            true => tokens.padded_to_multiple(BUCKET, tokenizer.padding()),
             false => tokens,
         };
-        policy.network.vlm.check_tokens(&tokens)?;
-        let size = policy.config.vlm.image_size;
-        let tiles = pixels.len() / (3 * size * size);
-        let visual = tiles * policy.config.vlm.tokens_per_tile();
-        let mut numbers = tokens.numbers(policy.tokenizer.image_context(), visual)?;
-        numbers.extend(embodiment.iter().map(|&id| id as i32));
+        vlm.check_tokens(&tokens)?;
+        let visual = tiles * self.policy.config.vlm.tokens_per_tile();
+        let numbers = tokens.numbers(tokenizer.image_context(), visual)?;
+        Ok((tokens, numbers))
+    }
+
+    /// Normalised actions of a prediction that is, or is to become, a graph.
+    fn repeated(
+        &self,
+        upload: Buffers,
+        tokens: TokenBatch,
+        tiles: usize,
+        black_tiles: Vec<usize>,
+        steps: Option<usize>,
+    ) -> Result<Tensor<3>> {
+        let policy = &*self.policy;
         let key = Key {
             thread: thread::current().id(),
             shape: tokens.dims(),
             hides: !tokens.is_all_visible(),
             tiles,
             black_tiles,
-            are_levels: matches!(pixels, Pixels::Levels(_)),
-            steps: policy.steps(options.steps)?,
+            are_levels: matches!(upload.pixels, Some(PixelBuffer::Levels(_))),
+            steps: policy.steps(steps)?,
         };
-        let pixels = pixels.without(&key.black_tiles, size);
-        let upload = Buffers::of(pixels, numbers, [state, action_mask, noise].concat(), policy);
-
         let mut records = self.records();
         let mut record = match records.iter().position(|record| record.key == key) {
             Some(at) => records.remove(at),
@@ -354,7 +404,10 @@ impl<C: Components> Record<C> {
                 //   locked) and written above, before the replay. Weights and constants are only ever read.
                 // - Same stream: the key holds the thread that captured, whose stream it is, so that the buffers are written,
                 //   the replay is started and the output is read on that thread.
-                #[allow(unsafe_code, reason = "burn cannot see that what a graph reads is alive; this type keeps it so")]
+                #[allow(
+                    unsafe_code,
+                    reason = "burn cannot see that what a graph reads is alive; this type keeps it so"
+                )]
                 let actions = unsafe { graph.replay() };
                 match actions {
                     Ok(actions) => Ok(actions.clone()),
@@ -399,7 +452,8 @@ impl<C: Components> Work<C> {
         let tokens = tokens.clone().placed(buffers.numbers.clone(), config.max_text_length.next_multiple_of(BUCKET));
         let context = policy.fuse_tokens(visual, &tokens)?;
 
-        let (state, chunk) = (config.action.max_state_dim, [batch, config.action.horizon, config.action.max_action_dim]);
+        let (state, chunk) =
+            (config.action.max_state_dim, [batch, config.action.horizon, config.action.max_action_dim]);
         let actions = chunk.iter().product::<usize>();
         let values = |start, length| buffers.values.clone().narrow(0, start, length);
         let state_values = values(0, batch * state).reshape([batch, state]);

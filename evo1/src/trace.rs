@@ -12,9 +12,7 @@ use burn::{
     module::Module,
     tensor::{DType, Device, Int, Tensor, TensorData},
 };
-use evo1_action::{
-    FlowSample, FlowTime, Sampler, VelocityModel, embodiments, flow::masked_loss, flow_matching_loss,
-};
+use evo1_action::{FlowSample, FlowTime, Sampler, VelocityModel, embodiments, flow::masked_loss, flow_matching_loss};
 use evo1_core::{
     Trace,
     config::{ContextScope, LossKind, Profile, Semantics},

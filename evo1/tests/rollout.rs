@@ -166,3 +166,48 @@ fn a_rollout_predicts_what_its_policy_predicts() {
         }
     }
 }
+
+/// What the emulated driver logs while `body` runs, by kind: `launch`, `upload`, `download`, `wait`, `graph`, `copy`.
+fn logged(body: impl FnOnce()) -> Vec<(String, String)> {
+    let path = std::env::var("CUDAEMU_LOG").expect("a log of the emulated driver");
+    let read = || std::fs::read_to_string(&path).unwrap_or_default();
+    let before = read().len();
+    body();
+    let lines = read().split_off(before);
+    lines.lines().filter_map(|line| line.split_once(' ')).map(|(what, text)| (what.into(), text.into())).collect()
+}
+
+/// With `CUDAEMU_RUN=0 CUDAEMU_LOG=FILE`: nothing is computed, and the host does what it does for a whole prediction.
+#[test]
+#[ignore = "counts what the emulated driver logs: CUDAEMU_RUN=0 CUDAEMU_LOG=FILE"]
+fn a_prediction_of_the_published_size_is_one_graph() {
+    for device in devices() {
+        let precision = Precision { vlm: DType::BF16, action: DType::BF16 };
+        let config = PolicyConfig::evo1().with_profile(Profile::LeRobot);
+        let policy = Policy::random_in(config, 1, &device, precision).expect("a policy");
+        let rollout = Rollout::new(policy);
+        let views = |seed| (0..3).map(|view| View::Present(frame(seed + view, 640, 480))).collect();
+        // The byte-level tokenizer makes 848 tokens of it, as the published one does of a longer instruction.
+        let observation = |seed| observation(seed, views(seed), "open the drawer");
+        let options = |seed| PredictOptions { steps: None, ..options(seed) };
+        rollout.warm_up(&[observation(1)], &options(1)).expect("a chunk");
+        let log = logged(|| drop(rollout.predict(&observation(9), &options(9)).expect("a chunk")));
+        let of = |what: &str| log.iter().filter(|(kind, _)| kind == what).map(|(_, text)| text).collect::<Vec<_>>();
+        let bytes = |what: &str| of(what).iter().map(|bytes| bytes.parse::<usize>().expect("bytes")).sum::<usize>();
+        let graphs: Vec<usize> =
+            of("graph").iter().map(|text| text.split_once(' ').expect("nodes").0.parse().expect("a number")).collect();
+        let launches = of("launch").len() - graphs.iter().sum::<usize>().min(of("launch").len());
+        println!(
+            "graphs of {graphs:?} nodes, {launches} other launches, {} uploads of {} bytes, {} copies, {} downloads of {} \
+             bytes, {} waits",
+            of("upload").len(),
+            bytes("upload"),
+            of("copy").len(),
+            of("download").len(),
+            bytes("download"),
+            of("wait").len()
+        );
+        assert_eq!((graphs.len(), of("upload").len(), of("download").len()), (1, 3, 1));
+        assert!(graphs[0] <= 3000 && of("wait").len() <= 2, "{} nodes, {} waits", graphs[0], of("wait").len());
+    }
+}

@@ -95,7 +95,8 @@ impl<C: Components> Shown<'_, C> {
                 text += &format!("{value:>11.4}");
             }
         }
-        let stages = times.stages().map(|(name, time)| format!("{name} {:.1}", time.as_secs_f64() * 1e3)).join(", ");
+        let stages = times.stages().into_iter().map(|(name, time)| format!("{name} {:.1}", time.as_secs_f64() * 1e3));
+        let stages = stages.collect::<Vec<_>>().join(", ");
         text += &format!("\n\n{:.1} ms ({stages})\n", times.total().as_secs_f64() * 1e3);
         text
     }

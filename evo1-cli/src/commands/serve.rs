@@ -198,7 +198,7 @@ impl Serve {
             ..options
         };
         let model = PolicyModel {
-            policy: policy.packed(),
+            rollout: policy.packed().into(),
             name: Common::policy_name(self.policy.as_deref()),
             seed: self.seed,
             steps: self.steps.map(|steps| steps as usize),

@@ -13,8 +13,8 @@ mod tiling;
 use evo1_core::Frame;
 use evo1_core::config::{FramePreprocessing, TilingConfig};
 
-use normalize::{level_tiles, normalized_tiles};
 pub use normalize::{Arithmetic, IMAGENET_MEAN, IMAGENET_STD, LevelTable, normalized_black};
+use normalize::{level_tiles, normalized_tiles};
 pub use pixels::Pixels;
 use resize::{Resized, Size, resize};
 pub use tiling::grid;

@@ -69,7 +69,11 @@ impl Pixels {
     pub fn without(self, left_out: &[usize], size: usize) -> Self {
         fn kept<T: Copy>(values: Vec<T>, left_out: &[usize], tile: usize) -> Vec<T> {
             let tiles = values.chunks_exact(tile).enumerate();
-            tiles.filter(|(index, _)| left_out.binary_search(index).is_err()).flat_map(|(_, tile)| tile).copied().collect()
+            tiles
+                .filter(|(index, _)| left_out.binary_search(index).is_err())
+                .flat_map(|(_, tile)| tile)
+                .copied()
+                .collect()
         }
         let tile = 3 * size * size;
         match self {

@@ -51,9 +51,7 @@ impl AttentionMask {
         let keys = hidden.clone().reshape([batch, 1, 1, length]).expand([batch, 1, length, length]);
         let row_scale = match masked_rows {
             MaskedRows::Attend => None,
-            MaskedRows::ZeroAttention => {
-                Some(hidden.bool_not().float().cast(DType::F32).reshape([batch, length, 1]))
-            }
+            MaskedRows::ZeroAttention => Some(hidden.bool_not().float().cast(DType::F32).reshape([batch, length, 1])),
         };
         Self { hidden: causal.expand([batch, 1, length, length]).bool_or(keys), row_scale }
     }
