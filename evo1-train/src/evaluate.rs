@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Instant};
 
-use burn::tensor::Tensor;
 use evo1::{
     Components, Noise, Policy, Rollout, Trace, VelocityModel,
     action::{FlowSample, flow_matching_loss},

@@ -325,7 +325,7 @@ impl Buffers {
 
 fn refresh<K: Basic>(buffer: &mut Tensor<1, K>, new: Tensor<1, K>) {
     let [length] = new.dims();
-    buffer.inplace(|buffer| buffer.slice_assign([0..length], new));
+    buffer.inplace(|buffer| buffer.slice_assign(0..length, new));
 }
 
 /// Work of one kind: what runs first, is then recorded, and then repeated.

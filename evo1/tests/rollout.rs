@@ -177,6 +177,9 @@ fn logged(body: impl FnOnce()) -> Vec<(String, String)> {
     lines.lines().filter_map(|line| line.split_once(' ')).map(|(what, text)| (what.into(), text.into())).collect()
 }
 
+/// Nodes of the graph of a prediction of the published size, in 32 steps, of three views.
+const MOST_NODES: usize = 4200;
+
 /// With `CUDAEMU_RUN=0 CUDAEMU_LOG=FILE`: nothing is computed, and the host does what it does for a whole prediction.
 #[test]
 #[ignore = "counts what the emulated driver logs: CUDAEMU_RUN=0 CUDAEMU_LOG=FILE"]
@@ -189,7 +192,7 @@ fn a_prediction_of_the_published_size_is_one_graph() {
         let views = |seed| (0..3).map(|view| View::Present(frame(seed + view, 640, 480))).collect();
         // The byte-level tokenizer makes 848 tokens of it, as the published one does of a longer instruction.
         let observation = |seed| observation(seed, views(seed), "open the drawer");
-        let options = |seed| PredictOptions { steps: None, ..options(seed) };
+        let options = |seed| PredictOptions { steps: Some(32), ..options(seed) };
         rollout.warm_up(&[observation(1)], &options(1)).expect("a chunk");
         let log = logged(|| drop(rollout.predict(&observation(9), &options(9)).expect("a chunk")));
         let of = |what: &str| log.iter().filter(|(kind, _)| kind == what).map(|(_, text)| text).collect::<Vec<_>>();
@@ -208,6 +211,6 @@ fn a_prediction_of_the_published_size_is_one_graph() {
             of("wait").len()
         );
         assert_eq!((graphs.len(), of("upload").len(), of("download").len()), (1, 3, 1));
-        assert!(graphs[0] <= 3000 && of("wait").len() <= 2, "{} nodes, {} waits", graphs[0], of("wait").len());
+        assert!(graphs[0] <= MOST_NODES && of("wait").len() <= 2, "{graphs:?} nodes, {} waits", of("wait").len());
     }
 }

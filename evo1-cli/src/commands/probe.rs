@@ -6,7 +6,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use clap::{Args, ValueEnum};
 use evo1::{
     Context, Policy, Published, Trace, VelocityModel, VisionLanguageModel,
-    action::FlowTime,
+    action::{FlowTime, embodiments},
     config::{MaskedRows, Profile},
     device::read,
     rng::{RngExt, stream},
@@ -173,7 +173,7 @@ impl Probe {
                 let layers = expert.language_layers(vlm.language.num_layers)?.len();
                 let layers = vec![context.clone(); layers];
                 let context = Context { tokens: context, layers, hidden: None };
-                let embodiment = vec![config.default_embodiment; batch];
+                let embodiment = embodiments(&vec![config.default_embodiment; batch], &state.device());
                 let conditioning = expert.condition(context, state, &embodiment, trace);
                 read(expert.velocity(actions, &time(), &conditioning, trace))?
             }
