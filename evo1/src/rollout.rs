@@ -233,13 +233,16 @@ impl<C: Components> Rollout<C> {
         let mut records = self.records();
         let mut record = match records.iter().position(|record| record.key == key) {
             Some(at) => records.remove(at),
-            None => Record::new(key, tokens, &self.policy, &self.preparer)?,
+            None => {
+                // First, so that the memory of what is dropped is there for what comes.
+                if records.len() >= KEPT {
+                    records.remove(0);
+                }
+                Record::new(key, tokens, &self.policy, &self.preparer)?
+            }
         };
         let actions = record.run(upload, policy)?;
         self.was_replayed.store(matches!(record.state, State::Graph(_)), Ordering::Relaxed);
-        if records.len() >= KEPT {
-            records.remove(0);
-        }
         records.push(record);
         Ok(actions)
     }
