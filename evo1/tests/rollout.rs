@@ -214,3 +214,23 @@ fn a_prediction_of_the_published_size_is_one_graph() {
         assert!(graphs[0] <= MOST_NODES && of("wait").len() <= 2, "{graphs:?} nodes, {} waits", of("wait").len());
     }
 }
+
+#[test]
+fn inputs_that_were_prepared_elsewhere_are_seen_by_a_graph() {
+    for device in devices() {
+        for profile in [Profile::LeRobot, Profile::Official] {
+            let rollout = Rollout::new(policy(profile, &device));
+            let policy = rollout.policy();
+            for seed in 1..4 {
+                let views = vec![View::Absent, View::Present(frame(seed, 50, 64))];
+                let inputs = policy.prepare(&[observation(seed, views, "close it")], true).expect("inputs");
+                let noise = policy.noise(1, &Noise::Seed(seed)).expect("noise");
+                let got = rollout.actions(&inputs, noise.clone(), Some(3)).expect("actions");
+                assert_eq!(rollout.is_captured(), seed > 1, "{profile}");
+                let context = policy.fuse(policy.visual_tokens(&inputs), &inputs).expect("a context");
+                let want = policy.act(context, &inputs, noise, Some(3)).expect("actions");
+                assert_within(&format!("{profile}"), &got, &want, 2e-5);
+            }
+        }
+    }
+}
