@@ -20,7 +20,7 @@ use std::{
     time::Instant,
 };
 
-use burn::tensor::{DType, Graph, Int, Tensor, TensorData, capture, kind::Basic};
+use burn::tensor::{DType, Graph, Int, IntDType, Tensor, TensorData, capture, kind::Basic};
 use evo1_action::{Sampler, VelocityModel};
 use evo1_core::{
     ActionChunk, Observation, Trace,
@@ -170,7 +170,7 @@ impl<C: Components> Rollout<C> {
         let numbers = Tensor::from_data(numbers.as_slice(), (policy.device(), DType::I32));
         let upload = Buffers {
             pixels: others.map(|pixels| PixelBuffer::Normalized(pixels.flatten(0, 3))),
-            numbers: Tensor::cat(vec![numbers, embodiment.clone()], 0),
+            numbers: Tensor::cat(vec![numbers, embodiment.clone().cast(IntDType::I32)], 0),
             values: Tensor::cat(
                 vec![state.clone().flatten(0, 1), action_mask.clone().flatten(0, 2), noise.flatten(0, 2)],
                 0,
