@@ -178,7 +178,7 @@ fn logged(body: impl FnOnce()) -> Vec<(String, String)> {
 }
 
 /// Nodes of the graph of a prediction of the published size, in 32 steps, of three views.
-const MOST_NODES: usize = 4200;
+const MOST_NODES: usize = 3000;
 
 /// With `CUDAEMU_RUN=0 CUDAEMU_LOG=FILE`: nothing is computed, and the host does what it does for a whole prediction.
 #[test]

@@ -23,12 +23,12 @@ import sys
 
 dtype, log, profile = sys.argv[1:]
 events = [line.split() for line in open(log)]
-# A stage ends when the host waits; the last one reads the actions, which are 50 steps of 24 numbers.
-read = max(at for at, event in enumerate(events) if event[:2] == ["download", str(50 * 24 * 4)])
+# A stage ends when the host waits; the last one reads the actions, which are 50 steps of 24 numbers. The prediction before
+# ended with the second wait after its actions were read.
+*_, previous, read = (at for at, event in enumerate(events) if event[:2] == ["download", str(50 * 24 * 4)])
 waits = [at for at, event in enumerate(events) if event[0] == "wait"]
-before = [at for at in waits if at < read]
-ends = before[-5:] + [next(at for at in waits if at > read)]
-starts = [before[-6]] + ends[:-1]
+ends = [at for at in waits if at < read][-5:] + [next(at for at in waits if at > read)]
+starts = [[at for at in waits if at > previous][1]] + ends[:-1]
 for stage, start, end in zip(["prepare", "vision", "projector", "language", "action", "finish"], starts, ends):
     inside = events[start + 1 : end + 1]
     moved = lambda what: [int(event[1]) for event in inside if event[0] == what]

@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-STAGES = ["prepare", "vision", "projector", "language", "action", "finish", "total", "step"]
+STAGES = ["prepare", "vision", "projector", "language", "action", "device", "finish", "total", "step"]
 CODES = {124: "took too long", 125: "no time was left", 127: "not found", 137: "took too long"}
 
 

@@ -9,7 +9,7 @@ use std::{
 use burn::tensor::{DType, Device};
 use clap::{Args, ValueEnum};
 use evo1::{
-    Components, Frame, LoadOptions, Observation, Policy, PredictOptions, View,
+    Components, Frame, LoadOptions, Observation, Policy, PredictOptions, Rollout, View,
     config::{PolicyConfig, Precision, Profile},
     cost::Workload,
     files::write_atomically,
@@ -19,12 +19,14 @@ use evo1_bench::{
     compare, device_memory, kernel_times, peak, peak_memory,
 };
 use eyre::{Result, WrapErr, bail};
+use tracing::warn;
 
 use super::matrix::{self, Place};
 use crate::{common::Common, output::say, plot};
 
 /// Stages in the order of a prediction, as the table shows them.
-pub(super) const STAGES: [&str; 7] = ["prepare", "vision", "projector", "language", "action", "finish", "total"];
+pub(super) const STAGES: [&str; 8] =
+    ["prepare", "vision", "projector", "language", "action", "device", "finish", "total"];
 
 /// The only stage of a training step.
 pub(super) const TRAINING: &str = "step";
@@ -94,9 +96,13 @@ pub(crate) struct Bench {
     #[arg(long)]
     kernels: bool,
 
-    /// Of `--kernels`, products in every way in which they can be cut into tiles on tensor cores.
+    /// Of `--kernels`, products in every way in which they can be cut into tiles on tensor cores
     #[arg(long, requires = "kernels")]
     candidates: bool,
+
+    /// Predict as a robot's server does: on devices that have graphs, one graph for all of the device's work
+    #[arg(long, conflicts_with = "train")]
+    graph: bool,
 
     /// The same work on several devices and in several number types, in turn; each stage as a share of what the device
     /// could do
@@ -239,11 +245,20 @@ impl Bench {
                 self.train(stage, precision.vlm, policy, &observations, || reference.push(arithmetic.milliseconds()))?
             }
             None => {
-                let policy = policy.packed();
+                let rollout = Rollout::from(policy.packed());
                 let options = PredictOptions { steps: Some(self.steps as usize), ..PredictOptions::default() };
                 let mut runs = Vec::new();
                 for run in 0..=self.repeat {
-                    let (_, times) = policy.predict_batch_timed(&observations, &options)?;
+                    if run == 1 && self.graph {
+                        rollout.warm_up(&observations, &options)?;
+                        if !rollout.is_captured() {
+                            warn!("no graph: {device:?} predicts launch by launch");
+                        }
+                    }
+                    let (_, times) = match self.graph {
+                        true => rollout.predict_batch_timed(&observations, &options)?,
+                        false => rollout.policy().predict_batch_timed(&observations, &options)?,
+                    };
                     if run == 0 {
                         first_prediction = Some(FirstPrediction {
                             ready_seconds: start.elapsed().as_secs_f64(),

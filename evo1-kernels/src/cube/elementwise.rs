@@ -83,9 +83,8 @@ fn advance_kernel<F: Float, S: Float, N: Size>(
 
 /// `x ⊙ mask` of one shape and type, the result in `dtype`.
 pub(super) fn masked(x: CubeTensor, mask: CubeTensor, dtype: DType) -> CubeTensor {
-    let (x, mask) = (into_contiguous(x), into_contiguous(mask));
     let out = empty_like(&x, dtype);
-    let size = vector_size(&x).min(vector_size(&out));
+    let size = [&x, &mask, &out].map(vector_size).into_iter().min().unwrap_or(1);
     let (count, dim) = threads(&x, size);
     masked_kernel::launch(
         &x.client.clone(),
@@ -104,9 +103,8 @@ pub(super) fn masked(x: CubeTensor, mask: CubeTensor, dtype: DType) -> CubeTenso
 
 /// `x + slope / divisor` of one shape.
 pub(super) fn advance(x: CubeTensor, slope: CubeTensor, divisor: f64) -> CubeTensor {
-    let (x, slope) = (into_contiguous(x), into_contiguous(slope));
     let out = empty_like(&x, x.dtype);
-    let size = vector_size(&x).min(vector_size(&slope));
+    let size = [&x, &slope, &out].map(vector_size).into_iter().min().unwrap_or(1);
     let (count, dim) = threads(&x, size);
     advance_kernel::launch(
         &x.client.clone(),

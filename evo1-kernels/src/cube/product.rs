@@ -180,7 +180,8 @@ fn product_kernel<F: Float, O: Float, N: Size>(
     rows: u32,
     columns: u32,
     inner: u32,
-    pitch: u32,
+    lhs_pitch: u32,
+    rhs_pitch: u32,
     parts: u32,
     #[comptime] tiling: Tiling,
     #[comptime] followed: Followed,
@@ -246,7 +247,7 @@ fn product_kernel<F: Float, O: Float, N: Size>(
         let end = select(stage < steps, inner, 0u32);
         copy_tile::<F>(
             lhs,
-            pitch,
+            lhs_pitch,
             first_row,
             rows,
             from,
@@ -259,7 +260,7 @@ fn product_kernel<F: Float, O: Float, N: Size>(
         );
         copy_tile::<F>(
             rhs,
-            columns,
+            rhs_pitch,
             from,
             end,
             first_column,
@@ -284,7 +285,7 @@ fn product_kernel<F: Float, O: Float, N: Size>(
         let end = select(ahead < steps, inner, 0u32);
         copy_tile::<F>(
             lhs,
-            pitch,
+            lhs_pitch,
             first_row,
             rows,
             from,
@@ -297,7 +298,7 @@ fn product_kernel<F: Float, O: Float, N: Size>(
         );
         copy_tile::<F>(
             rhs,
-            columns,
+            rhs_pitch,
             from,
             end,
             first_column,
@@ -410,11 +411,8 @@ pub(super) fn product(lhs: &CubeTensor, rhs: &CubeTensor, epilogue: &Epilogue) -
     if !has_kernel(lhs) || !has_rows || !is_whole(inner) || !is_whole(columns) || columns == 0 {
         return None;
     }
-    let (lhs, rhs) = (into_contiguous(lhs.clone()), into_contiguous(rhs.clone()));
-    // Pieces of 16 bytes are copied from where such begin.
-    if ![&lhs, &rhs].into_iter().all(|tensor| tensor.handle.offset_start.unwrap_or_default().is_multiple_of(16)) {
-        return None;
-    }
+    let (lhs, lhs_pitch) = in_rows(lhs)?;
+    let (rhs, rhs_pitch) = in_rows(rhs)?;
     let rows = lhs.meta.num_elements() / inner;
     let mut shape = lhs.shape();
     let last = shape.num_dims() - 1;
@@ -433,11 +431,15 @@ pub(super) fn product(lhs: &CubeTensor, rhs: &CubeTensor, epilogue: &Epilogue) -
     let [bias, scale, base] = [&epilogue.bias, &epilogue.scale, &epilogue.base]
         .map(|given| given.as_ref().map_or_else(|| rhs.clone(), |given| into_contiguous(given.clone())));
     let tiles = rows.div_ceil(tiling.rows) * columns.div_ceil(tiling.columns);
+    let address_type = [&lhs, &rhs, &out]
+        .map(CubeTensor::required_address_type)
+        .into_iter()
+        .fold(AddressType::default(), AddressType::max);
     product_kernel::launch(
         client,
         cubes((tiles * parts) as usize),
         CubeDim::new_1d(tiling.threads()),
-        lhs.required_address_type(),
+        address_type,
         WRITTEN as usize,
         lhs.clone().into_tensor_arg(),
         rhs.clone().into_tensor_arg(),
@@ -448,7 +450,8 @@ pub(super) fn product(lhs: &CubeTensor, rhs: &CubeTensor, epilogue: &Epilogue) -
         rows,
         columns,
         inner,
-        inner,
+        lhs_pitch,
+        rhs_pitch,
         parts,
         tiling,
         followed,
@@ -459,6 +462,24 @@ pub(super) fn product(lhs: &CubeTensor, rhs: &CubeTensor, epilogue: &Epilogue) -
         true => epilogue::apply(out, shape, epilogue.clone(), lhs.dtype),
         false => out,
     })
+}
+
+/// A tensor whose rows are one piece each, equally far apart, and that distance in values: as it lies if it is like that,
+/// with rows where 16 bytes begin, or a copy. `None` where even that does not begin there.
+fn in_rows(x: &CubeTensor) -> Option<(CubeTensor, u32)> {
+    let is_aligned = |x: &CubeTensor| x.handle.offset_start.unwrap_or_default().is_multiple_of(16);
+    let (shape, strides) = (x.meta.shape(), x.meta.strides());
+    let last = shape.num_dims() - 1;
+    // Of a single row there is no distance.
+    let long: Vec<usize> = (0..last).filter(|&dim| shape[dim] > 1).collect();
+    let pitch = long.last().map_or(shape[last], |&dim| strides[dim]);
+    let are_even = long.windows(2).all(|pair| strides[pair[0]] == strides[pair[1]] * shape[pair[1]]);
+    if strides[last] == 1 && are_even && pitch.is_multiple_of(CHUNK as usize) && is_aligned(x) {
+        return Some((x.clone(), pitch as u32));
+    }
+    let copy = into_contiguous(x.clone());
+    let pitch = copy.meta.shape()[last];
+    is_aligned(&copy).then_some((copy, pitch as u32))
 }
 
 /// Whether a device multiplies tensors of this type on tensor cores, with copies beside it.
