@@ -93,6 +93,22 @@ fn a_client_is_served_what_is_predicted() {
     }
 }
 
+#[test]
+fn what_cuda_compiles_is_kept_for_the_next_process() {
+    if !devices().iter().any(|device| device == "cuda") {
+        return;
+    }
+    let cache = tempfile::tempdir().expect("a folder");
+    let infer = || {
+        let mut infer = evo1("cuda");
+        document(&infer.args(["infer", "--json"]).env("XDG_CACHE_HOME", cache.path()).output().expect("it runs"))
+    };
+    let first = infer();
+    let kept = std::fs::read_dir(cache.path().join("cubecl")).expect("a folder of kernels");
+    assert!(kept.flatten().any(|file| file.metadata().is_ok_and(|metadata| metadata.len() > 100_000)));
+    assert_eq!(infer()["actions"], first["actions"]);
+}
+
 /// On an emulated CUDA device with other settings, where the tests run on one.
 #[test]
 fn what_a_cuda_device_lacks_is_an_error_in_its_words() {
@@ -103,7 +119,7 @@ fn what_a_cuda_device_lacks_is_an_error_in_its_words() {
     for ((name, value), arguments, words) in [
         (("CUDAEMU_MEMORY_GB", "1"), &bench[..], "out of device memory"),
         (("CUDAEMU_OLD", "1"), &["infer"], "CUDA_ERROR_UNSUPPORTED_PTX_VERSION"),
-        (("CUDA_PATH", "/nowhere"), &["infer"], "nvidia-nvvm"),
+        (("CUDA_PATH", "/nowhere"), &["infer"], "from PyPI `nvidia-"),
         (("CUDAEMU_SM", "75"), &["--dtype", "tf32", "infer"], "cannot compute in tf32"),
     ] {
         let output = evo1("cuda").args(arguments).env(name, value).output().expect("it runs");
