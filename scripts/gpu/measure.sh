@@ -72,7 +72,8 @@ golden() {
     part evo1-graph-again json 40 $(bench "$dtype") --graph
   fi
 
-  part kernels json 75 $(bench "$dtype") --kernels
+  part kernels json 60 $(bench "$dtype") --kernels
+  part candidates json 90 $(bench "$dtype" 3) --kernels --candidates
   part golden-f32 txt 30 $(golden f32 tiny-lerobot inference)
   part golden-f32-official txt 30 $(golden f32 tiny-official inference)
   part golden-f32-horizon1 txt 20 $(golden f32 tiny-horizon1 inference)

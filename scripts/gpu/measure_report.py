@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 
 STAGES = ["prepare", "vision", "projector", "language", "action", "device", "finish", "total", "step"]
+OF_DEVICE = ["vision", "projector", "language", "action", "device"]
+OF_POLICY = [stage for stage in STAGES if stage not in ("device", "step")]
+BEST = 4
 CODES = {124: "took too long", 125: "no time was left", 127: "not found", 137: "took too long"}
 
 
@@ -56,6 +59,23 @@ def kernels(times):
     return text + f"\nAll calls of a prediction: {sum_ms:.2f} ms.\n"
 
 
+def candidates(times):
+    """The fastest ways to cut each product, beside the one that is chosen."""
+    of_products, rows = {}, []
+    for kernel in times["kernels"]:
+        product, _, way = kernel["name"].rpartition(": ")
+        is_candidate = "stages" in way
+        of_products.setdefault(product if is_candidate else kernel["name"], []).append((kernel, way if is_candidate else "chosen"))
+    for product, ways in of_products.items():
+        if len(ways) > 1:
+            fastest = sorted(ways, key=lambda way: way[0]["milliseconds"]["min"])
+            shown = fastest[:BEST] + [way for way in fastest[BEST:] if way[1] == "chosen"]
+            for kernel, way in shown:
+                microseconds = 1e3 * kernel["milliseconds"]["min"]
+                rows.append([product, way, f"{microseconds:.1f}", f"{kernel['gflop'] / microseconds * 1e3:.0f}"])
+    return table(["product", "tiles", "min µs", "TFLOP/s"], rows)
+
+
 def machine(folder, found):
     for name in ("gpu", "devices"):
         text = folder / f"{name}.txt"
@@ -70,7 +90,7 @@ def in_turn(found):
     print("In the order in which they ran.\n")
     print(predictions([(name, it) for name, it in found.items() if isinstance(it, dict)]))
     ours = found.get("evo1-graph") or found["evo1-eager"]
-    of_device = sum(ours["milliseconds"][stage]["p50"] for stage in STAGES[1:5] if stage in ours["milliseconds"])
+    of_device = sum(ours["milliseconds"][stage]["p50"] for stage in OF_DEVICE if stage in ours["milliseconds"])
     for name in ("torch-eager", "torch-graph", "torch-compile", "torch-autotune"):
         if found.get(name):
             them = found[name]["milliseconds"]["total"]["p50"]
@@ -96,12 +116,12 @@ def number_types(found):
             continue
         times, bounds = cell["report"]["milliseconds"], cell["report"]["bounds"]
         row = [cell["place"]]
-        for stage in STAGES[:7]:
+        for stage in OF_POLICY:
             time, bound = times[stage]["p50"], bounds["milliseconds"].get(stage)
             row.append(f"{time:.2f}" + (f" ({100 * bound / time:.0f} %)" if bound else ""))
         rows.append([*row, f"{bounds['peak']['tflops']:.0f} TFLOP/s, {bounds['peak']['gbs']:.0f} GB/s"])
     print("p50 in ms, and the share of it that the device's peak asks for.\n")
-    print(table(["", *STAGES[:7], "peak"], rows))
+    print(table(["", *OF_POLICY, "peak"], rows))
 
 
 def goldens(folder, parts):
@@ -134,6 +154,7 @@ def main():
         "Start": lambda: start(found),
         "Number types": lambda: number_types(found),
         "Kernels": lambda: print(kernels(found["kernels"]["kernels"])),
+        "Candidates of products": lambda: print(candidates(found["candidates"]["kernels"])),
         "Equality with PyTorch": lambda: goldens(folder, parts),
         "Parts": lambda: all_parts(folder, parts),
     }
