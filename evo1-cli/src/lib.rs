@@ -67,6 +67,7 @@ enum Command {
     Ablate(commands::ablate::Ablate),
     Bench(commands::bench::Bench),
     Devices(commands::devices::Devices),
+    Tune(commands::tune::Tune),
 }
 
 /// The whole program, for policies of some components: reads the command line, runs its command, and says what failed.
@@ -107,6 +108,7 @@ fn run<C: Components>(Arguments { common, command }: Arguments) -> ExitCode {
         Command::Ablate(ablate) => ablate.run::<C>(&common),
         Command::Bench(bench) => bench.run::<C>(&common),
         Command::Devices(devices) => devices.run(),
+        Command::Tune(tune) => tune.run::<C>(&common),
     };
     // Most of what a device cannot do is an error where its results are read; what is not is one here.
     let done = caught(run).map_err(eyre::Report::from).and_then(|done| done);

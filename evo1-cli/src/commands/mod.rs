@@ -25,6 +25,7 @@ pub(crate) mod stats;
 pub(crate) mod trace;
 #[cfg(feature = "train")]
 pub(crate) mod train;
+pub(crate) mod tune;
 
 #[cfg(not(feature = "data"))]
 absent::absent!("data": data::Data(&crate::common::Common), stats::Stats(&crate::common::Common));
