@@ -10,7 +10,7 @@ pub use bounds::{Bounds, bounds};
 use burn::tensor::Device;
 pub use evo1::StageTimes;
 use evo1::{ActionChunk, Components, Observation, Policy, PredictOptions, Result};
-pub use evo1_kernels::set_tf32;
+pub use evo1_kernels::{set_narrow_vectors, set_tf32};
 pub use kernels::{KernelSetup, KernelTime, KernelTimes, Peak, kernel_times, peak};
 pub use report::{Comparison, FirstPrediction, Provenance, Quantiles, Reference, Report, Setup, by_stage, compare};
 

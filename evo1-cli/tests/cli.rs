@@ -483,6 +483,15 @@ fn a_study_that_cannot_run_is_refused_before_anything_runs() {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn wide_vectors_can_be_left_unused() {
+    let bench = ["bench", "--preset", "tiny", "--repeat", "1", "--steps", "1", "--json"];
+    let of = |more: &[&str]| document(&evo1(&[&bench[..], more].concat()))["provenance"]["instructions"].to_string();
+    let (narrow, wide) = (of(&["--narrow-vectors"]), of(&[]));
+    assert!(!narrow.contains("512") && (wide == narrow || wide.contains("512")), "{narrow}");
+}
+
 #[test]
 fn inspect_names_what_is_unusual() {
     let policy = Copy::of("tiny-lerobot");

@@ -47,6 +47,15 @@ pub fn instructions() -> &'static str {
     return "no CPU kernels in this build";
 }
 
+/// Leaves the vectors of 512 bits unused that a processor may have, to measure what one without them does: with 256 bits
+/// and fused multiplication (AVX2). Before anything is computed, since packed weights are in the order of the vectors.
+pub fn set_narrow_vectors(is_narrow: bool) {
+    #[cfg(feature = "flex")]
+    flex::set_narrow(is_narrow);
+    #[cfg(not(feature = "flex"))]
+    let _ = is_narrow;
+}
+
 /// Whether products of `f32` may round their operands to TF32, with 10 bits of mantissa instead of 23, on devices that
 /// multiply those faster ([`has_tf32`]). Of the whole process, like PyTorch's `allow_tf32`, and off at first.
 pub fn set_tf32(is_allowed: bool) {

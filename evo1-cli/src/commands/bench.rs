@@ -16,7 +16,7 @@ use evo1::{
 };
 use evo1_bench::{
     FirstPrediction, KernelSetup, KernelTimes, Provenance, Quantiles, Reference, Report, Setup, bounds, by_stage,
-    compare, device_memory, kernel_times, peak, peak_memory,
+    compare, device_memory, kernel_times, peak, peak_memory, set_narrow_vectors,
 };
 use eyre::{Result, WrapErr, bail};
 use tracing::warn;
@@ -100,6 +100,10 @@ pub(crate) struct Bench {
     #[arg(long, requires = "kernels")]
     candidates: bool,
 
+    /// Leave the processor's vectors of 512 bits unused, as on one that has none
+    #[arg(long)]
+    narrow_vectors: bool,
+
     /// Predict as a robot's server does: on devices that have graphs, one graph for all of the device's work
     #[arg(long, conflicts_with = "train")]
     graph: bool,
@@ -159,6 +163,7 @@ impl Bench {
         if let Some([first, second]) = self.compare.as_deref() {
             return print_comparison(&read(first)?, &read(second)?, self.limit);
         }
+        set_narrow_vectors(self.narrow_vectors);
         if let Some(threads) = self.threads {
             rayon::ThreadPoolBuilder::new()
                 .num_threads(threads as usize)

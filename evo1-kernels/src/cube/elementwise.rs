@@ -57,7 +57,7 @@ fn masked_kernel<F: Float, O: Float, N: Size>(
     mask: LinearView<'_, Vector<F, N>>,
     mut output: LinearViewMut<'_, Vector<O, N>>,
     #[define(F)] _element: ElemType,
-    #[define(O)] _output: ElemType,
+    #[define(O)] _rounded: ElemType,
 ) {
     if !output.is_in_bounds(ABSOLUTE_POS) {
         terminate!();
@@ -72,7 +72,7 @@ fn advance_kernel<F: Float, S: Float, N: Size>(
     mut output: LinearViewMut<'_, Vector<F, N>>,
     divisor: f32,
     #[define(F)] _element: ElemType,
-    #[define(S)] _slope: ElemType,
+    #[define(S)] _narrow: ElemType,
 ) {
     if !output.is_in_bounds(ABSOLUTE_POS) {
         terminate!();

@@ -186,7 +186,7 @@ fn product_kernel<F: Float, O: Float, N: Size>(
     #[comptime] tiling: Tiling,
     #[comptime] followed: Followed,
     #[define(F)] _element: ElemType,
-    #[define(O)] _output: ElemType,
+    #[define(O)] _rounded: ElemType,
 ) {
     let threads = comptime!(tiling.threads());
     let (planes_down, planes_across, planes_inner) = comptime!(tiling.planes);
@@ -442,7 +442,7 @@ pub(super) fn product(lhs: &CubeTensor, rhs: &CubeTensor, epilogue: &Epilogue) -
         address_type,
         WRITTEN as usize,
         lhs.clone().into_tensor_arg(),
-        rhs.clone().into_tensor_arg(),
+        rhs.into_tensor_arg(),
         bias.into_tensor_arg(),
         scale.into_tensor_arg(),
         base.into_tensor_arg(),
@@ -485,11 +485,10 @@ fn in_rows(x: &CubeTensor) -> Option<(CubeTensor, u32)> {
 /// Whether a device multiplies tensors of this type on tensor cores, with copies beside it.
 fn has_kernel(x: &CubeTensor) -> bool {
     let ElemType::Float(kind @ (FloatKind::F16 | FloatKind::BF16)) = element_of(x.dtype) else { return false };
-    let operand = ElemType::Float(kind).into();
+    let operand = ElemType::Float(kind);
     let features = x.client.features();
     let (m, n, k) = MMA;
-    let config =
-        MmaConfig { a_type: operand, b_type: operand, cd_type: ElemType::Float(FloatKind::F32).into(), m, n, k };
+    let config = MmaConfig { a_type: operand, b_type: operand, cd_type: ElemType::Float(FloatKind::F32), m, n, k };
     features.copy_async && features.matmul.ldmatrix.contains(&operand) && features.matmul.mma.contains(&config)
 }
 

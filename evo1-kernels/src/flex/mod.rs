@@ -15,7 +15,7 @@ mod simd;
 pub(crate) mod test_values;
 mod threads;
 
-pub(crate) use simd::instructions;
+pub(crate) use simd::{instructions, set_narrow};
 
 use burn::{
     backend::{

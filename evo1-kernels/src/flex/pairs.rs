@@ -12,6 +12,8 @@ use std::arch::x86_64::{
 
 use pulp::{Simd, cast, f32x16, x86::V4};
 
+use super::simd::is_narrow;
+
 /// Exists only where the processor has the products.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pairs(V4);
@@ -23,9 +25,10 @@ pub(crate) trait PairWork {
 }
 
 impl Pairs {
-    /// On a processor with the products.
+    /// On a processor with the products, unless its widest vectors are left unused.
     pub(crate) fn find() -> Option<Self> {
-        std::arch::is_x86_feature_detected!("avx512bf16").then(V4::try_new).flatten().map(Self)
+        let is_there = !is_narrow() && std::arch::is_x86_feature_detected!("avx512bf16");
+        is_there.then(V4::try_new).flatten().map(Self)
     }
 
     /// Does work that is compiled for the processor's instructions.

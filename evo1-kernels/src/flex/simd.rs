@@ -1,6 +1,30 @@
 //! Choosing the processor's instructions at run time.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use pulp::{Arch, Simd, WithSimd};
+
+static IS_NARROW: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn set_narrow(is_narrow: bool) {
+    IS_NARROW.store(is_narrow, Ordering::Relaxed);
+}
+
+/// Whether vectors of 512 bits are left unused.
+pub(crate) fn is_narrow() -> bool {
+    IS_NARROW.load(Ordering::Relaxed)
+}
+
+/// The widest vectors of the processor that may be used.
+pub(crate) fn arch() -> Arch {
+    #[cfg(target_arch = "x86_64")]
+    if is_narrow()
+        && let Some(simd) = pulp::x86::V3::try_new()
+    {
+        return Arch::V3(simd);
+    }
+    Arch::new()
+}
 
 /// Code that is compiled once for each set of vector instructions. `run` must be marked `#[inline(always)]`, and so must
 /// what it calls, or the compiler falls back to the instructions that every processor has.
@@ -24,7 +48,7 @@ pub(crate) trait Vectorized: Sized {
             }
         }
 
-        Arch::new().dispatch(Call(self))
+        arch().dispatch(Call(self))
     }
 }
 
@@ -55,5 +79,5 @@ pub(crate) fn lanes() -> usize {
         }
     }
 
-    Arch::new().dispatch(Lanes)
+    arch().dispatch(Lanes)
 }

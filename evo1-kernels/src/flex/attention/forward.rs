@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use pulp::{Arch, Simd, WithSimd, bytemuck};
+use pulp::{Simd, WithSimd, bytemuck};
 use rayon::prelude::*;
 
 use half::bf16;
@@ -182,7 +182,7 @@ impl<E: Element> Task<'_, E> {
         {
             return pairs.dispatch(self);
         }
-        Arch::new().dispatch(self);
+        crate::flex::simd::arch().dispatch(self);
     }
 
     #[inline(always)]

@@ -1,6 +1,6 @@
 //! The innermost loops: a tile of A's rows times a panel of B's columns, in registers.
 
-use pulp::{Arch, Simd, WithSimd, bytemuck};
+use pulp::{Simd, WithSimd, bytemuck};
 
 use super::{Activation, Epilogue};
 
@@ -33,7 +33,7 @@ pub(super) struct MultiplyBlock<'a, 'b> {
 
 impl MultiplyBlock<'_, '_> {
     pub(super) fn run(self) {
-        Arch::new().dispatch(self);
+        crate::flex::simd::arch().dispatch(self);
     }
 }
 
