@@ -16,8 +16,9 @@ use burn::{
 };
 use burn_cubecl::{
     cubecl::{
-        calculate_cube_count_elemwise,
+        self, calculate_cube_count_elemwise,
         client::Client,
+        features::MmaConfig,
         ir::{ElemType, FloatKind},
         prelude::*,
         tensor_vector_size_parallel, tf32,
@@ -61,6 +62,12 @@ pub(crate) fn keep_kernels() {
     // Whoever was first has settled it.
     CubeClRuntimeConfig::try_set(config);
 }
+
+/// Threads of a plane that multiplies on tensor cores.
+const PLANE: u32 = 32;
+
+/// Rows, columns and inner size of a plane's product there.
+const MMA: (u32, u32, u32) = (16, 8, 16);
 
 static TF32: AtomicBool = AtomicBool::new(false);
 
@@ -265,6 +272,33 @@ fn has_kernel<const N: usize>(x: &CubeTensor, others: [Option<&CubeTensor>; N]) 
             .chain(others)
             .flatten()
             .all(|tensor| tensor.dtype == x.dtype && tensor.meta.num_elements() > 0)
+}
+
+/// Whether a device multiplies tiles of [`MMA`] of this half type by planes of 32 threads, loads them from shared memory by
+/// rows, and copies to it beside arithmetic.
+fn has_tensor_cores(x: &CubeTensor) -> bool {
+    if !matches!(x.dtype, DType::F16 | DType::BF16) {
+        return false;
+    }
+    let (features, hardware) = (x.client.features(), &x.client.properties().hardware);
+    let (operand, sum, (m, n, k)) = (element_of(x.dtype), element_of(DType::F32), MMA);
+    let tile = MmaConfig { a_type: operand, b_type: operand, cd_type: sum, m, n, k };
+    features.matmul.mma.contains(&tile)
+        && features.matmul.ldmatrix.contains(&operand)
+        && features.copy_async
+        && [hardware.plane_size_min, hardware.plane_size_max] == [PLANE; 2]
+}
+
+/// Ends a group of this thread's copies into shared memory.
+#[cube]
+fn commit_copies() {
+    gpu_asm!("cp.async.commit_group;");
+}
+
+/// Waits until no more than so many groups of this thread's copies are on their way.
+#[cube]
+fn wait_for_copies(#[comptime] groups: u32) {
+    gpu_asm!("cp.async.wait_group {groups};", groups = const groups);
 }
 
 /// A number type that has kernels, as CubeCL names it.

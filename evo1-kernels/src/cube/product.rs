@@ -13,8 +13,7 @@ use burn::{
 use burn_cubecl::{
     cubecl::{
         self,
-        features::MmaConfig,
-        ir::{ElemType, FloatKind},
+        ir::ElemType,
         prelude::{
             barrier::copy_async_checked,
             cmma::{MatrixIdent, MmaDefinition},
@@ -27,12 +26,10 @@ use burn_cubecl::{
 };
 
 use super::{
-    cubes, element_of,
+    MMA, PLANE, commit_copies, cubes, element_of,
     epilogue::{self, Epilogue, Followed},
+    has_tensor_cores, wait_for_copies,
 };
-
-/// Threads of a plane.
-const PLANE: u32 = 32;
 
 /// Values of an operand that are copied at once: 16 bytes.
 const CHUNK: u32 = 8;
@@ -40,21 +37,18 @@ const CHUNK: u32 = 8;
 /// Values of a result that a thread writes at once.
 const WRITTEN: u32 = 4;
 
-/// Rows, columns and inner size of the tensor cores' own product.
-const MMA: (u32, u32, u32) = (16, 8, 16);
-
 /// How a product is cut into tiles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Tiling {
+struct Tiling {
     /// Rows and columns of a cube's tile.
-    pub(super) rows: u32,
-    pub(super) columns: u32,
+    rows: u32,
+    columns: u32,
     /// Inner values of a stage.
-    pub(super) inner: u32,
+    inner: u32,
     /// Planes along the rows, the columns and the inner values of a tile.
-    pub(super) planes: (u32, u32, u32),
+    planes: (u32, u32, u32),
     /// Stages in shared memory.
-    pub(super) stages: u32,
+    stages: u32,
 }
 
 impl Tiling {
@@ -271,13 +265,13 @@ fn product_kernel<F: Float, O: Float, N: Size>(
             tiling.columns,
             threads,
         );
-        gpu_asm!("cp.async.commit_group;");
+        commit_copies();
     }
 
     let slot = RuntimeCell::<u32>::new(0u32);
     for step in 0..steps {
         // This step's copies have come, and the stage before has been used.
-        gpu_asm!("cp.async.wait_group {count};", count = const (tiling.stages - 2));
+        wait_for_copies(comptime!(tiling.stages - 2));
         sync_cube();
         let ahead = step + comptime!(tiling.stages - 1);
         let filled = select(slot.read() == 0, comptime!(tiling.stages - 1), slot.read() - 1);
@@ -309,7 +303,7 @@ fn product_kernel<F: Float, O: Float, N: Size>(
             tiling.columns,
             threads,
         );
-        gpu_asm!("cp.async.commit_group;");
+        commit_copies();
 
         let of_lhs = slot.read() * lhs_stage;
         let of_rhs = slot.read() * rhs_stage;
@@ -349,7 +343,7 @@ fn product_kernel<F: Float, O: Float, N: Size>(
         slot.store(select(slot.read() == comptime!(tiling.stages - 1), 0u32, slot.read() + 1));
     }
     // Those that were started past the end, of zeros.
-    gpu_asm!("cp.async.wait_group 0;");
+    wait_for_copies(0u32);
 
     // Of each plane some rows at a time; a row of sums is one chunk longer, so that rows begin in other banks.
     let sum_pitch = comptime!(tiling.columns + CHUNK);
@@ -408,7 +402,7 @@ pub(super) fn product(lhs: &CubeTensor, rhs: &CubeTensor, epilogue: &Epilogue) -
     let [inner, columns] = rhs.meta.shape()[..] else { return None };
     let is_whole = |size: usize| size.is_multiple_of(CHUNK as usize);
     let has_rows = lhs.meta.shape()[lhs.meta.num_dims() - 1] == inner;
-    if !has_kernel(lhs) || !has_rows || !is_whole(inner) || !is_whole(columns) || columns == 0 {
+    if !has_tensor_cores(lhs) || !has_rows || !is_whole(inner) || !is_whole(columns) || columns == 0 {
         return None;
     }
     let (lhs, lhs_pitch) = in_rows(lhs)?;
@@ -480,16 +474,6 @@ fn in_rows(x: &CubeTensor) -> Option<(CubeTensor, u32)> {
     let copy = into_contiguous(x.clone());
     let pitch = copy.meta.shape()[last];
     is_aligned(&copy).then_some((copy, pitch as u32))
-}
-
-/// Whether a device multiplies tensors of this type on tensor cores, with copies beside it.
-fn has_kernel(x: &CubeTensor) -> bool {
-    let ElemType::Float(kind @ (FloatKind::F16 | FloatKind::BF16)) = element_of(x.dtype) else { return false };
-    let operand = ElemType::Float(kind);
-    let features = x.client.features();
-    let (m, n, k) = MMA;
-    let config = MmaConfig { a_type: operand, b_type: operand, cd_type: ElemType::Float(FloatKind::F32), m, n, k };
-    features.copy_async && features.matmul.ldmatrix.contains(&operand) && features.matmul.mma.contains(&config)
 }
 
 /// The tiling of a product, and in how many parts its inner dimension is computed.

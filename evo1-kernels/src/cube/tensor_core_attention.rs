@@ -12,7 +12,6 @@ use burn_cubecl::{
     cubecl::{
         self,
         cmma::{MatrixIdent, MmaDefinition},
-        features::MmaConfig,
         ir::ElemType,
         prelude::{barrier::copy_async, *},
     },
@@ -21,12 +20,10 @@ use burn_cubecl::{
 };
 
 use super::{
+    PLANE,
     attention::{Attended, HIDDEN, LOWEST, bool_type},
-    cubes, element_of,
+    commit_copies, cubes, element_of, has_tensor_cores, wait_for_copies,
 };
-
-/// Threads of a plane.
-const PLANE: u32 = 32;
 
 /// Rows of a tile of the tensor cores, of which each thread has two, so many apart.
 const ROWS: u32 = 16;
@@ -128,18 +125,6 @@ fn copy_rows<F: Float>(
             }
         }
     }
-}
-
-/// Ends a group of copies.
-#[cube]
-fn commit() {
-    gpu_asm!("cp.async.commit_group;");
-}
-
-/// Waits until no more than so many groups of this thread's copies are on their way.
-#[cube]
-fn wait(#[comptime] groups: u32) {
-    gpu_asm!("cp.async.wait_group {groups};", groups = const groups);
 }
 
 /// `2^x`.
@@ -340,7 +325,7 @@ fn attention_kernel<F: Float, B: Numeric>(
             copy_rows::<F>(key, of_key, key_stride, first, keys, &mut keys_tiles, at, rows, plan);
             copy_rows::<F>(value, of_value, value_stride, first, keys, &mut values_tiles, at, rows, plan);
         }
-        commit();
+        commit_copies();
     }
     // Of the marks, each thread has one in 32, those of the next tile.
     let lines = comptime!(if marks == Marks::Of { plane_queries } else { 1 });
@@ -353,7 +338,7 @@ fn attention_kernel<F: Float, B: Numeric>(
     // Queries and keys are two rows of eight to a tile, values the other way round.
     let of_rows = lane % 16 * pitch + lane / 16;
     let of_columns = (lane / 16 * 8 + lane % 8) * pitch + lane / 8 % 2;
-    wait(comptime!(plan.stages - 2));
+    wait_for_copies(comptime!(plan.stages - 2));
     sync_cube();
     let parts = comptime!(width / 2);
     let mut of_queries = Array::<Vector<F, Const<2>>>::new(comptime!(4 * blocks * parts));
@@ -383,7 +368,7 @@ fn attention_kernel<F: Float, B: Numeric>(
     let mut result = Array::<Vector<f32, Const<2>>>::new(comptime!(halves * width));
     for step in 0..steps {
         // The tile of this step has come, and that of the step before has been used by all.
-        wait(comptime!(plan.stages - 2));
+        wait_for_copies(comptime!(plan.stages - 2));
         sync_cube();
         let next = step + comptime!(stages - 1);
         if next < steps {
@@ -392,7 +377,7 @@ fn attention_kernel<F: Float, B: Numeric>(
             copy_rows::<F>(key, of_key, key_stride, first, keys, &mut keys_tiles, at, rows, plan);
             copy_rows::<F>(value, of_value, value_stride, first, keys, &mut values_tiles, at, rows, plan);
         }
-        commit();
+        commit_copies();
         // The last tile of queries may have none for a plane; to ask costs registers that small tiles lack.
         if comptime!(plan.blocks == 1) || first_query + query_plane * plane_queries < queries {
             let tile_at = step % stages * tile_size + first_of_plane * pitch;
@@ -628,14 +613,6 @@ fn attention_kernel<F: Float, B: Numeric>(
 /// How such an attention is cut into cubes; `None` where this kernel does not take it.
 fn plan(query: &CubeTensor, key: &CubeTensor, value: &CubeTensor, marks: Marks, scale: f64) -> Option<Plan> {
     let properties = query.client.properties();
-    let element = element_of(query.dtype);
-    let single = element_of(DType::F32);
-    let product = MmaConfig { a_type: element, b_type: element, cd_type: single, m: 16, n: 8, k: 16 };
-    let is_able = properties.features.matmul.mma.contains(&product)
-        && properties.features.matmul.ldmatrix.contains(&element)
-        && properties.features.copy_async
-        && properties.hardware.plane_size_min == PLANE
-        && properties.hardware.plane_size_max == PLANE;
     let [batch, heads, queries, width] = query.meta.shape()[..] else { return None };
     let is_in_pieces = |tensor: &CubeTensor| {
         let (shape, strides) = (tensor.meta.shape(), tensor.meta.strides());
@@ -643,13 +620,12 @@ fn plan(query: &CubeTensor, key: &CubeTensor, value: &CubeTensor, marks: Marks, 
             && (0..3).all(|dim| shape[dim] == 1 || strides[dim].is_multiple_of(PIECE))
             && tensor.handle.offset_start.unwrap_or_default().is_multiple_of(16)
     };
-    let is_taken = matches!(query.dtype, DType::F16 | DType::BF16)
-        && width.is_multiple_of(16)
+    let is_taken = width.is_multiple_of(16)
         && width <= 128
         && value.meta.shape()[3] == width
         && scale > 0.0
         && [query, key, value].into_iter().all(is_in_pieces);
-    if !is_able || !is_taken {
+    if !has_tensor_cores(query) || !is_taken {
         return None;
     }
     let of = |query_planes, blocks, key_planes, columns, stages| Plan {
