@@ -5,6 +5,7 @@ use std::time::Instant;
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, capture};
 use evo1::{
     config::PolicyConfig,
+    device::has_graphs,
     ops::{merge_heads, split_heads},
 };
 use evo1_kernels::{self as kernels, Activation};
@@ -271,9 +272,7 @@ struct Timer<'a> {
 
 impl<'a> Timer<'a> {
     fn new(dtype: DType, device: &'a Device, repeat: usize) -> Self {
-        let x = Tensor::<1>::ones([1], device);
-        let has_graphs = capture(device, || x.clone() + 1.0).is_hardware();
-        Self { dtype, device, repeat, has_graphs, candidates: Vec::new(), times: Vec::new() }
+        Self { dtype, device, repeat, has_graphs: has_graphs(device), candidates: Vec::new(), times: Vec::new() }
     }
 
     /// The highest rates so far, where none are given. Only the copy says what the memory does: other operations read

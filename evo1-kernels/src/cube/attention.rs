@@ -4,10 +4,7 @@
 //! Queries, keys and values are read where they lie, and the result is written as `[batch, queries, heads, width]`: heads are
 //! neither split nor merged by a copy.
 
-use burn::{
-    backend::TensorMetadata,
-    tensor::{BoolStore, DType, Shape},
-};
+use burn::tensor::{BoolStore, DType, Shape};
 use burn_cubecl::{
     cubecl::{
         self,
@@ -18,7 +15,7 @@ use burn_cubecl::{
     tensor::CubeTensor,
 };
 
-use super::{cubes, element_of, vector_size};
+use super::{address_type, common_vector_size, cubes, element_of};
 
 /// Threads along each side of a tile.
 const SIDE: u32 = 16;
@@ -280,6 +277,33 @@ pub(super) struct Attended {
     pub(super) log_sums: Option<CubeTensor>,
 }
 
+impl Attended {
+    /// Of what a kernel has written where [`unwritten`] said.
+    pub(super) fn of(mut output: CubeTensor, log_sums: CubeTensor, has_sums: bool) -> Self {
+        output.meta.swap(1, 2);
+        Self { output, log_sums: has_sums.then_some(log_sums) }
+    }
+}
+
+/// Where a kernel writes: `[batch, queries, heads, width]`, and sums, which are a single number where they are not asked for
+/// and not written.
+pub(super) fn unwritten(query: &CubeTensor, has_sums: bool) -> (CubeTensor, CubeTensor) {
+    let [batch, heads, queries, width] = query.meta.shape()[..] else {
+        unreachable!("attention is of four dimensions")
+    };
+    let empty = |shape, dtype| empty_device_contiguous_dtype(query.client.clone(), query.device.clone(), shape, dtype);
+    let sums_shape = if has_sums { [batch, heads, queries] } else { [1, 1, 1] };
+    (empty(Shape::from([batch, queries, heads, width]), query.dtype), empty(Shape::from(sums_shape), DType::F32))
+}
+
+/// A mask and its type. Where there is none it is not read: any tensor of its type stands for it.
+pub(super) fn mask_of(query: &CubeTensor, hidden: Option<&CubeTensor>) -> (CubeTensor, ElemType) {
+    match hidden {
+        Some(hidden) => (hidden.clone(), bool_type(hidden.dtype)),
+        None => (query.clone(), element_of(query.dtype)),
+    }
+}
+
 /// Softmax(q·kᵀ · scale)·v for tensors of one type whose rows lie in one piece, `hidden` of the scores' shape; `None` where the
 /// device has too little memory for a tile of such rows.
 pub(super) fn attention(
@@ -294,7 +318,7 @@ pub(super) fn attention(
         unreachable!("attention is of four dimensions")
     };
     let [_, kv_heads, keys, _] = key.meta.shape()[..] else { unreachable!("attention is of four dimensions") };
-    let mut size = [query, key, value].map(vector_size).into_iter().min().unwrap_or(1);
+    let mut size = common_vector_size([query, key, value]);
     // Every thread along a row of the result has a vector of it.
     while size > 1 && width / size < SIDE as usize {
         size /= 2;
@@ -311,21 +335,13 @@ pub(super) fn attention(
     let is_busy = |&(rows, _): &(u32, u32)| rows == 1 || lines * tiles_of(rows) >= BUSY;
     let &(rows, columns) = TILES.iter().find(|tile| fits(tile) && is_busy(tile))?;
     let tiles = tiles_of(rows);
-    let empty = |shape, dtype| empty_device_contiguous_dtype(query.client.clone(), query.device.clone(), shape, dtype);
-    let mut output = empty(Shape::from([batch, queries, heads, width]), query.dtype);
-    // What is not asked for is not written.
-    let sums_shape = if has_sums { [batch, heads, queries] } else { [1, 1, 1] };
-    let log_sums = empty(Shape::from(sums_shape), DType::F32);
-    let (mask, mask_type) = match hidden {
-        Some(hidden) => (hidden.clone(), bool_type(hidden.dtype())),
-        // It is not read: any tensor of its type stands for it.
-        None => (query.clone(), element_of(query.dtype)),
-    };
+    let (output, log_sums) = unwritten(query, has_sums);
+    let (mask, mask_type) = mask_of(query, hidden);
     attention_kernel::launch(
         &query.client,
         cubes(lines * tiles),
         CubeDim::new_1d(SIDE * SIDE),
-        query.required_address_type(),
+        address_type([query, key, value, &output]),
         size,
         query.clone().into_tensor_arg(),
         key.clone().into_tensor_arg(),
@@ -348,12 +364,11 @@ pub(super) fn attention(
         element_of(query.dtype),
         mask_type,
     );
-    output.meta.swap(1, 2);
-    Some(Attended { output, log_sums: has_sums.then_some(log_sums) })
+    Some(Attended::of(output, log_sums, has_sums))
 }
 
 /// How a device keeps truth values.
-pub(super) fn bool_type(dtype: DType) -> ElemType {
+fn bool_type(dtype: DType) -> ElemType {
     match dtype {
         DType::Bool(BoolStore::U8) => ElemType::UInt(UIntKind::U8),
         DType::Bool(BoolStore::U32) => ElemType::UInt(UIntKind::U32),

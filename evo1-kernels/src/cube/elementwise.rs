@@ -12,7 +12,7 @@ use burn_cubecl::{
     tensor::CubeTensor,
 };
 
-use super::{element_of, empty_like, threads, vector_size};
+use super::{common_vector_size, element_of, empty_like, threads, vector_size};
 
 /// `x · Φ(x)`.
 #[cube]
@@ -84,7 +84,7 @@ fn advance_kernel<F: Float, S: Float, N: Size>(
 /// `x ⊙ mask` of one shape and type, the result in `dtype`.
 pub(super) fn masked(x: CubeTensor, mask: CubeTensor, dtype: DType) -> CubeTensor {
     let out = empty_like(&x, dtype);
-    let size = [&x, &mask, &out].map(vector_size).into_iter().min().unwrap_or(1);
+    let size = common_vector_size([&x, &mask, &out]);
     let (count, dim) = threads(&x, size);
     masked_kernel::launch(
         &x.client.clone(),
@@ -104,7 +104,7 @@ pub(super) fn masked(x: CubeTensor, mask: CubeTensor, dtype: DType) -> CubeTenso
 /// `x + slope / divisor` of one shape.
 pub(super) fn advance(x: CubeTensor, slope: CubeTensor, divisor: f64) -> CubeTensor {
     let out = empty_like(&x, x.dtype);
-    let size = [&x, &slope, &out].map(vector_size).into_iter().min().unwrap_or(1);
+    let size = common_vector_size([&x, &slope, &out]);
     let (count, dim) = threads(&x, size);
     advance_kernel::launch(
         &x.client.clone(),

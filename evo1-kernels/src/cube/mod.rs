@@ -66,6 +66,9 @@ pub(crate) fn keep_kernels() {
 /// Threads of a plane that multiplies on tensor cores.
 const PLANE: u32 = 32;
 
+/// Values of 16 bytes, which are copied into shared memory at once, and by which a row of a matrix is loaded from there.
+const CHUNK: u32 = 8;
+
 /// Rows, columns and inner size of a plane's product there.
 const MMA: (u32, u32, u32) = (16, 8, 16);
 
@@ -331,6 +334,16 @@ fn threads(x: &CubeTensor, values: usize) -> (CubeCount, CubeDim) {
 fn vector_size(x: &CubeTensor) -> usize {
     let sizes = x.client.io_optimized_vector_sizes(x.dtype.size());
     tensor_vector_size_parallel(sizes, x.meta.shape(), x.meta.strides(), x.meta.num_dims() - 1)
+}
+
+/// How many neighbouring values of each of some tensors a thread can read at once.
+fn common_vector_size<const N: usize>(tensors: [&CubeTensor; N]) -> usize {
+    tensors.map(vector_size).into_iter().min().unwrap_or(1)
+}
+
+/// Addresses as wide as the largest of some tensors asks for.
+fn address_type<const N: usize>(tensors: [&CubeTensor; N]) -> AddressType {
+    tensors.map(CubeTensor::required_address_type).into_iter().fold(AddressType::default(), AddressType::max)
 }
 
 /// The product of `f32` matrices by the ordinary cores.

@@ -26,13 +26,10 @@ use burn_cubecl::{
 };
 
 use super::{
-    MMA, PLANE, commit_copies, cubes, element_of,
+    CHUNK, MMA, PLANE, address_type, commit_copies, cubes, element_of,
     epilogue::{self, Epilogue, Followed},
     has_tensor_cores, wait_for_copies,
 };
-
-/// Values of an operand that are copied at once: 16 bytes.
-const CHUNK: u32 = 8;
 
 /// Values of a result that a thread writes at once.
 const WRITTEN: u32 = 4;
@@ -162,6 +159,55 @@ fn copy_tile<F: Float>(
     }
 }
 
+/// Starts the copies of both operands' tiles of a step into a slot of the shared memory, as one group. Past the last step
+/// they are of zeros.
+#[cube]
+#[allow(clippy::too_many_arguments, reason = "where two tiles lie in their matrices, and how large all are")]
+fn copy_step<F: Float>(
+    lhs: &Tensor<F>,
+    rhs: &Tensor<F>,
+    lhs_pitch: u32,
+    rhs_pitch: u32,
+    first_row: u32,
+    first_column: u32,
+    first_inner: u32,
+    rows: u32,
+    columns: u32,
+    inner: u32,
+    lhs_tiles: &mut Shared<[F]>,
+    rhs_tiles: &mut Shared<[F]>,
+    slot: u32,
+    #[comptime] tiling: Tiling,
+) {
+    copy_tile::<F>(
+        lhs,
+        lhs_pitch,
+        first_row,
+        rows,
+        first_inner,
+        inner,
+        lhs_tiles,
+        slot * comptime!(tiling.rows * tiling.inner / CHUNK),
+        tiling.rows,
+        tiling.inner,
+        comptime!(tiling.threads()),
+    );
+    copy_tile::<F>(
+        rhs,
+        rhs_pitch,
+        first_inner,
+        inner,
+        first_column,
+        columns,
+        rhs_tiles,
+        slot * comptime!(tiling.inner * tiling.columns / CHUNK),
+        tiling.inner,
+        tiling.columns,
+        comptime!(tiling.threads()),
+    );
+    commit_copies();
+}
+
 #[cube(launch, address_type = "dynamic")]
 #[allow(clippy::too_many_arguments, reason = "what a product and what follows it are given")]
 fn product_kernel<F: Float, O: Float, N: Size>(
@@ -239,33 +285,22 @@ fn product_kernel<F: Float, O: Float, N: Size>(
     for stage in 0..comptime!(tiling.stages - 1) {
         let from = first_inner + comptime!(stage * tiling.inner);
         let end = select(stage < steps, inner, 0u32);
-        copy_tile::<F>(
+        copy_step::<F>(
             lhs,
+            rhs,
             lhs_pitch,
+            rhs_pitch,
             first_row,
-            rows,
+            first_column,
             from,
+            rows,
+            columns,
             end,
             &mut lhs_tiles,
-            comptime!(stage * lhs_stage),
-            tiling.rows,
-            tiling.inner,
-            threads,
-        );
-        copy_tile::<F>(
-            rhs,
-            rhs_pitch,
-            from,
-            end,
-            first_column,
-            columns,
             &mut rhs_tiles,
-            comptime!(stage * rhs_stage),
-            tiling.inner,
-            tiling.columns,
-            threads,
+            stage,
+            tiling,
         );
-        commit_copies();
     }
 
     let slot = RuntimeCell::<u32>::new(0u32);
@@ -277,33 +312,22 @@ fn product_kernel<F: Float, O: Float, N: Size>(
         let filled = select(slot.read() == 0, comptime!(tiling.stages - 1), slot.read() - 1);
         let from = first_inner + ahead * tiling.inner;
         let end = select(ahead < steps, inner, 0u32);
-        copy_tile::<F>(
+        copy_step::<F>(
             lhs,
+            rhs,
             lhs_pitch,
+            rhs_pitch,
             first_row,
-            rows,
+            first_column,
             from,
+            rows,
+            columns,
             end,
             &mut lhs_tiles,
-            filled * lhs_stage,
-            tiling.rows,
-            tiling.inner,
-            threads,
-        );
-        copy_tile::<F>(
-            rhs,
-            rhs_pitch,
-            from,
-            end,
-            first_column,
-            columns,
             &mut rhs_tiles,
-            filled * rhs_stage,
-            tiling.inner,
-            tiling.columns,
-            threads,
+            filled,
+            tiling,
         );
-        commit_copies();
 
         let of_lhs = slot.read() * lhs_stage;
         let of_rhs = slot.read() * rhs_stage;
@@ -412,6 +436,7 @@ pub(super) fn product(lhs: &CubeTensor, rhs: &CubeTensor, epilogue: &Epilogue) -
     let last = shape.num_dims() - 1;
     shape[last] = columns;
     let (tiling, parts) = chosen(client, rows, columns, inner)?;
+    let tiles = tiling.tiles(rows, columns);
     let (rows, columns, inner) = (rows as u32, columns as u32, inner as u32);
 
     let is_split = parts > 1;
@@ -424,16 +449,11 @@ pub(super) fn product(lhs: &CubeTensor, rhs: &CubeTensor, epilogue: &Epilogue) -
     // What is absent is not read: any tensor of the type stands for it.
     let [bias, scale, base] = [&epilogue.bias, &epilogue.scale, &epilogue.base]
         .map(|given| given.as_ref().map_or_else(|| rhs.clone(), |given| into_contiguous(given.clone())));
-    let tiles = rows.div_ceil(tiling.rows) * columns.div_ceil(tiling.columns);
-    let address_type = [&lhs, &rhs, &out]
-        .map(CubeTensor::required_address_type)
-        .into_iter()
-        .fold(AddressType::default(), AddressType::max);
     product_kernel::launch(
         client,
-        cubes((tiles * parts) as usize),
+        cubes(tiles * parts as usize),
         CubeDim::new_1d(tiling.threads()),
-        address_type,
+        address_type([&lhs, &rhs, &out]),
         WRITTEN as usize,
         lhs.clone().into_tensor_arg(),
         rhs.into_tensor_arg(),

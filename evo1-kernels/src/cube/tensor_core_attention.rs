@@ -7,7 +7,6 @@
 //!
 //! Queries, keys and values are read where they lie, and the result is written as `[batch, queries, heads, width]`.
 
-use burn::tensor::{DType, Shape};
 use burn_cubecl::{
     cubecl::{
         self,
@@ -15,13 +14,12 @@ use burn_cubecl::{
         ir::ElemType,
         prelude::{barrier::copy_async, *},
     },
-    ops::numeric::empty_device_contiguous_dtype,
     tensor::CubeTensor,
 };
 
 use super::{
-    PLANE,
-    attention::{Attended, HIDDEN, LOWEST, bool_type},
+    CHUNK, PLANE, address_type,
+    attention::{Attended, HIDDEN, LOWEST, mask_of, unwritten},
     commit_copies, cubes, element_of, has_tensor_cores, wait_for_copies,
 };
 
@@ -29,8 +27,8 @@ use super::{
 const ROWS: u32 = 16;
 const APART: usize = 8;
 
-/// Numbers of 16 bytes, the most that is copied at once and what a row of a matrix is loaded by.
-const PIECE: usize = 8;
+/// Numbers of 16 bytes.
+const PIECE: usize = CHUNK as usize;
 
 /// What a cube works on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -667,7 +665,7 @@ pub(super) fn attention(
     scale: f64,
     has_sums: bool,
 ) -> Option<Attended> {
-    let [batch, heads, queries, width] = query.meta.shape()[..] else { return None };
+    let [batch, heads, queries, _] = query.meta.shape()[..] else { return None };
     let [_, kv_heads, keys, _] = key.meta.shape()[..] else { return None };
     let marks = match hidden {
         None => Marks::None,
@@ -676,20 +674,8 @@ pub(super) fn attention(
     };
     let plan = plan(query, key, value, marks, scale)?;
     let tiles = queries.div_ceil(plan.queries() as usize);
-    let empty = |shape, dtype| empty_device_contiguous_dtype(query.client.clone(), query.device.clone(), shape, dtype);
-    let mut output = empty(Shape::from([batch, queries, heads, width]), query.dtype);
-    // What is not asked for is not written.
-    let sums_shape = if has_sums { [batch, heads, queries] } else { [1, 1, 1] };
-    let log_sums = empty(Shape::from(sums_shape), DType::F32);
-    // Where there is none it is not read: any tensor of its type stands for it.
-    let (mask, mask_type) = match hidden {
-        Some(hidden) => (hidden, bool_type(hidden.dtype)),
-        None => (query, element_of(query.dtype)),
-    };
-    let address_type = [query, key, value, &output]
-        .map(CubeTensor::required_address_type)
-        .into_iter()
-        .fold(AddressType::default(), AddressType::max);
+    let (output, log_sums) = unwritten(query, has_sums);
+    let (mask, mask_type) = mask_of(query, hidden);
     // SAFETY: rows of queries, keys and values are read up to the last of their shapes, in pieces that their strides are
     // multiples of, as `plan` has seen to; marks and what is written likewise, of the shapes that stand here.
     unsafe {
@@ -697,11 +683,11 @@ pub(super) fn attention(
             &query.client,
             cubes(batch * heads * tiles),
             CubeDim::new_1d(plan.units()),
-            address_type,
+            address_type([query, key, value, &output]),
             query.clone().into_tensor_arg(),
             key.clone().into_tensor_arg(),
             value.clone().into_tensor_arg(),
-            mask.clone().into_tensor_arg(),
+            mask.into_tensor_arg(),
             output.clone().into_tensor_arg(),
             log_sums.clone().into_tensor_arg(),
             scale as f32,
@@ -717,6 +703,5 @@ pub(super) fn attention(
             mask_type,
         );
     }
-    output.meta.swap(1, 2);
-    Some(Attended { output, log_sums: has_sums.then_some(log_sums) })
+    Some(Attended::of(output, log_sums, has_sums))
 }
