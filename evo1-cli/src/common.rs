@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device};
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 use evo1::{
     Components, Frame, LoadOptions, Policy,
     config::{Precision, Profile},
@@ -13,6 +13,7 @@ use evo1::{
 use eyre::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use tracing::{info, warn};
+use tracing_subscriber::EnvFilter;
 
 /// Options of every subcommand.
 #[derive(Args)]
@@ -34,13 +35,46 @@ pub(crate) struct Common {
     pub(crate) strict: bool,
 
     /// What is logged to standard error: error, warn, info, debug, or a filter such as evo1=debug
-    #[arg(long, global = true, default_value = "warn,wgpu_hal=off,hf_hub=off,cubecl_server=off,cubecl_runtime=off")]
-    pub(crate) log: String,
+    #[arg(long, global = true, value_parser = parse_filter)]
+    pub(crate) log: Option<String>,
+
+    /// How it is written: lines of text, or one JSON object in each
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    pub(crate) log_format: LogFormat,
+
+    /// Log more: what is done (-v), and how (-vv)
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with_all = ["quiet", "log"])]
+    pub(crate) verbose: u8,
+
+    /// Log errors alone, and no progress
+    #[arg(short, long, global = true, conflicts_with = "log")]
+    pub(crate) quiet: bool,
 
     /// How the program reads states and actions of datasets.
     #[cfg(feature = "data")]
     #[arg(skip)]
     pub(crate) suites: evo1_data::Suites,
+}
+
+/// How messages are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Lines of text.
+    Text,
+    /// One JSON object in each line.
+    Json,
+}
+
+/// What is not logged unless it is asked for.
+const SILENT: &str = "wgpu_hal=off,hf_hub=off,cubecl_server=off,cubecl_runtime=off";
+
+/// The messages that say how far long work is, where there is no terminal to draw a bar on.
+pub(crate) const PROGRESS: &str = "evo1_cli::progress";
+
+/// Fails unless `text` says what is logged.
+fn parse_filter(text: &str) -> Result<String, String> {
+    EnvFilter::try_new(text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
 }
 
 /// Number types on the command line.
@@ -70,9 +104,25 @@ impl Dtype {
 }
 
 impl Common {
+    /// What is logged.
+    pub(crate) fn filter(&self) -> String {
+        match (&self.log, self.quiet, self.verbose) {
+            (Some(filter), ..) => filter.clone(),
+            (None, true, _) => format!("error,{SILENT}"),
+            (None, false, 0) => format!("warn,{PROGRESS}=info,{SILENT}"),
+            (None, false, 1) => format!("info,{SILENT}"),
+            (None, false, _) => format!("debug,{SILENT}"),
+        }
+    }
+
     /// Opens the device.
     pub(crate) fn open_device(&self) -> Result<Device> {
-        let device = self.device.open()?;
+        self.open_device_for(0)
+    }
+
+    /// Opens the device of one of several processes on this machine.
+    pub(crate) fn open_device_for(&self, place: usize) -> Result<Device> {
+        let device = self.device.open_for(place)?;
         if self.dtype == Some(Dtype::Tf32) {
             allow_tf32(&device)?;
         }
@@ -92,7 +142,7 @@ impl Common {
     /// Device and log, for a process that is to have the same.
     #[cfg(feature = "ablate")]
     pub(crate) fn options(&self) -> Vec<String> {
-        vec!["--device".into(), self.device.to_string(), "--log".into(), self.log.clone()]
+        vec!["--device".into(), self.device.to_string(), "--log".into(), self.filter()]
     }
 
     /// The policy of a directory, or the embedded one.

@@ -13,8 +13,8 @@
 //! }
 //! ```
 //!
-//! Results go to standard output, logs to standard error. The exit code is 0 when all is done, 2 for wrong use and 1 for
-//! anything else, with one message of cause and remedy.
+//! Results go to standard output, logs to standard error. The exit code is 0 when all is done, 2 for wrong use, 130 for a
+//! run that was interrupted and saved, and 1 for anything else, with one message of cause and remedy.
 #![warn(clippy::print_stdout, reason = "`output::say` does not panic when its reader has gone")]
 
 #[cfg(feature = "ablate")]
@@ -32,11 +32,12 @@ use std::{io::IsTerminal, process::ExitCode};
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use common::Common;
+use common::{Common, LogFormat};
 use evo1::{
     Components,
     device::{DeviceKind, DeviceName, caught},
 };
+use output::Interrupted;
 
 /// Evo-1: camera frames, an instruction and a robot's state in, a chunk of robot actions out.
 #[derive(Parser)]
@@ -86,13 +87,7 @@ fn run<C: Components>(Arguments { common, command }: Arguments) -> ExitCode {
     memory::keep_freed();
     #[cfg(unix)]
     find_toolkit(&common);
-    let filter = EnvFilter::try_new(&common.log).unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .without_time()
-        .init();
+    log(&common);
     let run = || match command {
         Command::Infer(infer) => infer.run::<C>(&common),
         Command::Attention(attention) => attention.run::<C>(&common),
@@ -114,11 +109,29 @@ fn run<C: Components>(Arguments { common, command }: Arguments) -> ExitCode {
     let done = caught(run).map_err(eyre::Report::from).and_then(|done| done);
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        Err(report) if report.is::<Interrupted>() => {
+            eprintln!("{report}");
+            ExitCode::from(Interrupted::CODE)
+        }
         Err(report) => {
             let causes: Vec<String> = report.chain().map(ToString::to_string).collect();
             eprintln!("error: {}", causes.join(": "));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Sends messages to standard error, with the time where nobody looks on.
+fn log(common: &Common) {
+    let is_terminal = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(common.filter()))
+        .with_writer(std::io::stderr)
+        .with_ansi(is_terminal);
+    match (common.log_format, is_terminal) {
+        (LogFormat::Json, _) => builder.json().flatten_event(true).init(),
+        (LogFormat::Text, true) => builder.without_time().init(),
+        (LogFormat::Text, false) => builder.init(),
     }
 }
 

@@ -1,11 +1,28 @@
 //! What subcommands print. `println!` panics when its reader has gone, as `head` does once it has its lines.
 
 use std::{
-    fmt::Arguments,
+    fmt::{self, Arguments},
     io::{ErrorKind, Write},
 };
 
 use eyre::{Context, Result};
+
+/// What a command ends with that was interrupted and has saved what it had.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Interrupted;
+
+impl Interrupted {
+    /// The exit code: that of a program which Ctrl-C ended.
+    pub(crate) const CODE: u8 = 130;
+}
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("interrupted; what was done is saved")
+    }
+}
+
+impl std::error::Error for Interrupted {}
 
 /// Prints to standard output. A reader that has gone is no error: it wants no more, and files are still written.
 pub(crate) fn print(text: Arguments<'_>) -> Result<()> {

@@ -5,6 +5,8 @@ mod support;
 use std::path::{Path, PathBuf};
 
 use evo1::test_support::fixture;
+#[cfg(feature = "train")]
+use support::own_lines;
 use support::{document, done, evo1, refusal, stderr, stdout, text};
 use tempfile::TempDir;
 
@@ -308,6 +310,56 @@ fn probe_runs_each_component_by_itself() {
 
 #[cfg(feature = "train")]
 #[test]
+fn a_run_says_how_far_it_is_where_nobody_looks_on() {
+    let folder = tempfile::tempdir().expect("folder");
+    let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/tiny.yaml");
+    let dataset = format!("data.data_groups.default.dataset.path={}", fixture("lerobot-datasets/v30").display());
+    let run = |name: &str, options: &[&str]| {
+        let output = format!("output={}", folder.path().join(name).display());
+        let sets = ["--set", &dataset, "--set", &output, "--set", "steps=2", "--set", "batch_size=2"];
+        evo1(&[&["train", "--config", text(&recipe)], &sets[..], options].concat())
+    };
+    let plain = own_lines(&run("plain", &[]));
+    assert!(plain.contains("INFO evo1_cli::progress: plain: steps 0 to 2, 2 samples each on 1 devices"), "{plain}");
+    let time = plain.split_whitespace().next().expect("a line");
+    assert!(time.ends_with('Z') && time.contains('T'), "a time: {plain}");
+    assert_eq!(own_lines(&run("quiet", &["--quiet"])), "");
+    let verbose = own_lines(&run("verbose", &["-v"]));
+    assert!(verbose.contains("milliseconds of a step: data"), "{verbose}");
+    let json = own_lines(&run("json", &["--log-format", "json"]));
+    for line in json.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        assert!(line["message"].as_str().is_some_and(|text| text.starts_with("json: ")), "{line}");
+    }
+    assert!(!json.is_empty());
+    refused(&["--log", "evo1=inffo", "devices"], 2, "--log");
+}
+
+#[cfg(all(unix, feature = "train"))]
+#[test]
+fn an_interrupted_run_is_saved_and_says_so() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (run, recipe) = (folder.path().join("run"), Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/tiny.yaml"));
+    let dataset = format!("data.data_groups.default.dataset.path={}", fixture("lerobot-datasets/v30").display());
+    let output = format!("output={}", run.display());
+    let sets = ["--set", &dataset, "--set", &output, "--set", "steps=100000", "--set", "log_every=1"];
+    let mut running = support::command(&[&["train", "--config", text(&recipe)], &sets[..]].concat());
+    let mut running = running.stdout(std::process::Stdio::null()).spawn().expect("it starts");
+    while std::fs::read_to_string(run.join("metrics.jsonl")).map_or(true, |text| text.is_empty()) {
+        assert!(running.try_wait().expect("a state").is_none(), "it ended by itself");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let asked = std::process::Command::new("kill").args(["-TERM", &running.id().to_string()]).status();
+    assert!(asked.expect("kill").success());
+    assert_eq!(running.wait().expect("it ends").code(), Some(130));
+    let saved = std::fs::read_dir(run.join("checkpoints")).expect("checkpoints");
+    assert!(
+        saved.map(|entry| entry.expect("entry").file_name()).any(|name| name.to_string_lossy().starts_with("step-"))
+    );
+}
+
+#[cfg(feature = "train")]
+#[test]
 fn a_run_trains_stops_and_goes_on() {
     let folder = tempfile::tempdir().expect("folder");
     let run = folder.path().join("run");
@@ -325,7 +377,14 @@ fn a_run_trains_stops_and_goes_on() {
     let state = ["--state", "0,0,0,0,0,0,0,0", "--prompt", "go", "--json"];
     done(&[&["infer", "--policy", checkpoint, "--image", text(&image)], &state[..]].concat());
 
-    refused(&[&train[..], &["--set", "steps=9"]].concat(), 1, "a folder without a run in it");
+    // The same command goes on with the run of the same configuration, and with no other.
+    let five = [&train[..], &["--set", "steps=5", "--set", "batch_size=4"]].concat();
+    assert!(done(&five).starts_with("5 steps"));
+    let other = "whose run is another one: configuration.batch_size: was 4, is 8; configuration.steps: was 5, is 9";
+    refused(&[&train[..], &["--set", "steps=9"]].concat(), 1, other);
+    let resumed = ["train", "--resume", text(&run), "--set", "steps=7", "--set", "seed=3"];
+    refused(&resumed, 1, "seed: was 0, is 3 (`--allow-change seed` accepts it)");
+    done(&[&resumed[..], &["--allow-change", "seed"]].concat());
     refused(&["train", "--config", text(&recipe), "--set", "optimizer.lr=1"], 1, "unknown field `lr`");
     refused(
         &[&train[..], &["--set", "output=other", "--set", "batch_size=100000"]].concat(),
@@ -333,6 +392,12 @@ fn a_run_trains_stops_and_goes_on() {
         "`batch_size` must be",
     );
     refused(&["train"], 1, "`--config FILE`");
+    let printed = done(&[&train[..], &["--set", "optimizer.learning_rate=0.5", "--print-config"]].concat());
+    assert!(printed.contains("learning_rate: 0.5") && printed.contains("prefetch_mb: 2048"), "{printed}");
+    let dry = folder.path().join("dry");
+    let output = format!("output={}", dry.display());
+    let described = done(&[&train[..], &["--set", &output, "--dry-run"]].concat());
+    assert!(described.contains("steps 0 to 200 of 8 samples each") && !dry.exists(), "{described}");
     refused(&["--profile", "paper", "train", "--resume", text(&run)], 1, "leave out `--profile`");
 
     // What loading a policy has to say is said of one to go on from, too.

@@ -1,7 +1,7 @@
 //! Samples put together and on the device.
 
 use burn::tensor::{DType, Tensor, TensorData};
-use evo1::{Inputs, Preparer};
+use evo1::{HostInputs, Inputs, Preparer, vlm::frame::Pixels};
 use evo1_core::{View, config::TargetMask, normalize::Normalization, rng};
 use rand_distr::{Distribution, StandardNormal};
 
@@ -29,6 +29,52 @@ pub struct Batch {
     pub samples: Vec<SampleId>,
     /// The position of the draw after the last of this batch: where a run that has used the batch continues.
     pub position: Position,
+}
+
+/// A [`Batch`] before anything is put on a device. Shapes are those of its tensors, row-major.
+#[derive(Debug, Clone)]
+pub struct HostBatch {
+    /// What the network is given.
+    pub inputs: HostInputs,
+    /// Normalised true actions, padded with zeros.
+    pub actions: Vec<f32>,
+    /// 1 for entries that count in the loss.
+    pub mask: Vec<f32>,
+    /// For each sample which steps lie past the episode's end.
+    pub action_is_pad: Vec<Vec<bool>>,
+    /// Where the samples are from.
+    pub samples: Vec<SampleId>,
+    /// The position of the draw after the last of this batch.
+    pub position: Position,
+}
+
+impl HostBatch {
+    /// The batch on the device of the preparer that it was made with.
+    pub fn place(self, preparer: &Preparer) -> Batch {
+        let Self { inputs, actions, mask, action_is_pad, samples, position } = self;
+        let action = &preparer.config.action;
+        let shape = [samples.len(), action.horizon, action.max_action_dim];
+        let on_device = |values| Tensor::from_data(TensorData::new(values, shape), (&preparer.device, DType::F32));
+        Batch {
+            inputs: preparer.place(inputs),
+            actions: on_device(actions),
+            mask: on_device(mask),
+            action_is_pad,
+            samples,
+            position,
+        }
+    }
+
+    /// Bytes of the values that it holds.
+    pub(crate) fn bytes(&self) -> usize {
+        let HostInputs { pixels, state, action_mask, .. } = &self.inputs;
+        let pixels = match pixels {
+            Pixels::Levels(levels) => levels.len(),
+            Pixels::Normalized(values) => size_of_val(values.as_slice()),
+        };
+        let values = state.len() + action_mask.len() + self.actions.len() + self.mask.len();
+        pixels + values * size_of::<f32>()
+    }
 }
 
 /// Makes batches of samples.
@@ -65,7 +111,7 @@ impl Collator {
     }
 
     /// A batch of samples that were drawn at `positions`; `next` is the position after them.
-    pub(crate) fn batch(&self, samples: Vec<Sample>, positions: &[Position], next: Position) -> Result<Batch> {
+    pub(crate) fn batch(&self, samples: Vec<Sample>, positions: &[Position], next: Position) -> Result<HostBatch> {
         let model = &self.preparer.config;
         let (padded, padded_state) = (model.action.max_action_dim, model.action.max_state_dim);
         let masks_past_end = self.config.mask_past_end.unwrap_or(model.semantics.target_mask == TargetMask::Masked);
@@ -96,24 +142,14 @@ impl Collator {
             observations.push(observation);
             pads.push(action_is_pad);
         }
-        let mut inputs = self.preparer.prepare(&observations, self.skips_unseen)?;
-        let device = &self.preparer.device;
-        if noise.iter().any(|&value| value != 0.0) {
-            let noise = TensorData::new(noise, [observations.len(), padded_state]);
-            inputs.state = inputs.state + Tensor::from_data(noise, (device, DType::F32));
+        let mut inputs = self.preparer.prepare_on_host(&observations, self.skips_unseen)?;
+        for (value, noise) in inputs.state.iter_mut().zip(noise) {
+            *value += noise;
+            if let Some(clamp) = self.config.state_clamp {
+                *value = value.clamp(-clamp, clamp);
+            }
         }
-        if let Some(clamp) = self.config.state_clamp {
-            inputs.state = inputs.state.clamp(-clamp, clamp);
-        }
-        let shape = [observations.len(), actions.len() / padded / observations.len(), padded];
-        Ok(Batch {
-            inputs,
-            actions: Tensor::from_data(TensorData::new(actions, shape), (device, DType::F32)),
-            mask: Tensor::from_data(TensorData::new(mask, shape), (device, DType::F32)),
-            action_is_pad: pads,
-            samples: ids,
-            position: next,
-        })
+        Ok(HostBatch { inputs, actions, mask, action_is_pad: pads, samples: ids, position: next })
     }
 
     /// Noise for one sample's state, the same whenever its position is drawn.

@@ -41,6 +41,7 @@ mod config;
 #[cfg(feature = "epochs")]
 mod epochs;
 mod error;
+mod identity;
 mod lerobot;
 mod loader;
 mod mixture;
@@ -55,15 +56,16 @@ mod summary;
 mod video;
 
 pub use augment::{Changes, ColorChange};
-pub use batch::Batch;
+pub use batch::{Batch, HostBatch};
 pub use config::{
     Augmentation, DataConfig, DatasetConfig, Episodes, Exclusion, FrameWeight, MissingVideo, OnError, StateNoise, Time,
 };
 #[cfg(feature = "epochs")]
 pub use epochs::Epochs;
 pub use error::{Error, Result};
+pub use identity::DatasetIdentity;
 pub use lerobot::{Column, Dataset, Episode, Feature, Info, OpenOptions, Table, Tasks, VideoClip};
-pub use loader::{Batches, Loader, LoaderOptions};
+pub use loader::{Batches, Loader, LoaderOptions, Share};
 pub use mixture::{Mixture, SkippedEpisode};
 pub use sample::{Sample, SampleId};
 pub use sampler::Position;

@@ -10,7 +10,8 @@ use std::{
 use evo1::Preparer;
 
 use crate::{
-    Batch, Error, Mixture, Position, Result, batch::Collator, config::OnError, mixture::SkippedEpisode, sample::Sample,
+    Batch, Error, HostBatch, Mixture, Position, Result, batch::Collator, config::OnError, mixture::SkippedEpisode,
+    sample::Sample,
 };
 
 /// Samples that may fail one after the other before a run stops.
@@ -25,14 +26,47 @@ pub struct LoaderOptions {
     pub workers: usize,
     /// Batches that may be made ahead.
     pub prefetch: usize,
+    /// Bytes that batches made ahead may take; one is made whatever it takes.
+    pub prefetch_bytes: usize,
+    /// Which of all batches are made.
+    pub share: Share,
     /// Leave out of the inputs what the profile lets nothing see; the loss is the same.
     pub skips_unseen: bool,
 }
 
 impl LoaderOptions {
-    /// Two batches ahead on as many threads.
+    /// Two batches ahead on as many threads, in at most 2 GiB.
     pub fn new(batch_size: NonZeroUsize) -> Self {
-        Self { batch_size, workers: 2, prefetch: 2, skips_unseen: true }
+        Self { batch_size, workers: 2, prefetch: 2, prefetch_bytes: 2 << 30, share: Share::ALL, skips_unseen: true }
+    }
+}
+
+/// Which of the order's batches are made where several ranks share those of each step.
+///
+/// A step takes `ranks · of_rank` batches that follow each other. Rank r has the `of_rank` ones from `r · of_rank` on. The
+/// ranks from `first` to `first + own` are served here, one after the other: the first batch of each, then their second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// Ranks that share the batches of a step.
+    pub ranks: u64,
+    /// The first of those that are served here.
+    pub first: u64,
+    /// How many of them are served here.
+    pub own: u64,
+    /// Batches of a rank in a step.
+    pub of_rank: u64,
+}
+
+impl Share {
+    /// Every batch, in order.
+    pub const ALL: Self = Self { ranks: 1, first: 0, own: 1, of_rank: 1 };
+
+    /// The place in the order of the `number`-th batch that is made here.
+    pub fn place(self, number: u64) -> u64 {
+        let Self { ranks, first, own, of_rank } = self;
+        let (step, within) = (number / (own * of_rank), number % (own * of_rank));
+        let (round, rank) = (within / own, first + within % own);
+        (step * ranks + rank) * of_rank + round
     }
 }
 
@@ -49,6 +83,7 @@ pub(crate) struct Work {
     pub(crate) mixture: Arc<Mixture>,
     pub(crate) collator: Collator,
     batch_size: u64,
+    share: Share,
 }
 
 /// Draws that become batches.
@@ -82,7 +117,7 @@ impl Loader {
         }
         let collator = Collator::new(preparer, mixture.config.clone(), options.skips_unseen)?;
         let batch_size = options.batch_size.get() as u64;
-        let work = Work { mixture, collator, batch_size };
+        let work = Work { mixture, collator, batch_size, share: options.share };
         Ok(Self { work: Arc::new(work), options })
     }
 
@@ -104,13 +139,19 @@ impl Loader {
 
 impl Work {
     /// The `number`-th batch of some draws; the last one may be smaller than the others.
-    fn batch(&self, draws: Draws, number: u64) -> Result<Batch> {
-        let (epoch_len, done) = (self.mixture.len(), number * self.batch_size);
+    fn batch(&self, draws: Draws, number: u64) -> Result<HostBatch> {
+        let (epoch_len, done) = (self.mixture.len(), self.share.place(number) * self.batch_size);
         let size = draws.count.map_or(self.batch_size, |count| self.batch_size.min(count - done));
         let first = draws.from.advanced(done, epoch_len);
         let positions: Vec<Position> = (0..size).map(|draw| first.advanced(draw, epoch_len)).collect();
         let samples = positions.iter().map(|&position| self.sample(position)).collect::<Result<Vec<_>>>()?;
         self.collator.batch(samples, &positions, first.advanced(size, epoch_len))
+    }
+
+    /// Bytes of a batch whose frames are one tile each.
+    fn expected_bytes(&self) -> usize {
+        let config = &self.collator.preparer.config;
+        self.batch_size as usize * config.max_views * 3 * config.vlm.image_size.pow(2)
     }
 
     /// The sample drawn at a position, or another one where unreadable samples are skipped and it is one. Which one is a
@@ -154,6 +195,7 @@ struct Queue {
     /// A batch was taken, or all must stop.
     is_taken: Condvar,
     prefetch: u64,
+    prefetch_bytes: usize,
     total: u64,
 }
 
@@ -161,7 +203,9 @@ struct Queue {
 struct QueueState {
     next: u64,
     taken: u64,
-    ready: BTreeMap<u64, Result<Batch>>,
+    /// Bytes of the largest batch so far, or of what one is expected to have.
+    largest: usize,
+    ready: BTreeMap<u64, Result<HostBatch>>,
     must_stop: bool,
     has_died: bool,
 }
@@ -169,11 +213,13 @@ struct QueueState {
 impl Batches {
     pub(crate) fn start(work: Arc<Work>, draws: Draws, options: &LoaderOptions) -> Self {
         let total = draws.count.map_or(u64::MAX, |count| count.div_ceil(work.batch_size));
+        let state = QueueState { largest: work.expected_bytes(), ..QueueState::default() };
         let queue = Arc::new(Queue {
-            state: Mutex::default(),
+            state: Mutex::new(state),
             is_made: Condvar::new(),
             is_taken: Condvar::new(),
             prefetch: options.prefetch.max(1) as u64,
+            prefetch_bytes: options.prefetch_bytes,
             total,
         });
         let threads = (0..options.workers)
@@ -193,16 +239,23 @@ impl Batches {
     }
 }
 
-impl Iterator for Batches {
-    type Item = Result<Batch>;
-
-    fn next(&mut self) -> Option<Self::Item> {
+impl Batches {
+    /// The next batch, with nothing on a device yet.
+    pub fn next_on_host(&mut self) -> Option<Result<HostBatch>> {
         let number = self.number;
         if number == self.total {
             return None;
         }
         self.number += 1;
         Some(if self.threads.is_empty() { self.work.batch(self.draws, number) } else { self.queue.take(number) })
+    }
+}
+
+impl Iterator for Batches {
+    type Item = Result<Batch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Some(self.next_on_host()?.map(|batch| batch.place(&self.work.collator.preparer)))
     }
 }
 
@@ -219,12 +272,12 @@ impl Drop for Batches {
 
 impl Queue {
     /// A thread's life: make the next batch that is wanted, until told to stop.
-    fn work(&self, make: impl Fn(u64) -> Result<Batch>) {
+    fn work(&self, make: impl Fn(u64) -> Result<HostBatch>) {
         let _guard = DeathNotice(self);
         loop {
             let number = {
                 let mut state = locked(&self.state);
-                while !state.must_stop && state.next >= state.taken + self.prefetch {
+                while !state.must_stop && state.next >= state.taken + self.ahead(&state) {
                     state = self.is_taken.wait(state).unwrap_or_else(PoisonError::into_inner);
                 }
                 if state.must_stop || state.next == self.total {
@@ -234,12 +287,21 @@ impl Queue {
                 state.next - 1
             };
             let batch = make(number);
-            locked(&self.state).ready.insert(number, batch);
+            let mut state = locked(&self.state);
+            state.largest = state.largest.max(batch.as_ref().map_or(0, HostBatch::bytes));
+            state.ready.insert(number, batch);
+            drop(state);
             self.is_made.notify_all();
         }
     }
 
-    fn take(&self, number: u64) -> Result<Batch> {
+    /// How many batches may be made ahead, by their number and by the bytes of the largest so far.
+    fn ahead(&self, state: &QueueState) -> u64 {
+        let fitting = self.prefetch_bytes.checked_div(state.largest).unwrap_or(usize::MAX);
+        self.prefetch.min(fitting as u64).max(1)
+    }
+
+    fn take(&self, number: u64) -> Result<HostBatch> {
         let mut state = locked(&self.state);
         loop {
             if let Some(batch) = state.ready.remove(&number) {

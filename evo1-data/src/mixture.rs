@@ -154,6 +154,11 @@ impl Mixture {
         Some(self.read(source, episode, frame))
     }
 
+    /// The runs of frames of one weight.
+    pub(crate) fn runs(&self) -> &[Run] {
+        self.sampler.runs()
+    }
+
     pub(crate) fn locate(&self, position: Position) -> (usize, usize, usize) {
         self.sampler.draw(position)
     }

@@ -2,7 +2,8 @@
 //!
 //! A checkpoint is written to a folder of another name, which is renamed once everything is on the disk: a folder
 //! `step-00000100` is always complete, whenever the process is killed. Beside the policy's own files it holds
-//! `training/`: `optimizer.bpk` (burn's record of the optimiser) and `progress.json`.
+//! `training/`: `optimizer.bpk` (burn's record of the optimiser), `progress.json` and `run.json`
+//! ([`RunIdentity`]).
 
 use std::{
     fs::{self, File},
@@ -10,10 +11,11 @@ use std::{
 };
 
 use burn::{optim::OptimizerRecord, tensor::Bytes};
-use evo1::{Components, CoreError, Policy, convert::Format, files::write_atomically};
-use serde::{Deserialize, Serialize};
+use burn_pack::{Reader, Tensor, Writer};
+use evo1::{Components, CoreError, convert::Format, files::write_atomically};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{CheckpointConfig, Error, Learner, LearnerConfig, Progress, Result};
+use crate::{CheckpointConfig, Error, Learner, Parameter, Progress, Result, identity::RunIdentity};
 
 /// The folder of a run's checkpoints.
 #[derive(Debug, Clone)]
@@ -25,6 +27,7 @@ pub(crate) struct Checkpoints {
 const TRAINING: &str = "training";
 const OPTIMIZER: &str = "optimizer.bpk";
 const PROGRESS: &str = "progress.json";
+const RUN: &str = "run.json";
 /// Which checkpoint is the best.
 const BEST: &str = "best.json";
 /// How the names of files end that were being written.
@@ -35,9 +38,14 @@ const PREFIX: &str = "step-";
 const UNFINISHED: &str = ".unfinished-";
 
 impl Checkpoints {
-    /// The checkpoints below the folder of a run. What a killed process left unfinished is removed.
+    /// The checkpoints below the folder of a run.
+    pub(crate) fn of(run: &Path, config: CheckpointConfig) -> Self {
+        Self { folder: run.join("checkpoints"), config }
+    }
+
+    /// [`Self::of`] for the process that writes them. What a killed process left unfinished is removed.
     pub(crate) fn open(run: &Path, config: CheckpointConfig) -> Result<Self> {
-        let checkpoints = Self { folder: run.join("checkpoints"), config };
+        let checkpoints = Self::of(run, config);
         let failed = |reason| CoreError::io("create", &checkpoints.folder, reason);
         fs::create_dir_all(&checkpoints.folder).map_err(failed)?;
         for name in checkpoints.names()? {
@@ -62,11 +70,19 @@ impl Checkpoints {
     }
 
     /// Saves a learner with the mean loss since the checkpoint before, then removes those that need not be kept.
-    pub(crate) fn save<C: Components>(&self, learner: &Learner<C>, loss: f64) -> Result<PathBuf> {
+    pub(crate) fn save<C: Components>(
+        &self,
+        learner: &Learner<C>,
+        identity: &RunIdentity,
+        loss: f64,
+    ) -> Result<PathBuf> {
         let step = learner.progress().step;
         let (path, unfinished) = (self.path(step), self.folder.join(format!("{UNFINISHED}{step}")));
         remove(&unfinished)?;
-        write(learner, &unfinished)?;
+        write(learner, identity, &unfinished).inspect_err(|_| {
+            // What is half written takes the room that the next try needs.
+            let _ = remove(&unfinished);
+        })?;
         remove(&path)?;
         fs::rename(&unfinished, &path).map_err(|reason| CoreError::io("write", &path, reason))?;
         sync(&self.folder)?;
@@ -131,38 +147,109 @@ struct Best {
 }
 
 /// Writes everything of a checkpoint into a new folder.
-fn write<C: Components>(learner: &Learner<C>, folder: &Path) -> Result<()> {
+fn write<C: Components>(learner: &Learner<C>, identity: &RunIdentity, folder: &Path) -> Result<()> {
     let training = folder.join(TRAINING);
     fs::create_dir_all(&training).map_err(|reason| CoreError::io("create", &training, reason))?;
     let path = training.join(OPTIMIZER);
     let bytes = learner.optimizer().into_bytes().map_err(|error| Error::checkpoint(&path, format!("{error:?}")))?;
+    // burn's order changes from process to process.
+    let bytes = repacked(bytes, |_, _, _| Ok(true)).map_err(|message| Error::checkpoint(&path, message))?;
     write_atomically(&path, &bytes)?;
     let text = serde_json::to_string_pretty(&learner.progress()).expect("numbers under string keys are JSON");
     write_atomically(&training.join(PROGRESS), text.as_bytes())?;
+    let text = serde_json::to_string_pretty(identity).expect("values under string keys are JSON");
+    write_atomically(&training.join(RUN), text.as_bytes())?;
     let policy = learner.policy();
     policy.save(folder, Format::of(&policy.config))?;
     sync(&training)?;
     sync(folder)
 }
 
-/// A learner as it was when a checkpoint was saved, from the checkpoint's policy.
+/// What the run was when a checkpoint was saved, and how far.
 ///
 /// # Errors
-/// When the folder is no checkpoint of a run, or the optimiser's state is not that of the policy.
-pub(crate) fn restore<C: Components>(folder: &Path, policy: Policy<C>, config: LearnerConfig) -> Result<Learner<C>> {
+/// When the folder is no checkpoint of a run.
+pub(crate) fn saved(folder: &Path) -> Result<(Progress, RunIdentity)> {
     let training = folder.join(TRAINING);
     if !training.is_dir() {
         return Err(Error::checkpoint(folder, "not a checkpoint of a training run: it has no folder `training`"));
     }
-    let path = training.join(PROGRESS);
-    let text = fs::read_to_string(&path).map_err(|reason| CoreError::io("read", &path, reason))?;
-    let progress: Progress = serde_json::from_str(&text).map_err(|error| Error::checkpoint(&path, error))?;
-    let path = training.join(OPTIMIZER);
+    Ok((read_json(&training.join(PROGRESS))?, read_json(&training.join(RUN))?))
+}
+
+/// The state of a checkpoint's optimiser for the parameters that are trained now. Others have none where they
+/// `may_differ`: what is trained was changed.
+///
+/// # Errors
+/// When it is of other parameters, by their names and shapes: burn would begin the state of those anew without a word.
+pub(crate) fn optimizer_of(
+    folder: &Path,
+    trained: &[Parameter],
+    progress: &Progress,
+    may_differ: bool,
+) -> Result<OptimizerRecord> {
+    let path = folder.join(TRAINING).join(OPTIMIZER);
     let bytes = fs::read(&path).map_err(|reason| CoreError::io("read", &path, reason))?;
-    let record = OptimizerRecord::from_bytes(Bytes::from_bytes_vec(bytes))
-        .map_err(|error| Error::checkpoint(&path, format!("not burn's record of an optimiser: {error:?}")))?;
-    let learner = Learner::new(policy, config)?;
-    learner.restored(record, progress).map_err(|message| Error::checkpoint(&path, message))
+    let mut count = 0;
+    let bytes = repacked(Bytes::from_bytes_vec(bytes), |id, name, shape| {
+        match trained.iter().find(|parameter| Some(parameter.id.val()) == id) {
+            Some(Parameter { path: parameter, shape: expected, .. }) => match shape {
+                Some(shape) if shape != expected => {
+                    Err(format!("the state of `{parameter}` must have shape {expected:?}, got {shape:?}"))
+                }
+                shape => {
+                    count += usize::from(shape.is_some());
+                    Ok(true)
+                }
+            },
+            None if may_differ => Ok(false),
+            None => Err(format!("it holds the state `{name}` of a parameter that is not trained")),
+        }
+    });
+    let bytes = bytes.map_err(|message| Error::checkpoint(&path, message))?;
+    if (count == 0) == (progress.step > progress.skipped) && !may_differ {
+        return Err(Error::checkpoint(&path, format!("it holds {count} tensors after {} steps", progress.step)));
+    }
+    OptimizerRecord::from_bytes(bytes).map_err(|error| Error::checkpoint(&path, format!("{error:?}")))
+}
+
+/// An optimiser's record with its tensors in the order of their names and without what is not wanted. `is_wanted` is asked
+/// of every entry by its parameter's id, its name and, where it is a tensor, its shape.
+fn repacked(
+    bytes: Bytes,
+    mut is_wanted: impl FnMut(Option<u64>, &str, Option<&[usize]>) -> Result<bool, String>,
+) -> Result<Bytes, String> {
+    let failed = |error: burn_pack::Error| format!("not burn's record of an optimiser: {error:?}");
+    let reader = Reader::from_bytes(bytes).map_err(failed)?;
+    let (scalars, paths) = (reader.scalars().clone(), reader.metadata().clone());
+    let mut tensors = Vec::new();
+    for tensor in reader.into_tensors().map_err(failed)? {
+        let (name, dtype, shape, id, bytes) = tensor.into_parts().map_err(failed)?;
+        if is_wanted(id, &name, Some(shape.as_slice()))? {
+            tensors.push((name, dtype, shape, id, bytes));
+        }
+    }
+    tensors.sort_by(|a, b| a.0.cmp(&b.0));
+    let tensors = tensors.into_iter().map(|(name, dtype, shape, id, bytes)| Tensor::new(name, dtype, shape, id, bytes));
+    let mut writer = Writer::new(tensors.collect());
+    // Entries are named after the parameter's id.
+    let id_of = |name: &str| name.split('.').next().and_then(|id| id.parse::<u64>().ok());
+    for (name, value) in &scalars {
+        if is_wanted(id_of(name), name, None)? {
+            writer = writer.with_scalar(name, *value);
+        }
+    }
+    for (name, value) in &paths {
+        if is_wanted(id_of(name), name, None)? {
+            writer = writer.with_metadata(name, value);
+        }
+    }
+    writer.into_bytes().map_err(failed)
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = fs::read_to_string(path).map_err(|reason| CoreError::io("read", path, reason))?;
+    serde_json::from_str(&text).map_err(|error| Error::checkpoint(path, error))
 }
 
 /// Removes a folder, if it is there.

@@ -3,7 +3,7 @@
 use std::{num::NonZeroUsize, sync::Arc};
 
 use evo1::Preparer;
-use evo1_data::{Loader, LoaderOptions, Mixture, Position};
+use evo1_data::{DatasetIdentity, Loader, LoaderOptions, Mixture, Position, Share, SkippedEpisode};
 
 use crate::{BatchSource, Error, Result, TrainBatch, TrainConfig};
 
@@ -15,40 +15,62 @@ pub struct DatasetBatches {
     loader: Loader,
     start: Position,
     batch_size: usize,
-    running: Option<(u64, evo1_data::Batches)>,
+    share: Share,
+    running: Option<Running>,
+}
+
+/// Batches that are being made.
+struct Running {
+    batches: evo1_data::Batches,
+    /// The first observation of the step that they began with.
+    origin: u64,
+    /// Batches that were taken.
+    taken: u64,
 }
 
 impl DatasetBatches {
-    /// Batches of a mixture for the policy of `preparer`.
-    pub fn new(mixture: Arc<Mixture>, preparer: Preparer, config: &TrainConfig) -> Result<Self> {
+    /// Those batches of a mixture that are used here, for the policy of `preparer`.
+    pub fn new(mixture: Arc<Mixture>, preparer: Preparer, config: &TrainConfig, share: Share) -> Result<Self> {
         let batch_size =
             NonZeroUsize::new(config.batch_size).ok_or_else(|| Error::config("batch_size", "at least 1", 0))?;
         let workers = match config.workers {
             0 => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
             workers => workers,
         };
-        let options = LoaderOptions { workers, prefetch: PREFETCH * workers, ..LoaderOptions::new(batch_size) };
+        let prefetch_bytes = config.prefetch_mb << 20;
+        let options = LoaderOptions { prefetch_bytes, share, ..LoaderOptions::new(batch_size) };
+        let options = LoaderOptions { workers, prefetch: PREFETCH * workers, ..options };
         let loader = Loader::new(mixture, preparer, options)?;
-        Ok(Self { loader, start: Position::start(config.seed), batch_size: config.batch_size, running: None })
+        let start = Position::start(config.seed);
+        Ok(Self { loader, start, batch_size: config.batch_size, share, running: None })
     }
 
     /// The loader.
     pub fn loader(&self) -> &Loader {
         &self.loader
     }
+
+    /// The first observation of the `number`-th batch that is used here, counted from that of the step it began with.
+    fn first(&self, number: u64) -> u64 {
+        self.share.place(number) * self.batch_size as u64
+    }
 }
 
 impl BatchSource for DatasetBatches {
-    fn batch(&mut self, index: u64) -> Result<TrainBatch> {
-        let mut batches = match self.running.take() {
-            Some((next, batches)) if next == index => batches,
+    fn batch(&mut self, first: u64) -> Result<TrainBatch> {
+        let mut running = match self.running.take() {
+            Some(running) if running.origin + self.first(running.taken) == first => running,
             _ => {
-                let draws = index * self.batch_size as u64;
-                self.loader.batches(self.start.advanced(draws, self.loader.mixture().len()))
+                let origin = first.checked_sub(self.first(0)).ok_or_else(|| {
+                    Error::config("first", format!("at least {}: other ranks have those before", self.first(0)), first)
+                })?;
+                let from = self.start.advanced(origin, self.loader.mixture().len());
+                Running { batches: self.loader.batches(from), origin, taken: 0 }
             }
         };
-        let batch = batches.next().ok_or_else(|| Error::config("data", "without end", "its end"))??;
-        self.running = Some((index + 1, batches));
+        let batch = running.batches.next_on_host().ok_or_else(|| Error::config("data", "without end", "its end"))??;
+        running.taken += 1;
+        self.running = Some(running);
         Ok(batch.into())
     }
 
@@ -58,5 +80,14 @@ impl BatchSource for DatasetBatches {
 
     fn samples(&self) -> usize {
         self.loader.mixture().len() as usize
+    }
+
+    fn identity(&self) -> Vec<DatasetIdentity> {
+        self.loader.mixture().identity()
+    }
+
+    fn skipped(&self) -> Vec<String> {
+        let text = |skipped: SkippedEpisode| format!("{}: {}", skipped.sample, skipped.reason);
+        self.loader.skipped().into_iter().map(text).collect()
     }
 }

@@ -1,6 +1,8 @@
 //! The error of this crate.
 
-use std::path::PathBuf;
+use std::{io::ErrorKind, path::PathBuf};
+
+use evo1::CoreError;
 
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -13,7 +15,7 @@ pub enum Error {
     Policy(#[from] evo1::Error),
     /// A file, device or configuration of the policy cannot be used.
     #[error(transparent)]
-    Core(#[from] evo1::CoreError),
+    Core(#[from] CoreError),
     /// A value of the run's configuration is not one that it may have.
     #[error("`{field}` must be {expected}, got {got}")]
     Config {
@@ -35,14 +37,28 @@ pub enum Error {
     /// The network diverged.
     #[error(
         "the loss or its gradient was not finite in {streak} steps in a row, the last being step {step}: lower the \
-         learning rate, or look at the data named in metrics.jsonl"
+         learning rate, or look at {}",
+        if samples.is_empty() { "the data".into() } else { samples.join("; ") }
     )]
     NonFinite {
         /// Steps in a row.
         streak: u32,
         /// The last of them.
         step: u64,
+        /// The observations of the last one whose loss was not finite.
+        samples: Vec<String>,
     },
+    /// A run that goes on would be another run.
+    #[error("the run would be another one than it was: {text} (`--allow-change {name}` accepts it)")]
+    Changed {
+        /// What is not the same, as `--allow-change` names it.
+        name: String,
+        /// Old and new values.
+        text: String,
+    },
+    /// Another rank of the run failed or is gone.
+    #[error("{0}")]
+    Group(String),
     /// A checkpoint is not one that the run can go on from.
     #[error("{}: {message}", path.display())]
     Checkpoint {
@@ -65,6 +81,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether a disk is full, or the user's part of it.
+    pub fn is_full(&self) -> bool {
+        let (Self::Core(CoreError::Io { reason, .. }) | Self::Policy(evo1::Error::Core(CoreError::Io { reason, .. }))) =
+            self
+        else {
+            return false;
+        };
+        matches!(reason.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+    }
+
     /// A value that a field of the configuration may not have.
     pub fn config(field: impl ToString, expected: impl ToString, got: impl ToString) -> Self {
         Self::Config { field: field.to_string(), expected: expected.to_string(), got: got.to_string() }

@@ -8,7 +8,7 @@ use evo1::{
     device::{read, scalar},
     weights::floats,
 };
-use evo1_data::{Augmentation, DataConfig, Mixture, StateNoise, Suites};
+use evo1_data::{Augmentation, DataConfig, Mixture, Share, StateNoise, Suites};
 
 use crate::{BatchSource, DataSource, Draw, Error, Result, TrainConfig, open::batches_for, robot};
 
@@ -86,22 +86,25 @@ pub fn evaluate_with<C: Components>(
     robot::misfits(policy, &mixture)?.iter().for_each(|misfit| tracing::warn!("{misfit}"));
     let batches_of = |batch_size| {
         let settings = TrainConfig { batch_size, seed: config.seed, ..TrainConfig::default() };
-        batches_for(policy, Arc::clone(&mixture), &settings)
+        batches_for(policy, Arc::clone(&mixture), &settings, Share::ALL)
     };
+    let preparer = policy.preparer();
     let (expert, semantics, flow) = (&policy.network.action, &policy.config.semantics, policy.flow()?);
     let (mut loss, mut squares, mut magnitudes, mut count) = (0.0, 0.0, 0.0, 0.0);
     let mut batches = batches_of(config.batch_size)?;
     for index in 0..config.batches as u64 {
-        let batch = batches.batch(index)?;
+        let first = index * config.batch_size as u64;
+        let batch = batches.batch(first)?.place(&preparer);
         let inputs = &batch.inputs;
         let context = policy.fuse(policy.visual_tokens(inputs), inputs)?;
         let trace = &mut Trace::off();
         let conditioning = expert.condition(context.clone(), inputs.state.clone(), &inputs.embodiment, trace);
-        let Draw { time, noise } = Draw::of(&flow, &policy.config, config.seed, batch.size(), index, policy.device());
-        let sample = FlowSample { actions: batch.actions.clone(), mask: batch.mask.clone(), noise, time };
+        let draw = Draw::of(&flow, &policy.config, config.seed, first, [batch.size(), 1], policy.device());
+        let sample =
+            FlowSample { actions: batch.actions.clone(), mask: batch.mask.clone(), noise: draw.noise, time: draw.time };
         loss += scalar(flow_matching_loss(expert, &conditioning, sample, semantics, trace).loss)?;
 
-        let seed = config.seed.wrapping_add(index * config.batch_size as u64);
+        let seed = config.seed.wrapping_add(first);
         let noise = policy.noise(batch.size(), &Noise::Seed(seed))?;
         let predicted = policy.act(context, inputs, noise, None)?;
         let difference = (predicted - batch.actions.clone()) * batch.mask.clone();
@@ -118,7 +121,7 @@ pub fn evaluate_with<C: Components>(
     let (rollout, mut single) = (Rollout::new(policy.clone()), batches_of(1)?);
     let mut times = Vec::new();
     for index in 0..(WARM_UP + TIMED) as u64 {
-        let batch = single.batch(index)?;
+        let batch = single.batch(index)?.place(&preparer);
         let noise = policy.noise(1, &Noise::Seed(index))?;
         let began = Instant::now();
         read(rollout.actions(&batch.inputs, noise, None)?)?;

@@ -14,7 +14,6 @@
 use std::{
     collections::BTreeMap,
     fs, io,
-    ops::Deref,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
@@ -24,10 +23,10 @@ use burn::{
     tensor::{DType, Device, Tensor, TensorData},
 };
 use evo1::{
-    Components, Context, CoreError, Inputs, Policy, Trace, VelocityModel, VisionLanguageModel,
+    Components, Context, CoreError, HostInputs, Policy, Preparer, Trace, VelocityModel, VisionLanguageModel,
     config::ContextScope,
     device::read,
-    vlm::TokenBatch,
+    vlm::{TokenBatch, frame::Pixels},
     weights::{WeightFile, write_safetensors},
 };
 use sha2::{Digest, Sha256};
@@ -86,11 +85,12 @@ impl FrozenOutputs {
 
     /// The context of a batch: of each sample as it was kept, or computed by itself and kept now. `vlm` is looked at only
     /// for what is computed.
-    pub(crate) fn context<C: Components>(
+    pub(crate) fn context<'a, C: Components>(
         &self,
-        vlm: &impl Deref<Target = C::Vlm>,
+        vlm: &impl Fn() -> &'a C::Vlm,
         policy: &Policy<C>,
-        inputs: &Inputs,
+        inputs: &HostInputs,
+        preparer: &Preparer,
     ) -> Result<Context> {
         let (config, image_token) = (&policy.config, policy.tokenizer.image_context());
         let [samples, length] = inputs.tokens.dims();
@@ -105,10 +105,11 @@ impl FrozenOutputs {
             let tokens = inputs.tokens.sample(row, end);
             let of_images = tokens.ids()[0].iter().filter(|&&id| id == image_token).count();
             let tiles = of_images / config.vlm.tokens_per_tile();
-            let pixels = inputs.pixels.clone().filter(|_| tiles > 0);
-            let pixels = pixels.map(|pixels| pixels.narrow(0, first_tile, tiles));
+            let available = inputs.pixels.tiles(config.vlm.image_size);
+            let pixels =
+                inputs.pixels.tile_range(first_tile..(first_tile + tiles).min(available), config.vlm.image_size);
             first_tile += tiles;
-            outputs.push(self.output(vlm, policy, pixels, &tokens, &inputs.state.device())?);
+            outputs.push(self.output(vlm, policy, pixels, &tokens, preparer)?);
         }
         let width = policy.network.vlm.context_len(length);
         let layers = outputs[0].layers.len();
@@ -122,30 +123,28 @@ impl FrozenOutputs {
     }
 
     /// One sample's output.
-    fn output<C: Components>(
+    fn output<'a, C: Components>(
         &self,
-        vlm: &impl Deref<Target = C::Vlm>,
+        vlm: &impl Fn() -> &'a C::Vlm,
         policy: &Policy<C>,
-        pixels: Option<Tensor<4>>,
+        pixels: Pixels,
         tokens: &TokenBatch,
-        device: &Device,
+        preparer: &Preparer,
     ) -> Result<Output> {
         let mut sum = Sha256::new_with_prefix(&self.fingerprint);
-        if let Some(pixels) = &pixels {
-            sum.update(read(pixels.clone())?.as_bytes());
-        }
+        sum.update(pixels.bytes());
         sum.update(format!("{tokens:?}"));
         let name = hexadecimal(&sum.finalize());
         // A folder of a few hundred files each, for the sake of those who list them.
         let path = self.folder.join(&name[..2]).join(format!("{name}.safetensors"));
         if path.is_file() {
-            match Output::read(&path, &name, device) {
+            match Output::read(&path, &name, &preparer.device) {
                 Ok(output) => return Ok(output),
                 Err(error) => tracing::warn!("computed again: {error}"),
             }
         }
-        let trace = &mut Trace::off();
-        let visual = pixels.map(|pixels| vlm.visual_tokens(pixels, trace));
+        let (vlm, trace) = (vlm(), &mut Trace::off());
+        let visual = preparer.place_pixels(pixels).map(|pixels| vlm.visual_tokens(pixels, trace));
         let (image_token, semantics) = (policy.tokenizer.image_context(), &policy.config.semantics);
         let context = vlm.forward(visual, tokens, image_token, semantics, trace).map_err(evo1::Error::from)?;
         let output = Output { tokens: context.tokens, layers: context.layers };

@@ -1,27 +1,27 @@
-//! One step of training: loss, gradients, clipping, update.
+//! Steps of training, on one device or several.
 
-use std::{cell::LazyCell, path::PathBuf};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
 
 use burn::{
-    module::{Module, ModuleMapper, Param},
-    optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer, OptimizerRecord},
-    tensor::{DType, Device, Tensor},
+    optim::{ModuleOptimizer, OptimizerRecord},
+    tensor::{DType, Device, Tensor, TensorData},
 };
-use evo1::{
-    Components, Context, Evo1, Inputs, Policy, Published, Trace, VelocityModel, VisionLanguageModel,
-    action::{Flow, FlowSample, flow_matching_loss},
-    config::PolicyConfig,
-    device::scalar,
-    ops::repeat_samples,
-    rng,
-};
+use evo1::{Components, Policy, Published, action::Flow, config::PolicyConfig, rng};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Error, OptimizerConfig, Result, Schedule, TrainBatch, TrainedParts,
-    frozen::{FrozenOutputs, check_is_frozen},
-    optimizer::global_norm,
-    parameters::{Parameter, parameters, with_stable_ids},
+    Alone, Error, Group, OptimizerConfig, Result, Schedule, TrainBatch, TrainedParts,
+    group::Threads,
+    parameters::{Parameter, parameters},
+    replica::{Outcome, Replica},
 };
 
 /// How a policy is trained, the data and what is kept of the run aside.
@@ -61,17 +61,16 @@ impl LearnerConfig {
     }
 }
 
-/// The network of some components.
-type Network<C> = Evo1<<C as Components>::Vlm, <C as Components>::Action>;
-
-/// A policy in training, with its optimiser.
+/// A policy in training, with its optimiser: one replica for each device.
+///
+/// Every replica has all weights and an optimiser. In a step each computes the gradients of its own batches, all take the
+/// mean, and each updates its weights by it: they stay the same on all, to the bit where the devices are of one kind.
 pub struct Learner<C: Components = Published> {
-    policy: Policy<C>,
-    optimizer: ModuleOptimizer,
-    config: LearnerConfig,
-    flow: Flow,
-    devices: Vec<Device>,
-    frozen: Option<FrozenOutputs>,
+    replica: Replica<C>,
+    /// The replicas of the other devices.
+    workers: Vec<Worker>,
+    group: Box<dyn Group>,
+    processes: Arc<dyn Group>,
     progress: Progress,
 }
 
@@ -80,8 +79,8 @@ pub struct Learner<C: Components = Published> {
 pub struct Progress {
     /// Steps done, skipped ones included.
     pub step: u64,
-    /// Batches used: the data's and the generator's position.
-    pub batches: u64,
+    /// Observations used, by all ranks: the data's and the generator's position.
+    pub observations: u64,
     /// Steps skipped because loss or gradient were not finite.
     pub skipped: u64,
     /// How many of them were the last ones, in a row.
@@ -89,7 +88,7 @@ pub struct Progress {
 }
 
 /// What one step did.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct StepReport {
     /// The step, counted from 0.
     pub step: u64,
@@ -99,10 +98,41 @@ pub struct StepReport {
     pub gradient_norm: f64,
     /// The learning rate.
     pub learning_rate: f64,
-    /// Observations used.
+    /// Observations used, by all ranks.
     pub observations: usize,
     /// Whether the step was skipped because loss or gradient were not finite.
     pub is_skipped: bool,
+    /// What the observations are called whose loss was not finite, of those that were computed here.
+    pub unusable: Vec<String>,
+    /// Where the time went.
+    pub times: StepTimes,
+}
+
+/// How long the parts of a step took, as the first device's thread saw it. A device that works while its thread goes on is
+/// waited for where something is read from it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StepTimes {
+    /// Waiting for batches.
+    pub data: Duration,
+    /// From the batches to their losses.
+    pub forward: Duration,
+    /// The gradients.
+    pub backward: Duration,
+    /// Their mean over all ranks.
+    pub reduce: Duration,
+    /// The update of the weights.
+    pub update: Duration,
+}
+
+impl std::ops::AddAssign for StepTimes {
+    fn add_assign(&mut self, others: Self) {
+        let Self { data, forward, backward, reduce, update } = others;
+        self.data += data;
+        self.forward += forward;
+        self.backward += backward;
+        self.reduce += reduce;
+        self.update += update;
+    }
 }
 
 /// τ and ε of a batch, given instead of drawn.
@@ -115,13 +145,25 @@ pub struct Draw {
 }
 
 impl Draw {
-    /// τ and ε for `samples` samples of a policy, by a seed and the index of their batch.
-    pub fn of(flow: &Flow, config: &PolicyConfig, seed: u64, samples: usize, index: u64, device: &Device) -> Self {
+    /// `draws` times τ and ε for each of `count` observations of a run from the number `first` on: of each by itself, so
+    /// that they are the same however a step's observations are divided into batches.
+    pub fn of(
+        flow: &Flow,
+        config: &PolicyConfig,
+        seed: u64,
+        first: u64,
+        [count, draws]: [usize; 2],
+        device: &Device,
+    ) -> Self {
         let action = &config.action;
-        let mut times = rng::stream(seed, &format!("time.{index}"));
-        let mut noise = rng::stream(seed, &format!("noise.{index}"));
-        let shape = [samples, action.horizon, action.max_action_dim];
-        Self { time: flow.time_draw.times(samples, &mut times), noise: flow.noise.tensor(shape, &mut noise, device) }
+        let shape = [count * draws, action.horizon, action.max_action_dim];
+        let each = draws * action.horizon * action.max_action_dim;
+        let (mut time, mut noise) = (Vec::new(), Vec::new());
+        for observation in first..first + count as u64 {
+            time.extend(flow.time_draw.times(draws, &mut rng::stream(seed, &format!("time.{observation}"))));
+            noise.extend(flow.noise.draw(each, &mut rng::stream(seed, &format!("noise.{observation}"))));
+        }
+        Self { time, noise: Tensor::from_data(TensorData::new(noise, shape), (device, DType::F32)) }
     }
 }
 
@@ -134,41 +176,37 @@ impl<C: Components> Learner<C> {
     /// # Errors
     /// When the configuration trains nothing, keeps outputs of what it trains, or asks for what the device cannot do.
     pub fn new(policy: Policy<C>, config: LearnerConfig) -> Result<Self> {
-        let device = policy.device().clone().autodiff();
-        if !device.supports_dtype(config.compute) {
-            return Err(Error::config("compute", "a number type of the device", config.compute.name()));
-        }
-        if config.draws == 0 {
-            return Err(Error::config("draws", "at least 1", 0));
-        }
-        let layers = policy.network.action.language_layers(policy.config.vlm.language.num_layers);
-        if config.gradient_checkpointing && !layers.map_err(evo1::Error::from)?.is_empty() {
-            let expected = "false where the integration is layer-wise: only the last layer's output is kept";
-            return Err(Error::config("gradient_checkpointing", expected, true));
-        }
-        let open = |folder| {
-            check_is_frozen(&config.trained)?;
-            FrozenOutputs::open(folder, &policy, config.compute)
-        };
-        let frozen = config.frozen_outputs.as_deref().map(open).transpose()?;
-        let flow = policy.flow()?;
-        let network = with_stable_ids(policy.network).train();
-        let network = config.trained.apply(network)?;
-        let optimizer = config.optimizer.build(&network);
-        let policy = Policy::new_as(policy.config, network, policy.tokenizer, policy.statistics, &device);
-        Ok(Self { policy, optimizer, config, flow, devices: vec![device], frozen, progress: Progress::default() })
+        let replica = Replica::new(policy, config)?;
+        Ok(Self {
+            replica,
+            workers: Vec::new(),
+            group: Box::new(Alone),
+            processes: Arc::new(Alone),
+            progress: Progress::default(),
+        })
     }
 
-    /// The same learner computing each batch of a step on the next of `devices`, in parallel. Weights and optimiser stay
-    /// on the first one.
+    /// The same learner with a replica, an optimiser and a thread on each of `devices`, the first of which is this
+    /// thread's, among the processes of `processes`.
     ///
-    /// # Panics
-    /// When there is no device.
-    pub fn on_devices(mut self, devices: &[Device]) -> Self {
-        assert!(!devices.is_empty(), "training needs at least one device");
-        self.devices = devices.iter().map(|device| device.clone().autodiff()).collect();
-        self.policy.network = self.policy.network.fork(&self.devices[0]);
-        self
+    /// # Errors
+    /// When there is no device, or one is named twice.
+    pub fn on_devices(mut self, devices: &[Device], processes: Arc<dyn Group>) -> Result<Self> {
+        let Some((first, others)) = devices.split_first() else {
+            return Err(Error::config("devices", "at least one", "none"));
+        };
+        if let Some(twice) = (1..devices.len()).find(|&at| devices[..at].contains(&devices[at])) {
+            return Err(Error::config("devices", "different devices", format!("{:?} twice", devices[twice])));
+        }
+        self.replica = self.replica.on(first);
+        let mut members = Threads::new(devices.len(), Arc::clone(&processes)).into_iter();
+        self.processes = processes;
+        if let Some(member) = members.next() {
+            self.group = Box::new(member);
+        }
+        let replicas = others.iter().map(|device| self.replica.copy(device));
+        self.workers = replicas.zip(members).map(|(replica, member)| Worker::start(replica, member)).collect();
+        Ok(self)
     }
 
     /// How far the run is.
@@ -176,313 +214,223 @@ impl<C: Components> Learner<C> {
         self.progress
     }
 
+    /// The processes of the run.
+    pub fn processes(&self) -> &dyn Group {
+        &*self.processes
+    }
+
+    /// The learners of the run: one for each device of each process.
+    pub fn group(&self) -> &dyn Group {
+        &*self.group
+    }
+
+    /// Learners of this process.
+    fn ranks_here(&self) -> usize {
+        self.workers.len() + 1
+    }
+
     /// The policy as it is now, ready to predict.
     pub fn policy(&self) -> Policy<C> {
-        let Policy { config, network, tokenizer, statistics, .. } = self.policy.clone();
-        let device = self.devices[0].clone().without_autodiff();
-        Policy::new_as(config, network.valid(), tokenizer, statistics, &device)
+        self.replica.policy()
     }
 
     /// Number of parameters that are trained, and of all.
     pub fn parameter_counts(&self) -> (usize, usize) {
-        let all = parameters(&self.policy.network).iter().map(Parameter::count).sum();
+        let all = parameters(self.replica.network()).iter().map(Parameter::count).sum();
         (self.trained_parameters().map(|parameter| parameter.count()).sum(), all)
     }
 
-    fn trained_parameters(&self) -> impl Iterator<Item = Parameter> {
-        parameters(&self.policy.network).into_iter().filter(|parameter| parameter.is_trained)
+    /// The parameters that are trained, in the order of the network's fields.
+    pub fn trained_parameters(&self) -> impl Iterator<Item = Parameter> {
+        parameters(self.replica.network()).into_iter().filter(|parameter| parameter.is_trained)
     }
 
     /// The optimiser's state, in burn's format.
     pub(crate) fn optimizer(&self) -> &ModuleOptimizer {
-        &self.optimizer
+        self.replica.optimizer()
     }
 
     /// The learner with the state of an earlier one: its optimiser's, and how far it was. The weights are those of the
     /// policy that it was made with.
-    ///
-    /// # Errors
-    /// With what is wrong when the record is of other parameters: burn would begin their state anew without a word.
-    pub(crate) fn restored(mut self, record: OptimizerRecord, progress: Progress) -> Result<Self, String> {
-        // Two moments of each parameter that had a gradient, once a step was done.
-        let (given, most) = (record.len(), 2 * self.trained_parameters().count());
-        let has_state = progress.step > progress.skipped;
-        if given > most || (given > 0) != has_state {
-            return Err(format!("it holds {given} tensors of an optimiser's state, but the run has {most}"));
-        }
-        self.optimizer = self.optimizer.load_record(record);
+    pub(crate) fn restored(mut self, record: OptimizerRecord, progress: Progress) -> Self {
+        self.replica.restore(record);
         self.progress = progress;
-        Ok(self)
+        self
     }
 
     /// The learning rate of the next step.
     pub fn learning_rate(&self) -> f64 {
-        self.config.optimizer.learning_rate * self.config.schedule.factor(self.progress.step)
+        let LearnerConfig { optimizer, schedule, .. } = self.replica.config();
+        optimizer.learning_rate * schedule.factor(self.progress.step)
     }
 
-    /// One step on the mean gradient of some batches.
+    /// One step on the mean gradient of some batches, as many for each device; the first ones are for the first device.
     ///
     /// When loss or gradient are not finite, nothing is updated and the report says so.
     ///
     /// # Errors
-    /// When that has happened more than five times in a row.
+    /// When that has happened more than five times in a row, the batches cannot be shared out, or a rank failed.
     pub fn step(&mut self, batches: &[TrainBatch]) -> Result<StepReport> {
-        let first = self.progress.batches;
-        let jobs: Vec<Job<'_>> =
-            batches.iter().enumerate().map(|(at, batch)| Job { batch, draw: None, index: first + at as u64 }).collect();
-        self.step_on(&jobs)
+        let ranks = self.ranks_here();
+        if batches.is_empty() || !batches.len().is_multiple_of(ranks) {
+            let expected = format!("some batches for each of the {ranks} devices");
+            return Err(Error::config("batches", expected, batches.len()));
+        }
+        let rounds = batches.len() / ranks;
+        let before = |at: usize| batches[..at].iter().map(|batch| batch.size() as u64).sum::<u64>();
+        let first = self.progress.observations;
+        self.step_on(rounds, |round, rank| {
+            let at = rank * rounds + round;
+            Ok(Job { batch: batches[at].clone(), draw: None, first: first + before(at) })
+        })
     }
 
     /// [`Self::step`] on one batch with given τ and ε.
     pub fn step_with(&mut self, batch: &TrainBatch, draw: Draw) -> Result<StepReport> {
-        self.step_on(&[Job { batch, draw: Some(draw), index: self.progress.batches }])
+        let first = self.progress.observations;
+        self.step_on(1, |_, _| Ok(Job { batch: batch.clone(), draw: Some(draw.clone()), first }))
     }
 
-    fn step_on(&mut self, jobs: &[Job<'_>]) -> Result<StepReport> {
-        let (loss, gradients) = self.gradients(jobs)?;
-        let network = &self.policy.network;
-        let gradient_norm = global_norm(&gradients, network)?;
-        let (step, learning_rate) = (self.progress.step, self.learning_rate());
-        let is_skipped = !(loss.is_finite() && gradient_norm.is_finite());
-        let report = StepReport {
-            step,
-            loss,
-            gradient_norm,
-            learning_rate,
-            observations: jobs.iter().map(|job| job.batch.size()).sum(),
-            is_skipped,
+    /// [`Self::step`] on `rounds` batches for each rank, each taken from `source` when it is wanted, by the number of its
+    /// first observation.
+    pub fn step_from(
+        &mut self,
+        rounds: usize,
+        batch_size: usize,
+        mut source: impl FnMut(u64) -> Result<TrainBatch>,
+    ) -> Result<StepReport> {
+        let (first, offset) = (self.progress.observations, self.group.rank());
+        self.step_on(rounds, |round, rank| {
+            let first = first + (((offset + rank) * rounds + round) * batch_size) as u64;
+            Ok(Job { batch: source(first)?, draw: None, first })
+        })
+    }
+
+    fn step_on(&mut self, rounds: usize, mut next: impl FnMut(usize, usize) -> Result<Job>) -> Result<StepReport> {
+        let share = 1.0 / (rounds * self.group.size()) as f64;
+        let mut data = Duration::ZERO;
+        let mut taken = |round, rank| {
+            let began = Instant::now();
+            let job = next(round, rank);
+            data += began.elapsed();
+            job
         };
+        let mut computed = Ok(());
+        for round in 0..rounds {
+            let own = taken(round, 0);
+            for (at, worker) in self.workers.iter().enumerate() {
+                worker.tell(taken(round, at + 1).map(|job| Command::Add(Box::new(job), share)))?;
+            }
+            computed = computed.and_then(|()| self.replica.add(own?, share));
+        }
+        let learning_rate = self.learning_rate();
+        self.workers.iter().try_for_each(|worker| worker.tell(Ok(Command::Finish(rounds, learning_rate))))?;
+        let own = self.replica.finish(computed, rounds, &*self.group, learning_rate);
+        let others: Vec<Result<Outcome>> = self.workers.iter().map(Worker::outcome).collect();
+        // Of the ranks that fail because of another one the first that failed by itself says why.
+        let mut outcomes: Vec<Result<Outcome>> = std::iter::once(own).chain(others).collect();
+        let is_cause = |outcome: &Result<Outcome>| matches!(outcome, Err(error) if !matches!(error, Error::Group(_)));
+        if let Some(cause) = outcomes.iter().position(is_cause) {
+            outcomes.swap(0, cause);
+        }
+        let mut unusable = Vec::new();
+        let mut first = None;
+        for outcome in outcomes {
+            let mut outcome = outcome?;
+            unusable.append(&mut outcome.unusable);
+            first.get_or_insert(outcome);
+        }
+        let Some(Outcome { loss, gradient_norm, observations, is_skipped, times, .. }) = first else {
+            unreachable!("the first replica has an outcome")
+        };
+        let (step, times) = (self.progress.step, StepTimes { data, ..times });
         self.progress.step += 1;
-        self.progress.batches += jobs.len() as u64;
+        self.progress.observations += observations as u64;
         if is_skipped {
             self.progress.skipped += 1;
             self.progress.skipped_in_a_row += 1;
             if self.progress.skipped_in_a_row > MOST_SKIPPED {
-                return Err(Error::NonFinite { streak: self.progress.skipped_in_a_row, step });
+                return Err(Error::NonFinite { streak: self.progress.skipped_in_a_row, step, samples: unusable });
             }
-            return Ok(report);
+        } else {
+            self.progress.skipped_in_a_row = 0;
         }
-        self.progress.skipped_in_a_row = 0;
-        let gradients = self.config.optimizer.clip(gradients, gradient_norm, network);
-        self.policy.network = self.optimizer.step(learning_rate, network.clone(), gradients);
-        Ok(report)
+        Ok(StepReport { step, loss, gradient_norm, learning_rate, observations, is_skipped, unusable, times })
     }
 
-    /// The mean loss of some batches and its gradient, without a step.
-    fn gradients(&self, jobs: &[Job<'_>]) -> Result<(f64, GradientsParams)> {
-        let share = 1.0 / jobs.len() as f64;
-        let mut accumulator = GradientsAccumulator::new();
-        let mut total = 0.0;
-        for round in jobs.chunks(self.devices.len()) {
-            for done in self.round(round, share) {
-                let (loss, gradients) = done?;
-                total += share * loss;
-                let gradients = gradients.to_device(&self.devices[0].clone().without_autodiff(), &self.policy.network);
-                accumulator.accumulate(&self.policy.network, gradients);
-            }
-        }
-        Ok((total, accumulator.grads()))
-    }
-
-    /// One batch on each device.
-    fn round(&self, jobs: &[Job<'_>], share: f64) -> Vec<Result<(f64, GradientsParams)>> {
-        let network = &self.policy.network;
-        if let [job] = jobs {
-            return vec![self.backward(network, job, share)];
-        }
-        std::thread::scope(|scope| {
-            let running: Vec<_> = jobs
-                .iter()
-                .zip(&self.devices)
-                .map(|(job, device)| {
-                    let network = network.clone().fork(device);
-                    scope.spawn(move || self.backward(&network, job, share))
-                })
-                .collect();
-            let joined = running.into_iter().map(|thread| thread.join());
-            joined.map(|done| done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
-        })
-    }
-
-    fn backward(&self, network: &Network<C>, job: &Job<'_>, share: f64) -> Result<(f64, GradientsParams)> {
-        // Dropout draws from the device's generator, whose state cannot be kept: it starts anew for every batch.
-        let devices = network.action.devices();
-        let device = devices.first().unwrap_or(&self.devices[0]);
-        device.seed(rng::stream_seed(self.config.seed, &format!("dropout.{}", job.index)));
-        let computing = match self.config.compute {
-            DType::F32 => network.clone(),
-            // The vision-language model is cast when something has to be computed.
-            dtype if self.frozen.is_some() => {
-                Evo1 { action: network.action.clone().map(&mut Cast(dtype)), ..network.clone() }
-            }
-            dtype => network.clone().map(&mut Cast(dtype)),
-        };
-        let trained = &self.config.trained;
-        match &job.batch.inputs.pixels {
-            Some(pixels) if self.config.gradient_checkpointing && (trained.vision || trained.language) => {
-                self.backward_in_segments(network, &computing, pixels, job, share)
-            }
-            _ => {
-                let context = self.context(&computing, job.batch)?;
-                let loss = self.loss(&computing, context, job);
-                let value = scalar(loss.clone())?;
-                if !value.is_finite() {
-                    // Its gradients are not finite either, and nothing is done with them.
-                    return Ok((value, GradientsParams::new()));
-                }
-                Ok((value, GradientsParams::from_grads((loss * share).backward(), network)))
-            }
-        }
-    }
-
-    /// Back-propagation that keeps of the vision-language model only what passes between its layers: one layer's
-    /// activations are in memory at a time.
-    fn backward_in_segments(
-        &self,
-        network: &Network<C>,
-        computing: &Network<C>,
-        pixels: &Tensor<4>,
-        job: &Job<'_>,
-        share: f64,
-    ) -> Result<(f64, GradientsParams)> {
-        let (tokens, semantics) = (&job.batch.inputs.tokens, &self.policy.config.semantics);
-        let image_token = self.policy.tokenizer.image_context();
-        let failed = evo1::Error::from;
-        let frozen = computing.vlm.valid();
-        let mut between: Vec<Tensor<3>> = vec![Tensor::zeros([1, 1, 1], &pixels.device())];
-        let divided =
-            || Error::config("gradient_checkpointing", "false: this vision-language model is not divided", true);
-        let segments = frozen.segments(pixels.clone(), tokens, image_token, semantics).map_err(failed)?;
-        for segment in segments.ok_or_else(divided)? {
-            let given = between[between.len() - 1].clone();
-            between.push(segment.forward(given).map_err(failed)?);
-        }
-        let leaf = |x: Tensor<3>| x.autodiff().require_grad();
-        let fused = leaf(between.pop().unwrap_or_else(|| unreachable!("it begins with one tensor")));
-        let context = computing.vlm.context(fused.clone(), vec![], tokens, semantics, &pixels.device());
-        let loss = self.loss(computing, context, job);
-        let value = scalar(loss.clone())?;
-        if !value.is_finite() {
-            return Ok((value, GradientsParams::new()));
-        }
-        let mut accumulator = GradientsAccumulator::new();
-        let mut gradients = (loss * share).backward();
-        let mut above = fused.grad(&gradients);
-        accumulator.accumulate(network, GradientsParams::from_module(&mut gradients, network));
-        let segments = computing.vlm.segments(pixels.clone(), tokens, image_token, semantics).map_err(failed)?;
-        let segments = segments.ok_or_else(divided)?;
-        for (segment, given) in segments.iter().zip(between).rev() {
-            // Below the lowest trained part nobody asks for gradients.
-            let Some(gradient) = above.take().filter(|_| self.config.trained.vision || !segment.is_vision()) else {
-                break;
-            };
-            let given = leaf(given);
-            let got = segment.forward(given.clone()).map_err(failed)?;
-            let mut gradients = (got * gradient).sum().backward();
-            above = given.grad(&gradients);
-            accumulator.accumulate(network, GradientsParams::from_module(&mut gradients, network));
-        }
-        Ok((value, accumulator.grads()))
-    }
-
-    /// The loss of a batch in a context, `[1]`.
-    fn loss(&self, network: &Network<C>, context: Context, job: &Job<'_>) -> Tensor<1> {
-        let Job { batch, draw, index } = job;
-        let (semantics, trace) = (&self.policy.config.semantics, &mut Trace::off());
-        let Inputs { state, embodiment, .. } = &batch.inputs;
-        let conditioning = network.action.condition(context, state.clone(), embodiment, trace);
-        let (size, draws) = (batch.size(), self.config.draws);
-        let draw = match draw {
-            Some(draw) => draw.clone(),
-            None => self.drawn(size * draws, *index),
-        };
-        let sample = FlowSample {
-            actions: repeat_samples(batch.actions.clone(), draws),
-            mask: repeat_samples(batch.mask.clone(), draws),
-            noise: draw.noise,
-            time: draw.time,
-        };
-        flow_matching_loss(&network.action, &C::Action::repeat(conditioning, draws), sample, semantics, trace).loss
-    }
-
-    /// What the vision-language model makes of a batch. Frozen parts run without autodiff.
-    fn context(&self, network: &Network<C>, batch: &TrainBatch) -> Result<Context> {
-        let (trained, trace) = (&self.config.trained, &mut Trace::off());
-        let frozen = network.vlm.valid();
-        if let Some(outputs) = &self.frozen {
-            let vlm = LazyCell::new(|| frozen.map(&mut Cast(self.config.compute)));
-            return outputs.context(&vlm, &self.policy, &batch.inputs);
-        }
-        let part = |is_trained: bool| if is_trained { &network.vlm } else { &frozen };
-        let (vision, language) = (part(trained.vision), part(trained.vision || trained.language));
-        let visual = batch.inputs.pixels.clone().map(|pixels| vision.visual_tokens(pixels, trace));
-        let (image_token, semantics) = (self.policy.tokenizer.image_context(), &self.policy.config.semantics);
-        let context = language.forward(visual, &batch.inputs.tokens, image_token, semantics, trace);
-        Ok(context.map_err(evo1::Error::from)?)
-    }
-
-    /// τ and ε that the batch of an index of the run draws for `samples` samples.
-    pub fn drawn(&self, samples: usize, index: u64) -> Draw {
-        let device = self.devices[0].clone().without_autodiff();
-        Draw::of(&self.flow, &self.policy.config, self.config.seed, samples, index, &device)
+    /// τ and ε that the run draws for `count` of its observations from the number `first` on.
+    pub fn drawn(&self, first: u64, count: usize) -> Draw {
+        self.replica.drawn(first, count)
     }
 }
 
 /// A batch of a step.
-struct Job<'a> {
-    batch: &'a TrainBatch,
-    draw: Option<Draw>,
-    /// Index of the batch in the whole run.
-    index: u64,
+pub(crate) struct Job {
+    pub(crate) batch: TrainBatch,
+    pub(crate) draw: Option<Draw>,
+    /// The number of the batch's first observation in the run.
+    pub(crate) first: u64,
 }
 
-/// A copy of a network in another number type, through which gradients flow back to the original.
-struct Cast(DType);
+/// A replica in a thread of its own.
+struct Worker {
+    commands: Option<SyncSender<Result<Command>>>,
+    outcomes: Receiver<Result<Outcome>>,
+    thread: Option<JoinHandle<()>>,
+}
 
-impl ModuleMapper for Cast {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let (id, value, _) = param.consume();
-        Param::initialized(id, value.cast(self.0))
+/// What a worker is to do.
+enum Command {
+    /// Add the gradients of a batch, which has this share of the step.
+    Add(Box<Job>, f64),
+    /// Update the weights: the batches of the step, and the learning rate.
+    Finish(usize, f64),
+}
+
+/// Batches that may wait for a worker.
+const WAITING: usize = 1;
+
+impl Worker {
+    fn start<C: Components>(mut replica: Replica<C>, member: Threads) -> Self {
+        let (commands, inbox) = sync_channel::<Result<Command>>(WAITING);
+        let (outbox, outcomes) = sync_channel(1);
+        let work = move || {
+            let mut computed = Ok(());
+            for command in inbox {
+                match command {
+                    Ok(Command::Add(job, share)) => computed = computed.and_then(|()| replica.add(*job, share)),
+                    Err(error) => computed = computed.and(Err(error)),
+                    Ok(Command::Finish(rounds, learning_rate)) => {
+                        let done = std::mem::replace(&mut computed, Ok(()));
+                        if outbox.send(replica.finish(done, rounds, &member, learning_rate)).is_err() {
+                            break;
+                        }
+                    }
+                }
+            }
+        };
+        Self { commands: Some(commands), outcomes, thread: Some(std::thread::spawn(work)) }
+    }
+
+    fn tell(&self, command: Result<Command>) -> Result<()> {
+        let sent = self.commands.as_ref().map(|commands| commands.send(command));
+        match sent {
+            Some(Ok(())) => Ok(()),
+            _ => Err(Error::Group("a thread of the run has ended".into())),
+        }
+    }
+
+    fn outcome(&self) -> Result<Outcome> {
+        self.outcomes.recv().unwrap_or_else(|_| Err(Error::Group("a thread of the run has ended".into())))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use burn::tensor::TensorData;
-    use evo1::{Frame, Observation, View, device::test_devices};
-
-    use super::*;
-    use crate::Decay;
-
-    #[test]
-    fn frozen_parts_run_without_gradients() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let (cache, stage1) = (Some(folder.path().to_owned()), TrainedParts::stage1());
-        for device in test_devices() {
-            for (trained, frozen_outputs, has_gradients) in [
-                (stage1.clone(), None, false),
-                (stage1.clone(), cache.clone(), false),
-                (stage1.clone(), cache.clone(), false),
-                (TrainedParts { language: true, ..stage1.clone() }, None, true),
-                (TrainedParts { vision: true, ..stage1.clone() }, None, true),
-            ] {
-                let policy = Policy::tiny(0, &device).expect("a policy");
-                let observation = Observation {
-                    views: vec![View::Present(Frame::black(64, 64))],
-                    state: vec![0.0; 8],
-                    instruction: "Open the drawer".into(),
-                    ..Observation::default()
-                };
-                let inputs = policy.prepare(&[observation], true).expect("inputs");
-                let shape = [1, policy.config.action.horizon, policy.config.action.max_action_dim];
-                let actions = Tensor::from_data(TensorData::zeros::<f32, _>(shape), (&device, DType::F32));
-                let batch = TrainBatch { mask: inputs.action_mask.clone(), inputs, actions };
-                let schedule = Schedule { warmup: 0, total: 1, decay: Decay::Constant };
-                let config = LearnerConfig::new(trained, OptimizerConfig::default(), schedule);
-                let learner = Learner::new(policy, LearnerConfig { frozen_outputs, ..config }).expect("a learner");
-                let context = learner.context(&learner.policy.network, &batch).expect("a context");
-                assert_eq!(context.tokens.is_autodiff(), has_gradients, "{:?}", learner.config.trained);
-            }
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.commands.take();
+        if let Some(thread) = self.thread.take() {
+            // A panic was reported when it happened.
+            let _ = thread.join();
         }
     }
 }

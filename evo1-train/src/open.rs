@@ -9,39 +9,48 @@ use evo1::{
     device::allow_tf32,
     normalize::Statistics,
 };
-use evo1_data::{Augmentation, DataConfig, Mixture, Suites};
+use evo1_data::{Augmentation, DataConfig, Mixture, Share, Suites};
 use tracing::warn;
 
 use crate::{
-    Error, Result, TrainConfig, Trainer,
+    Error, Result, RunOptions, TrainConfig, Trainer,
     config::{Compute, DataSource, StatisticsSource},
     data::DatasetBatches,
+    identity::{differ, in_words},
     robot,
 };
 
 impl Trainer {
     /// A new run: opens the data and the policy that the configuration names. `progress` is told of the episodes that
-    /// statistics were made of, and of all.
+    /// statistics were made of, and of all. Where the folder holds a run of the same configuration, that one goes on.
     ///
     /// # Errors
-    /// When anything that the configuration names is missing or does not fit together.
+    /// When anything that the configuration names is missing or does not fit together, or the folder holds another run.
     pub fn open(config: TrainConfig, device: &Device, progress: impl FnMut(usize, usize)) -> Result<Self> {
-        Self::open_as::<Published>(config, device, &Suites::default(), progress)
+        Self::open_as::<Published>(config, device, &RunOptions::new(&Suites::default()), progress)
     }
 
-    /// [`Self::open`] of a policy that may be made of other components, with suites of a program's own.
+    /// [`Self::open`] of a policy that may be made of other components, with suites of a program's own and among several
+    /// processes.
     ///
     /// # Errors
     /// As there.
     pub fn open_as<C: Components>(
         config: TrainConfig,
         device: &Device,
-        suites: &Suites,
+        options: &RunOptions<'_>,
         progress: impl FnMut(usize, usize),
     ) -> Result<Trainer<C>> {
         config.validate()?;
+        // Before anything that takes minutes.
+        let lock = options.lock(&config.output)?;
+        if config.has_begun() {
+            check_is_run_of(&config)?;
+            drop(lock);
+            return Self::reopen_as(config, device, options);
+        }
         allow(config.compute, device)?;
-        let data = data_of(&config)?;
+        let (data, suites) = (data_of(&config)?, options.suites);
         let open = |policy: &PolicyConfig, cameras| {
             Mixture::open_with(&data, policy.action.horizon, cameras, suites).map_err(Error::from)
         };
@@ -76,8 +85,9 @@ impl Trainer {
                 warn!("{misfit}; `statistics: data` makes others");
             }
         }
-        let batches = batches_for(&policy, mixture, &config)?;
-        Trainer::new(config, policy, batches)
+        Trainer::begin(config.clone(), policy, Arc::clone(&options.processes), lock, |policy| {
+            Ok(batches_for(policy, mixture, &config, config.share(&*options.processes))?)
+        })
     }
 
     /// A run that goes on from the newest checkpoint in its folder.
@@ -85,22 +95,39 @@ impl Trainer {
     /// # Errors
     /// When there is none, or the data that the run's configuration names is no longer there.
     pub fn reopen(config: TrainConfig, device: &Device) -> Result<Self> {
-        Self::reopen_as::<Published>(config, device, &Suites::default())
+        Self::reopen_as::<Published>(config, device, &RunOptions::new(&Suites::default()))
     }
 
-    /// [`Self::reopen`] of a policy that may be made of other components, with suites of a program's own.
+    /// [`Self::reopen`] of a policy that may be made of other components, with suites of a program's own and among several
+    /// processes.
     ///
     /// # Errors
     /// As there.
-    pub fn reopen_as<C: Components>(config: TrainConfig, device: &Device, suites: &Suites) -> Result<Trainer<C>> {
+    pub fn reopen_as<C: Components>(
+        config: TrainConfig,
+        device: &Device,
+        options: &RunOptions<'_>,
+    ) -> Result<Trainer<C>> {
         allow(config.compute, device)?;
         let data = data_of(&config)?;
-        Trainer::resume_with(config.clone(), device, |policy| {
+        Trainer::resume_with(config.clone(), device, options, |policy| {
             let PolicyConfig { cameras, action, .. } = &policy.config;
-            let mixture = Mixture::open_with(&data, action.horizon, cameras, suites)?;
-            Ok(batches_for(policy, Arc::new(mixture), &config)?)
+            let mixture = Mixture::open_with(&data, action.horizon, cameras, options.suites)?;
+            Ok(batches_for(policy, Arc::new(mixture), &config, config.share(&*options.processes))?)
         })
     }
+}
+
+/// Fails unless the folder of a configuration holds a run that began with the same one.
+fn check_is_run_of(config: &TrainConfig) -> Result<()> {
+    let of = |config: &TrainConfig| serde_json::to_value(config).expect("a configuration is JSON");
+    let (begun, mut differences) = (TrainConfig::of_run(&config.output, &[])?, Vec::new());
+    differ("configuration", &of(&begun), &of(config), &mut differences);
+    if differences.is_empty() {
+        return Ok(());
+    }
+    let got = format!("{}, whose run is another one: {}", config.output.display(), in_words(&differences));
+    Err(Error::config("output", "a folder without a run in it (`--resume` goes on with one)", got))
 }
 
 /// Makes the process compute in a number type that is none of tensors.
@@ -126,10 +153,11 @@ pub(crate) fn batches_for<C: Components>(
     policy: &Policy<C>,
     mixture: Arc<Mixture>,
     config: &TrainConfig,
+    share: Share,
 ) -> Result<Box<DatasetBatches>> {
     let mut preparer = policy.preparer();
     preparer.statistics = preparer.statistics.map(|statistics| robot::shared(statistics, &mixture));
-    Ok(Box::new(DatasetBatches::new(mixture, preparer, config)?))
+    Ok(Box::new(DatasetBatches::new(mixture, preparer, config, share)?))
 }
 
 impl StatisticsSource {

@@ -4,6 +4,7 @@ use std::{
     fs,
     ops::ControlFlow,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -11,20 +12,51 @@ use burn::tensor::Device;
 use evo1::{
     Components, CoreError, LoadOptions, Policy, Published, VelocityModel, device::DeviceName, files::write_atomically,
 };
+use evo1_data::Suites;
 
 use crate::{
-    BatchSource, Error, Learner, Result, StepReport, TrainBatch, TrainConfig,
-    checkpoint::{Checkpoints, restore},
+    Alone, BatchSource, Error, Group, Learner, Parameter, Result, StepReport, StepTimes, TrainConfig,
+    checkpoint::{Checkpoints, optimizer_of, saved},
     config::CONFIG_FILE,
-    record::{EventFile, Fact, Metrics, MetricsFile, write_curves, write_report},
+    identity::RunIdentity,
+    lock::RunLock,
+    record::{EventFile, Fact, JsonLines, Metrics, Profile, Warned, write_curves, write_report},
 };
+
+/// What a run is opened with, its configuration and device aside.
+#[derive(Clone)]
+pub struct RunOptions<'a> {
+    /// How states and actions are read from datasets.
+    pub suites: &'a Suites,
+    /// The processes that train together, each of which opens the same configuration.
+    pub processes: Arc<dyn Group>,
+    /// What may be another thing where a run goes on: names of [`RunIdentity`]'s fields.
+    pub allow_change: Vec<String>,
+    /// Open everything and write nothing.
+    pub is_dry: bool,
+}
+
+impl<'a> RunOptions<'a> {
+    /// One process, and a run that goes on as it began.
+    pub fn new(suites: &'a Suites) -> Self {
+        Self { suites, processes: Arc::new(Alone), allow_change: Vec::new(), is_dry: false }
+    }
+
+    /// The folder of a run for the process that writes into it: the first one.
+    pub(crate) fn lock(&self, output: &Path) -> Result<Option<RunLock>> {
+        (!self.is_dry && self.processes.rank() == 0).then(|| RunLock::take(output)).transpose()
+    }
+}
 
 /// A run that is ready to begin, or to go on.
 pub struct Trainer<C: Components = Published> {
     config: TrainConfig,
     learner: Learner<C>,
     batches: Box<dyn BatchSource>,
+    identity: RunIdentity,
     checkpoints: Checkpoints,
+    /// The run's folder, of the process that writes into it.
+    lock: Option<RunLock>,
 }
 
 /// What happens in a run.
@@ -57,6 +89,8 @@ pub struct RunStart {
     pub samples: usize,
     /// Observations of a step.
     pub effective_batch: usize,
+    /// Learners that share them.
+    pub ranks: usize,
 }
 
 /// What a run has come to.
@@ -68,6 +102,8 @@ pub struct Finished<C: Components = Published> {
     pub checkpoint: PathBuf,
     /// Steps done.
     pub steps: u64,
+    /// Whether it was ended before its last step.
+    pub is_interrupted: bool,
     /// Steps skipped because loss or gradient were not finite.
     pub skipped: u64,
     /// Mean loss of the last logged steps.
@@ -82,13 +118,17 @@ const SMALL_BATCH: f64 = 0.5;
 /// A checkpoint that could not be saved is tried again after so many steps.
 const RETRY_STEPS: u64 = 100;
 
+/// A last checkpoint for which the disk has no room is tried again after so long.
+const RETRY_AFTER: Duration = Duration::from_secs(15);
+
 impl Trainer {
     /// The run in the configuration's folder, going on from its newest checkpoint with batches of one's own.
     ///
     /// # Errors
     /// When there is no checkpoint, or it does not fit the configuration.
     pub fn resume(config: TrainConfig, batches: Box<dyn BatchSource>, device: &Device) -> Result<Self> {
-        Self::resume_with(config, device, |_| Ok(batches))
+        let suites = Suites::default();
+        Self::resume_as(config, batches, device, &RunOptions::new(&suites))
     }
 }
 
@@ -96,88 +136,197 @@ impl<C: Components> Trainer<C> {
     /// A new run of a policy on batches, in a folder that holds no run yet.
     ///
     /// # Errors
-    /// When a value of the configuration cannot be used, a batch is larger than the data, or the folder holds a run.
+    /// When a value of the configuration cannot be used, a batch is larger than the data, the folder holds a run, or
+    /// another process is at work in it.
     pub fn new(config: TrainConfig, policy: Policy<C>, batches: Box<dyn BatchSource>) -> Result<Self> {
+        let lock = RunLock::take(&config.output)?;
+        Self::begin(config, policy, Arc::new(Alone), Some(lock), |_| Ok(batches))
+    }
+
+    /// [`Trainer::resume`] of a policy that may be made of other components, among several processes or with changes.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn resume_as(
+        config: TrainConfig,
+        batches: Box<dyn BatchSource>,
+        device: &Device,
+        options: &RunOptions<'_>,
+    ) -> Result<Self> {
+        Self::resume_with(config, device, options, |_| Ok(batches))
+    }
+
+    /// [`Self::new`] among several processes, with batches that are made for the policy.
+    pub(crate) fn begin(
+        config: TrainConfig,
+        policy: Policy<C>,
+        processes: Arc<dyn Group>,
+        lock: Option<RunLock>,
+        batches: impl FnOnce(&Policy<C>) -> Result<Box<dyn BatchSource>>,
+    ) -> Result<Self> {
         config.validate()?;
-        let checkpoints = config.output.join("checkpoints");
-        if checkpoints.exists() && fs::read_dir(&checkpoints).is_ok_and(|mut entries| entries.next().is_some()) {
+        if config.has_begun() {
             let expected = "a folder without a run in it (`--resume` goes on with one)";
             return Err(Error::config("output", expected, config.output.display()));
         }
-        let learner = Learner::new(with_dropout(policy, config.dropout), config.learner()?)?;
-        Self::with_learner(config, learner, batches)
+        let device = policy.device().clone();
+        let policy = with_dropout(policy, config.dropout);
+        let learner = on_devices(Learner::new(policy.clone(), config.learner()?)?, &config, &device, &processes)?;
+        let batches = batches(&policy)?;
+        let trained: Vec<Parameter> = learner.trained_parameters().collect();
+        let identity = RunIdentity::of(&config, &*processes, &trained, batches.identity());
+        Self::with_learner(config, learner, batches, identity, lock)
     }
 
     /// [`Trainer::resume`] with batches that are made for the checkpoint's policy.
     pub(crate) fn resume_with(
         config: TrainConfig,
         device: &Device,
+        options: &RunOptions<'_>,
         batches: impl FnOnce(&Policy<C>) -> Result<Box<dyn BatchSource>>,
     ) -> Result<Self> {
         config.validate()?;
-        let newest = Checkpoints::open(&config.output, config.checkpoints)?.newest()?;
+        let lock = options.lock(&config.output)?;
+        let newest = Checkpoints::of(&config.output, config.checkpoints).newest()?;
         let newest = newest.ok_or_else(|| Error::checkpoint(&config.output, "there is no checkpoint to go on from"))?;
-        let options = LoadOptions { is_strict: config.policy.strict, ..LoadOptions::new(device) };
-        let (policy, report) = Policy::load_as::<C>(&newest, &options)?;
+        let load = LoadOptions { is_strict: config.policy.strict, ..LoadOptions::new(device) };
+        let (policy, report) = Policy::load_as::<C>(&newest, &load)?;
         report.warn();
+        let (progress, before) = saved(&newest)?;
+        let learner = Learner::new(policy.clone(), config.learner()?)?;
         let batches = batches(&policy)?;
-        let learner = restore(&newest, policy, config.learner()?)?;
-        Self::with_learner(config, learner, batches)
+        let trained: Vec<Parameter> = learner.trained_parameters().collect();
+        let identity = RunIdentity::of(&config, &*options.processes, &trained, batches.identity());
+        let identity = identity.going_on_from(&before, progress.step, &options.allow_change)?;
+        let record = optimizer_of(&newest, &trained, &progress, identity.trained != before.trained)?;
+        let learner = on_devices(learner.restored(record, progress), &config, device, &options.processes)?;
+        Self::with_learner(config, learner, batches, identity, lock)
     }
 
-    fn with_learner(config: TrainConfig, learner: Learner<C>, batches: Box<dyn BatchSource>) -> Result<Self> {
+    fn with_learner(
+        config: TrainConfig,
+        learner: Learner<C>,
+        batches: Box<dyn BatchSource>,
+        identity: RunIdentity,
+        lock: Option<RunLock>,
+    ) -> Result<Self> {
         let (batch, samples) = (batches.batch_size(), batches.samples());
         if batch > samples {
             let expected = format!("at most the {samples} samples of the data");
             return Err(Error::config("batch_size", expected, batch));
         }
-        let devices = config.devices.iter().map(|name| name.parse::<DeviceName>()?.open());
-        let devices: Vec<Device> = devices.collect::<Result<_, CoreError>>()?;
-        let learner = if devices.is_empty() { learner } else { learner.on_devices(&devices) };
-        let checkpoints = Checkpoints::open(&config.output, config.checkpoints)?;
-        Ok(Self { config, learner, batches, checkpoints })
+        let open =
+            if lock.is_some() { Checkpoints::open } else { |run: &Path, config| Ok(Checkpoints::of(run, config)) };
+        let checkpoints = open(&config.output, config.checkpoints)?;
+        Ok(Self { config, learner, batches, identity, checkpoints, lock })
     }
 
-    /// Runs to the end, or until `on_event` breaks; then, too, a checkpoint is saved.
+    /// Runs to the end, or until `on_event` breaks; then, and where anything goes wrong, a checkpoint is saved.
     ///
     /// # Errors
     /// When the data cannot be read, the network diverges, or the last checkpoint cannot be saved.
     pub fn run(mut self, on_event: impl FnMut(&Event) -> ControlFlow<()>) -> Result<Finished<C>> {
-        let document = serde_json::to_value(&self.config).expect("a configuration is JSON");
-        let text = serde_saphyr::to_string(&document).map_err(|error| Error::config("config", "YAML", error))?;
-        write_atomically(&self.config.output.join(CONFIG_FILE), text.as_bytes())?;
-        let mut record = RunLog::open(&self.config.output, &self.learner)?;
+        let text = self.config.to_yaml()?;
+        let mut record = RunLog::open(&self.config.output, &self.learner, self.lock.is_some())?;
         let start = self.start();
-        let mut listener = Listener { on_event, flow: ControlFlow::Continue(()) };
-        listener.tell(Event::Started(start));
-        for warning in self.warnings() {
-            record.warnings.push(warning.clone());
-            listener.tell(Event::Warning(warning));
+        let mut run =
+            Run { listener: Listener { on_event, flow: ControlFlow::Continue(()) }, start, text, retry: None };
+        if self.lock.is_some() {
+            write_atomically(&self.config.output.join(CONFIG_FILE), run.text.as_bytes())?;
         }
-        let mut saving = Saving { retry: None, is_saved: self.checkpoints.has(start.step) };
-        while self.learner.progress().step < self.config.steps && listener.flow.is_continue() {
-            saving.is_saved = false;
-            let report = self.step(&mut record)?;
-            listener.tell(Event::Step(report));
-            if report.is_skipped {
-                let text = format!("step {}: loss or gradient not finite, skipped", report.step);
-                listener.tell(Event::Warning(text));
-            }
-            let step = self.learner.progress().step;
-            if step.is_multiple_of(self.config.log_every) || step == self.config.steps {
-                listener.tell(Event::Logged(record.log(&self.learner)?));
-            }
-            let is_due = step.is_multiple_of(self.config.checkpoints.every) || saving.retry == Some(step);
-            if is_due && step < self.config.steps {
-                let saved = self.save(&mut record, start, &text);
-                listener.tell(saving.event(step, saved));
-            }
+        run.listener.tell(Event::Started(start));
+        for text in self.warnings() {
+            run.warn(&mut record, text);
         }
-        if !saving.is_saved {
-            let path = self.save(&mut record, start, &text)?;
-            listener.tell(Event::Saved(path));
+        let ended = self.steps(&mut record, &mut run);
+        let step = self.learner.progress().step;
+        let nothing_was_done = ended.is_err() && step == start.step;
+        let saved = if self.lock.is_none() || self.checkpoints.has(step) || nothing_was_done {
+            Ok(())
+        } else {
+            self.save_at_the_end(&mut record, &mut run)
+        };
+        // The others wait for what the first one has saved.
+        let has_failed = vec![f64::from(u8::from(saved.is_err()))];
+        let failed = self.learner.processes().gather(has_failed).map(|failed| failed.concat().contains(&1.0));
+        match (ended, saved) {
+            (Ok(()), Ok(())) if failed? => {
+                return Err(Error::Group("the first rank could not save the last step".into()));
+            }
+            (Ok(()), saved) => saved?,
+            (Err(error), Ok(())) => return Err(error),
+            (Err(error), Err(unsaved)) => {
+                run.warn(&mut record, format!("step {step} could not be saved: {unsaved}"));
+                return Err(error);
+            }
         }
         self.finish(record)
+    }
+
+    fn steps(&mut self, record: &mut RunLog, run: &mut Run<impl FnMut(&Event) -> ControlFlow<()>>) -> Result<()> {
+        while self.learner.progress().step < self.config.steps {
+            let is_broken = vec![f64::from(u8::from(run.listener.flow.is_break()))];
+            // All ranks stop after the same step.
+            if self.learner.processes().gather(is_broken)?.concat().contains(&1.0) {
+                break;
+            }
+            let Self { learner, batches, config, .. } = &mut *self;
+            let report = learner.step_from(config.accumulate, config.batch_size, |first| batches.batch(first))?;
+            record.add(&report);
+            run.listener.tell(Event::Step(report.clone()));
+            if report.is_skipped {
+                let of = if report.unusable.is_empty() {
+                    String::new()
+                } else {
+                    format!(": {}", report.unusable.join("; "))
+                };
+                run.warn(record, format!("step {}: loss or gradient not finite, skipped{of}", report.step));
+            }
+            let step = self.learner.progress().step;
+            let is_last = step == self.config.steps;
+            if step.is_multiple_of(self.config.log_every) || is_last {
+                let (line, failure) = record.log(&self.learner);
+                run.listener.tell(Event::Logged(line));
+                failure.into_iter().for_each(|text| run.warn(record, text));
+            }
+            let is_due = step.is_multiple_of(self.config.checkpoints.every) || run.retry == Some(step);
+            if is_due && !is_last && self.lock.is_some() {
+                match self.save(record, run) {
+                    Ok(()) => run.retry = None,
+                    Err(error) => {
+                        // What was saved before is whole, so that the run goes on even where this one has no room.
+                        run.retry = Some(step + RETRY_STEPS);
+                        run.warn(record, format!("no checkpoint at step {step}, will be tried again: {error}"));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Saves the last step, waiting for room where the disk is full, until that is done or the run is broken off.
+    fn save_at_the_end(&self, record: &mut RunLog, run: &mut Run<impl FnMut(&Event) -> ControlFlow<()>>) -> Result<()> {
+        let is_wanted = run.listener.flow.is_continue();
+        loop {
+            match self.save(record, run) {
+                Err(error) if error.is_full() && is_wanted && run.listener.flow.is_continue() => {
+                    let seconds = RETRY_AFTER.as_secs();
+                    run.warn(record, format!("the last step cannot be saved, tried again in {seconds} s: {error}"));
+                    std::thread::sleep(RETRY_AFTER);
+                }
+                done => return done,
+            }
+        }
+    }
+
+    fn save(&self, record: &mut RunLog, run: &mut Run<impl FnMut(&Event) -> ControlFlow<()>>) -> Result<()> {
+        let path = self.checkpoints.save(&self.learner, &self.identity, record.losses_since_save.value())?;
+        record.losses_since_save = Mean::default();
+        run.listener.tell(Event::Saved(path));
+        if let Err(error) = self.report(record, run.start, &run.text) {
+            run.warn(record, format!("no report: {error}"));
+        }
+        Ok(())
     }
 
     fn finish(self, record: RunLog) -> Result<Finished<C>> {
@@ -189,53 +338,46 @@ impl<C: Components> Trainer<C> {
             policy: self.learner.policy(),
             checkpoint,
             steps: progress.step,
+            is_interrupted: progress.step < self.config.steps,
             skipped: progress.skipped,
             loss: metrics.last().map_or(f64::NAN, |line| line.loss),
             metrics,
         })
     }
 
-    fn step(&mut self, record: &mut RunLog) -> Result<StepReport> {
-        let first = self.learner.progress().batches;
-        let count = (self.config.accumulate * self.config.devices.len().max(1)) as u64;
-        let waiting = Instant::now();
-        let batches: Vec<TrainBatch> =
-            (first..first + count).map(|index| self.batches.batch(index)).collect::<Result<_>>()?;
-        record.waited += waiting.elapsed();
-        let report = self.learner.step(&batches)?;
-        record.add(&report);
-        Ok(report)
-    }
-
-    fn save(&self, record: &mut RunLog, start: RunStart, configuration: &str) -> Result<PathBuf> {
-        let path = self.checkpoints.save(&self.learner, record.loss_since_save())?;
-        record.losses_since_save = Mean::default();
-        self.report(record, start, configuration)?;
-        Ok(path)
-    }
-
     fn report(&self, record: &RunLog, start: RunStart, configuration: &str) -> Result<()> {
         let (output, progress) = (&self.config.output, self.learner.progress());
         let metrics = record.metrics.lines();
-        let speed = metrics.last().map_or(0.0, |line| line.samples_per_second);
-        let facts: Vec<Fact> = vec![
+        let last = metrics.last();
+        let mut facts: Vec<Fact> = vec![
             ("steps", format!("{} of {}", progress.step, self.config.steps)),
             ("samples seen", record.samples.to_string()),
             ("effective batch", start.effective_batch.to_string()),
+            ("devices", start.ranks.to_string()),
             ("samples of the data", start.samples.to_string()),
             ("trained parameters", format!("{} of {}", start.trained_parameters, start.parameters)),
-            ("samples a second, last logged", format!("{speed:.1}")),
+            ("samples a second, last logged", format!("{:.1}", last.map_or(0.0, |line| line.samples_per_second))),
             ("skipped steps", progress.skipped.to_string()),
             (
                 "best checkpoint",
                 self.checkpoints.best().map_or("none".into(), |(step, loss)| format!("step {step}, loss {loss:.4}")),
             ),
         ];
+        facts.extend(last.map(|line| ("milliseconds of a step", line.times.to_string())));
+        facts.extend(memory_mb().map(|mb| ("memory of the process, at most", format!("{mb:.0} MB"))));
+        facts.extend(
+            self.identity
+                .changes
+                .iter()
+                .map(|change| ("changed", format!("before step {}: {}", change.step, change.text))),
+        );
+        facts.extend(self.batches.skipped().into_iter().map(|skipped| ("not read", skipped)));
         write_curves(&output.join("curves.png"), metrics)?;
-        write_report(&output.join("report.html"), &facts, &record.warnings, metrics, configuration)
+        write_report(&output.join("report.html"), &facts, record.warnings.lines(), metrics, configuration)
     }
 
-    fn start(&self) -> RunStart {
+    /// What the run begins with.
+    pub fn start(&self) -> RunStart {
         let (trained_parameters, parameters) = self.learner.parameter_counts();
         RunStart {
             step: self.learner.progress().step,
@@ -243,13 +385,14 @@ impl<C: Components> Trainer<C> {
             trained_parameters,
             parameters,
             samples: self.batches.samples(),
-            effective_batch: self.config.effective_batch(),
+            effective_batch: self.identity.effective_batch,
+            ranks: self.learner.group().size(),
         }
     }
 
-    /// What is known to make runs fail.
+    /// What is known to make runs fail, and what was changed now.
     fn warnings(&self) -> Vec<String> {
-        let batch = self.config.effective_batch();
+        let (batch, step) = (self.identity.effective_batch, self.learner.progress().step);
         let small = self.config.recipe_batch.filter(|&recipe| (batch as f64) < SMALL_BATCH * recipe as f64);
         let small = small.map(|recipe| {
             format!(
@@ -258,8 +401,32 @@ impl<C: Components> Trainer<C> {
                 (recipe * self.config.accumulate).div_ceil(batch)
             )
         });
-        small.into_iter().collect()
+        let changes = self.identity.changes.iter().filter(|change| change.step == step);
+        let changes = changes.map(|change| format!("the run goes on as another one: {}", change.text));
+        small.into_iter().chain(changes).collect()
     }
+}
+
+/// The learner on the devices of the configuration, or on the one that it was made on.
+fn on_devices<C: Components>(
+    learner: Learner<C>,
+    config: &TrainConfig,
+    device: &Device,
+    processes: &Arc<dyn Group>,
+) -> Result<Learner<C>> {
+    let named = config.devices.iter().map(|name| name.parse::<DeviceName>()?.open());
+    let mut devices: Vec<Device> = named.collect::<Result<_, CoreError>>()?;
+    if devices.is_empty() {
+        devices.push(device.clone());
+    }
+    learner.on_devices(&devices, Arc::clone(processes))
+}
+
+/// The most memory that the process has had, where the system says it.
+fn memory_mb() -> Option<f64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok()? / 1024.0)
 }
 
 /// The policy with another dropout, which its configuration then says.
@@ -270,6 +437,23 @@ fn with_dropout<C: Components>(policy: Policy<C>, dropout: Option<f64>) -> Polic
     config.action.dropout = dropout;
     network.action = network.action.with_dropout(dropout);
     Policy::new_as(config, network, tokenizer, statistics, &device)
+}
+
+/// What a run carries along.
+struct Run<F> {
+    listener: Listener<F>,
+    start: RunStart,
+    /// The configuration, as it is written.
+    text: String,
+    /// The step at which a checkpoint is tried again that failed.
+    retry: Option<u64>,
+}
+
+impl<F: FnMut(&Event) -> ControlFlow<()>> Run<F> {
+    fn warn(&mut self, record: &mut RunLog, text: String) {
+        record.warned(&text);
+        self.listener.tell(Event::Warning(text));
+    }
 }
 
 /// Who hears of a run, and may end it.
@@ -287,43 +471,24 @@ impl<F: FnMut(&Event) -> ControlFlow<()>> Listener<F> {
     }
 }
 
-/// Whether a run's present step is saved, and when what failed is tried again.
-struct Saving {
-    retry: Option<u64>,
-    is_saved: bool,
-}
-
-impl Saving {
-    /// What came of saving a checkpoint in the middle of a run: what was saved before is whole, so that the run goes on
-    /// even where this one has no room.
-    fn event(&mut self, step: u64, saved: Result<PathBuf>) -> Event {
-        match saved {
-            Ok(path) => {
-                (self.retry, self.is_saved) = (None, true);
-                Event::Saved(path)
-            }
-            Err(error) => {
-                self.retry = Some(step + RETRY_STEPS);
-                Event::Warning(format!("no checkpoint at step {step}, will be tried again: {error}"))
-            }
-        }
-    }
-}
-
-/// What a run writes besides checkpoints, and what it counts for it.
+/// What a run writes besides checkpoints, and what it counts for it. Nothing of it ends a run.
 struct RunLog {
-    metrics: MetricsFile,
-    events: EventFile,
-    warnings: Vec<String>,
+    metrics: JsonLines<Metrics>,
+    warnings: JsonLines<Warned>,
+    events: Option<EventFile>,
+    /// Whether the last line could not be written, which is said once.
+    has_failed: bool,
+    step: u64,
     began: Instant,
     logged: Instant,
-    waited: Duration,
     samples: u64,
     samples_since_log: u64,
+    steps_since_log: u32,
     loss: Mean,
     gradient_norm: Mean,
     losses_since_save: Mean,
     learning_rate: f64,
+    times: StepTimes,
 }
 
 /// A mean that grows by one value at a time.
@@ -351,32 +516,45 @@ impl Mean {
 }
 
 impl RunLog {
-    fn open<C: Components>(output: &Path, learner: &Learner<C>) -> Result<Self> {
+    /// Opens the files in a run's folder, whose lines of later steps were written before the run was killed and are
+    /// dropped. Only the process that `writes` touches them.
+    fn open<C: Components>(output: &Path, learner: &Learner<C>, writes: bool) -> Result<Self> {
         let step = learner.progress().step;
-        let path = output.join(format!("events.out.tfevents.{step:08}"));
-        let events = EventFile::create(&path).map_err(|reason| CoreError::io("write", &path, reason))?;
-        let metrics = MetricsFile::open(output, step)?;
-        let samples = metrics.lines().last().map_or(0, |line| line.samples);
+        let (metrics, warnings) = match writes {
+            true => (
+                JsonLines::open(&output.join("metrics.jsonl"), |line: &Metrics| line.step <= step)?,
+                JsonLines::open(&output.join("warnings.jsonl"), |line: &Warned| line.step <= step)?,
+            ),
+            false => (JsonLines::default(), JsonLines::default()),
+        };
+        let samples = metrics.lines().last().map_or(0, |line: &Metrics| line.samples);
+        let events = writes.then(|| EventFile::create(&output.join(format!("events.out.tfevents.{step:08}"))));
         Ok(Self {
             metrics,
-            events,
-            warnings: Vec::new(),
+            warnings,
+            has_failed: false,
+            events: events.and_then(Result::ok),
+            step,
             began: Instant::now(),
             logged: Instant::now(),
-            waited: Duration::ZERO,
             samples,
             samples_since_log: 0,
+            steps_since_log: 0,
             loss: Mean::default(),
             gradient_norm: Mean::default(),
             losses_since_save: Mean::default(),
             learning_rate: 0.0,
+            times: StepTimes::default(),
         })
     }
 
     fn add(&mut self, report: &StepReport) {
+        self.step = report.step + 1;
         self.samples += report.observations as u64;
         self.samples_since_log += report.observations as u64;
+        self.steps_since_log += 1;
         self.learning_rate = report.learning_rate;
+        self.times += report.times;
         if !report.is_skipped {
             self.loss.add(report.loss);
             self.gradient_norm.add(report.gradient_norm);
@@ -384,11 +562,13 @@ impl RunLog {
         }
     }
 
-    fn loss_since_save(&self) -> f64 {
-        self.losses_since_save.value()
+    fn warned(&mut self, text: &str) {
+        // Where there is no room for a line, the warning is still told, and in the report.
+        let _ = self.warnings.push(Warned { step: self.step, text: text.to_owned() });
     }
 
-    fn log<C: Components>(&mut self, learner: &Learner<C>) -> Result<Metrics> {
+    /// A line of what the steps since the one before came to; and what there is to say where it cannot be written.
+    fn log<C: Components>(&mut self, learner: &Learner<C>) -> (Metrics, Option<String>) {
         let seconds = self.logged.elapsed().as_secs_f64().max(f64::MIN_POSITIVE);
         let progress = learner.progress();
         let metrics = Metrics {
@@ -398,21 +578,24 @@ impl RunLog {
             learning_rate: self.learning_rate,
             samples: self.samples,
             samples_per_second: self.samples_since_log as f64 / seconds,
-            waiting: (self.waited.as_secs_f64() / seconds).min(1.0),
+            waiting: (self.times.data.as_secs_f64() / seconds).min(1.0),
             skipped: progress.skipped,
             seconds: self.began.elapsed().as_secs_f64(),
+            times: Profile::of(self.times, self.steps_since_log),
         };
-        self.metrics.push(metrics)?;
         let values = [
             ("loss", metrics.loss),
             ("gradient_norm", metrics.gradient_norm),
             ("learning_rate", metrics.learning_rate),
             ("samples_per_second", metrics.samples_per_second),
         ];
-        self.events
-            .scalars(progress.step, &values)
-            .map_err(|reason| Error::from(CoreError::io("write", "the TensorBoard events", reason)))?;
-        (self.logged, self.waited, self.samples_since_log) = (Instant::now(), Duration::ZERO, 0);
-        Ok(metrics)
+        let written = self.metrics.push(metrics);
+        let events = self.events.as_mut().map_or(Ok(()), |events| events.scalars(progress.step, &values));
+        let failure = written.err().map(|error| error.to_string()).or(events.err().map(|error| error.to_string()));
+        let is_new = failure.is_some() && !self.has_failed;
+        self.has_failed = failure.is_some();
+        self.logged = Instant::now();
+        (self.samples_since_log, self.steps_since_log, self.times) = (0, 0, StepTimes::default());
+        (metrics, failure.filter(|_| is_new).map(|failure| format!("metrics are not written: {failure}")))
     }
 }

@@ -1,18 +1,17 @@
 //! The optimiser steps that the PyTorch fixtures record, reproduced by the trainer's own step.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor};
 use evo1::{
-    Inputs, LoadOptions, Policy, VelocityModel,
-    action::embodiments,
+    HostInputs, LoadOptions, Policy, VelocityModel,
     device::test_devices,
     test_support::{Values, assert_close, fixture},
-    vlm::TokenBatch,
+    vlm::{TokenBatch, frame::Pixels},
     weights::{Naming, WeightFile, checkpoint_tensors, floats},
 };
 use evo1_train::{
-    Decay, Draw, Learner, LearnerConfig, OptimizerConfig, Schedule, TrainBatch, TrainedParts, parameters,
+    Alone, Decay, Draw, Learner, LearnerConfig, OptimizerConfig, Schedule, TrainBatch, TrainedParts, parameters,
 };
 
 /// Largest difference, relative to the tensor's largest magnitude.
@@ -44,29 +43,26 @@ impl Fixture {
         let ids = rows("in.input_ids").into_iter().map(|row| row.into_iter().map(|id| id as u32).collect()).collect();
         let mask = rows("in.attention_mask").into_iter().map(|row| row.into_iter().map(|id| id != 0.0).collect());
         TrainBatch {
-            inputs: Inputs {
-                pixels: Some(self.tensor("in.pixel_values")),
+            inputs: HostInputs {
+                pixels: Pixels::Normalized(self.values("in.pixel_values")),
                 black_tiles: Vec::new(),
                 tokens: TokenBatch::new(ids, mask.collect()),
-                state: self.tensor("in.padded_state"),
-                embodiment: self.embodiments(),
-                action_mask: self.tensor("in.action_mask"),
+                state: self.values("in.padded_state"),
+                embodiment: self.numbers("in.embodiment_id").into_iter().map(|id| id as usize).collect(),
+                action_mask: self.values("in.action_mask"),
             },
-            actions: self.tensor("in.actions"),
-            mask: self.tensor("in.action_mask"),
+            actions: self.values("in.actions"),
+            mask: self.values("in.action_mask"),
+            samples: Vec::new(),
         }
     }
 
-    fn embodiments(&self) -> Tensor<1, Int> {
-        let ids: Vec<usize> = self.numbers("in.embodiment_id").into_iter().map(|id| id as usize).collect();
-        embodiments(&ids, &self.device)
+    fn values(&self, name: &str) -> Vec<f32> {
+        floats(&self.file.read(name).expect(name))
     }
 
     fn draw(&self, step: usize) -> Draw {
-        Draw {
-            time: floats(&self.file.read(&format!("step{step}.t")).expect("t")),
-            noise: self.tensor(&format!("step{step}.noise_raw")),
-        }
+        Draw { time: self.values(&format!("step{step}.t")), noise: self.tensor(&format!("step{step}.noise_raw")) }
     }
 
     fn config(&self, trained: TrainedParts) -> LearnerConfig {
@@ -175,35 +171,57 @@ fn schedules_equal_pytorch() {
     }
 }
 
+/// A learner of a tiny policy, without warm-up.
+fn tiny(device: &Device) -> Learner {
+    let policy = Policy::tiny(3, device).expect("policy");
+    let schedule = Schedule { warmup: 0, total: 4, decay: Decay::Constant };
+    let optimizer = OptimizerConfig { learning_rate: 1e-3, ..OptimizerConfig::default() };
+    let config = LearnerConfig { seed: 1, ..LearnerConfig::new(TrainedParts::all(), optimizer, schedule) };
+    Learner::new(policy, config).expect("learner")
+}
+
 #[test]
 fn batches_of_a_step_count_like_one_batch_of_all_their_samples() {
     for device in test_devices() {
-        let learner = |seed| {
-            let policy = Policy::tiny(3, &device).expect("policy");
-            let schedule = Schedule { warmup: 0, total: 4, decay: Decay::Constant };
-            let optimizer = OptimizerConfig { learning_rate: 1e-3, ..OptimizerConfig::default() };
-            let config = LearnerConfig { seed, ..LearnerConfig::new(TrainedParts::all(), optimizer, schedule) };
-            Learner::new(policy, config).expect("learner")
-        };
         let policy = Policy::tiny(3, &device).expect("policy");
-        let batch = |samples: &[f32]| synthetic(&policy, samples, &device);
-        let (mut split, mut threads) = (learner(1), learner(1).on_devices(&[device.clone(), device.clone()]));
-        let parts = [batch(&[0.1, 0.4]), batch(&[-0.3, 0.8])];
-        let (one, two) = (split.step(&parts).expect("step"), threads.step(&parts).expect("step"));
-        assert_equal("loss", two.loss, one.loss);
-        assert_equal("norm", two.gradient_norm, one.gradient_norm);
-
-        // The same samples, times and noise in one batch.
-        let mut whole = learner(1);
-        let draws: Vec<Draw> = (0..2).map(|index| whole.drawn(2, index)).collect();
-        let draw = Draw {
-            time: draws.iter().flat_map(|draw| draw.time.clone()).collect(),
-            noise: Tensor::cat(draws.into_iter().map(|draw| draw.noise).collect(), 0),
-        };
-        let all = whole.step_with(&batch(&[0.1, 0.4, -0.3, 0.8]), draw).expect("step");
+        let (mut split, mut whole) = (tiny(&device), tiny(&device));
+        let one = split.step(&[synthetic(&policy, &[0.1, 0.4]), synthetic(&policy, &[-0.3, 0.8])]).expect("step");
+        let all = whole.step(&[synthetic(&policy, &[0.1, 0.4, -0.3, 0.8])]).expect("step");
         assert_equal("loss", one.loss, all.loss);
         assert_equal("norm", one.gradient_norm, all.gradient_norm);
+        assert_eq!((one.observations, all.observations), (4, 4));
     }
+}
+
+#[test]
+fn devices_that_share_a_step_do_what_one_does() {
+    let devices = test_devices();
+    for pair in devices.windows(2) {
+        let policy = Policy::tiny(3, &pair[0]).expect("policy");
+        let step = |number: u64| {
+            let value = |at: u64| 0.1 * (4 * number + at) as f32 - 0.5;
+            [synthetic(&policy, &[value(0), value(1)]), synthetic(&policy, &[value(2), value(3)])]
+        };
+        let run = |mut learner: Learner| {
+            let losses: Vec<f64> = (0..3).map(|number| learner.step(&step(number)).expect("step").loss).collect();
+            (losses, parameters_of(&learner))
+        };
+        let shared = || run(tiny(&pair[0]).on_devices(pair, Arc::new(Alone)).expect("devices"));
+        let ((losses, got), (expected_losses, expected)) = (shared(), run(tiny(&pair[0])));
+        // Devices of one kind compute the same bits.
+        let kind = |device: &Device| format!("{device:?}").split_once('(').map(|(kind, _)| kind.to_owned());
+        if kind(&pair[0]) == kind(&pair[1]) {
+            assert!(losses == expected_losses && got == expected, "{pair:?}: other bits");
+        }
+        for (loss, expected) in losses.iter().zip(&expected_losses) {
+            assert_equal("loss", *loss, *expected);
+        }
+        assert_eq!(shared().0, losses, "{pair:?}: a second run has other losses");
+    }
+    let device = &devices[0];
+    let twice = tiny(device).on_devices(&[device.clone(), device.clone()], Arc::new(Alone)).map(|_| ());
+    let message = twice.expect_err("one device twice").to_string();
+    assert!(message.contains("`devices` must be different devices"), "{message}");
 }
 
 /// A learner of the training fixture's policy, its batch and its first draw.
@@ -260,7 +278,7 @@ fn bfloat16_computes_close_to_single_precision_and_keeps_its_weights() {
 fn draws_share_one_context() {
     for device in test_devices() {
         let (mut several, batch, _) = learner(&device, |config| config.draws = 3);
-        let Draw { time, noise } = several.drawn(2 * 3, 0);
+        let Draw { time, noise } = several.drawn(0, 2);
         let expected: f64 = (0..3)
             .map(|draw| {
                 let (mut one, ..) = learner(&device, |_| ());
@@ -275,7 +293,7 @@ fn draws_share_one_context() {
 }
 
 /// Observations whose state and actions are one number each.
-fn synthetic(policy: &Policy, samples: &[f32], device: &Device) -> TrainBatch {
+fn synthetic(policy: &Policy, samples: &[f32]) -> TrainBatch {
     let observations: Vec<evo1::Observation> = samples
         .iter()
         .map(|&value| evo1::Observation {
@@ -285,12 +303,13 @@ fn synthetic(policy: &Policy, samples: &[f32], device: &Device) -> TrainBatch {
             ..evo1::Observation::default()
         })
         .collect();
-    let inputs = policy.prepare(&observations, true).expect("inputs");
+    let inputs = policy.preparer().prepare_on_host(&observations, true).expect("inputs");
     let [horizon, width] = [policy.config.action.horizon, policy.config.action.max_action_dim];
     let actions = samples.iter().flat_map(|&value| vec![value; horizon * width]).collect();
     TrainBatch {
         mask: inputs.action_mask.clone(),
         inputs,
-        actions: Tensor::from_data(TensorData::new(actions, [samples.len(), horizon, width]), device),
+        actions,
+        samples: samples.iter().map(ToString::to_string).collect(),
     }
 }

@@ -58,7 +58,7 @@ pub struct Inputs {
 /// [`Inputs`] before anything is put on a device. Shapes are those of the tensors, row-major.
 #[derive(Debug, Clone)]
 pub struct HostInputs {
-    /// Tiles of all frames: grey levels where the device normalises them.
+    /// Tiles of all frames: grey levels where nothing has normalised them yet.
     pub pixels: Pixels,
     /// The tiles of views that are not present and are black, in ascending order.
     pub black_tiles: Vec<usize>,
@@ -72,22 +72,34 @@ pub struct HostInputs {
     pub action_mask: Vec<f32>,
 }
 
+impl HostInputs {
+    /// Leaves out the frames, of whose tiles the context is known already.
+    pub fn leave_out_pixels(&mut self) {
+        self.pixels = Pixels::Levels(Vec::new());
+    }
+}
+
 impl Preparer {
     /// Frames are scaled and normalised, prompts tokenised, states normalised and padded.
     ///
     /// With `skips_unseen`, what the profile lets nothing see is left out (see
     /// [`PredictOptions::skips_unseen`](crate::PredictOptions)).
     pub fn prepare(&self, observations: &[Observation], skips_unseen: bool) -> Result<Inputs> {
-        Ok(self.place(self.prepare_on_host(observations, skips_unseen)?))
+        Ok(self.place(self.prepared(observations, skips_unseen, has_graphs(&self.device))?))
     }
 
-    /// [`Self::prepare`] without putting anything on the device.
+    /// [`Self::prepare`] without putting anything on the device: pixels are grey levels where scaling leaves them, a
+    /// quarter of the bytes.
     pub fn prepare_on_host(&self, observations: &[Observation], skips_unseen: bool) -> Result<HostInputs> {
+        self.prepared(observations, skips_unseen, true)
+    }
+
+    fn prepared(&self, observations: &[Observation], skips_unseen: bool, keeps_levels: bool) -> Result<HostInputs> {
         if observations.is_empty() {
             return Err(Error::EmptyBatch);
         }
         let skips = self.skips(skips_unseen);
-        let mut samples = Samples::new(has_graphs(&self.device));
+        let mut samples = Samples::new(keeps_levels);
         for observation in observations {
             self.check(observation)?;
             self.prepare_one(observation, skips, &mut samples)?;
@@ -106,25 +118,33 @@ impl Preparer {
     /// Puts inputs on the device.
     pub fn place(&self, inputs: HostInputs) -> Inputs {
         let HostInputs { pixels, black_tiles, tokens, state, embodiment, action_mask } = inputs;
-        let (batch, size, action) = (embodiment.len(), self.config.vlm.image_size, &self.config.action);
-        let (tiles, on_device) = (pixels.len() / (3 * size * size), (&self.device, DType::F32));
+        let (batch, action, on_device) = (embodiment.len(), &self.config.action, (&self.device, DType::F32));
         let mask_shape = [batch, action.horizon, action.max_action_dim];
-        let pixels = (tiles > 0).then(|| match pixels {
-            Pixels::Levels(levels) => {
-                let count = levels.len();
-                let levels = Tensor::from_data(TensorData::new(levels, [count]), (&self.device, DType::U8));
-                self.level_table(DType::F32).normalized(levels, size)
-            }
-            Pixels::Normalized(values) => Tensor::from_data(TensorData::new(values, [tiles, 3, size, size]), on_device),
-        });
         Inputs {
-            pixels,
+            pixels: self.place_pixels(pixels),
             black_tiles,
             tokens,
             state: Tensor::from_data(TensorData::new(state, [batch, action.max_state_dim]), on_device),
             embodiment: embodiments(&embodiment, &self.device),
             action_mask: Tensor::from_data(TensorData::new(action_mask, mask_shape), on_device),
         }
+    }
+
+    /// Puts tiles on the device, normalised, `[tiles, 3, size, size]`; nothing where there is none.
+    pub fn place_pixels(&self, pixels: Pixels) -> Option<Tensor<4>> {
+        let size = self.config.vlm.image_size;
+        let tiles = pixels.tiles(size);
+        (tiles > 0).then(|| match pixels {
+            Pixels::Levels(levels) if has_graphs(&self.device) => {
+                let count = levels.len();
+                let levels = Tensor::from_data(TensorData::new(levels, [count]), (&self.device, DType::U8));
+                self.level_table(DType::F32).normalized(levels, size)
+            }
+            pixels => {
+                let values = pixels.into_normalized(size, self.arithmetic);
+                Tensor::from_data(TensorData::new(values, [tiles, 3, size, size]), (&self.device, DType::F32))
+            }
+        })
     }
 
     /// What normalises grey levels on the device to pixels of a number type.
@@ -226,7 +246,7 @@ impl Preparer {
                             Pixels::Normalized(tiles.pixels)
                         }
                     };
-                    let (first, count) = (samples.tiles(size), tiles.len() / (3 * size * size));
+                    let (first, count) = (samples.pixels.tiles(size), tiles.tiles(size));
                     if !view.is_present() && tiles.is_black(size, arithmetic) {
                         samples.black_tiles.extend(first..first + count);
                     }
@@ -235,7 +255,7 @@ impl Preparer {
                 }
                 None => {
                     if !skips {
-                        samples.black_tiles.push(samples.tiles(size));
+                        samples.black_tiles.push(samples.pixels.tiles(size));
                         samples.pixels.append(samples.pixels.black(size, arithmetic), size, arithmetic);
                     }
                     1
@@ -307,10 +327,5 @@ impl Samples {
             embodiment: Vec::new(),
             action_mask: Vec::new(),
         }
-    }
-
-    /// Tiles so far.
-    fn tiles(&self, size: usize) -> usize {
-        self.pixels.len() / (3 * size * size)
     }
 }

@@ -190,7 +190,7 @@ impl<C: Components> Rollout<C> {
     fn repeated_on_host(&self, inputs: HostInputs, noise: Vec<f32>, options: &PredictOptions) -> Result<Tensor<3>> {
         let (policy, size) = (&*self.policy, self.policy.config.vlm.image_size);
         let HostInputs { pixels, black_tiles, tokens, state, embodiment, action_mask } = inputs;
-        let tiles = pixels.len() / (3 * size * size);
+        let tiles = pixels.tiles(size);
         let (tokens, mut numbers) = self.tokens(tokens, tiles, options.skips_unseen)?;
         numbers.extend(embodiment.iter().map(|&id| id as i32));
         let values = [state, action_mask, noise].concat();

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::{
     results::{Outcome, Results},
-    study::{Cell, Study, config, phase_document},
+    study::{Cell, Study, phase_document},
 };
 use crate::commands::evaluate::Measured;
 
@@ -140,22 +140,13 @@ impl Runner<'_> {
 
     fn train_phase(&self, phase: &Value, seed: u64, run: &Path, from: Option<&PathBuf>) -> Result<Value> {
         fs::create_dir_all(run).map_err(|reason| CoreError::io("create", run, reason))?;
-        let has_checkpoint = fs::read_dir(run.join("checkpoints")).is_ok_and(|mut entries| entries.next().is_some());
-        let arguments = match has_checkpoint {
-            true => vec!["train".to_owned(), "--resume".into(), run.display().to_string(), "--json".into()],
-            false => {
-                let config = run.join("cell.yaml");
-                // JSON is YAML.
-                let document = phase_document(phase, seed, run, from)?;
-                write_atomically(&config, serde_json::to_string_pretty(&document)?.as_bytes())?;
-                vec!["train".to_owned(), "--config".into(), config.display().to_string(), "--json".into()]
-            }
-        };
-        let (result, steps) = (self.process(&arguments, &run.join("log.txt"))?, config(phase)?.steps);
-        if result["steps"] != steps {
-            bail!("training was interrupted after {} of {steps} steps", result["steps"]);
-        }
-        Ok(result)
+        let config = run.join("cell.yaml");
+        // JSON is YAML.
+        let document = phase_document(phase, seed, run, from)?;
+        write_atomically(&config, serde_json::to_string_pretty(&document)?.as_bytes())?;
+        // A run that was ended goes on by the same command.
+        let arguments = ["train".to_owned(), "--config".into(), config.display().to_string(), "--json".into()];
+        self.process(&arguments, &run.join("log.txt"))
     }
 
     fn evaluate(&self, cell: &Cell, run: &Path, checkpoint: &Path) -> Result<Measured> {

@@ -329,8 +329,9 @@ impl Bench {
         use evo1_train::{Decay, Learner, LearnerConfig, OptimizerConfig, Schedule, TrainBatch, TrainedParts};
 
         let trained = if stage == 1 { TrainedParts::stage1() } else { TrainedParts::all() };
-        let inputs = policy.prepare(observations, true)?;
-        let batch = TrainBatch { actions: inputs.action_mask.clone() * 0.5, mask: inputs.action_mask.clone(), inputs };
+        let inputs = policy.preparer().prepare_on_host(observations, true)?;
+        let mask = inputs.action_mask.clone();
+        let batch = TrainBatch { actions: mask.iter().map(|mask| 0.5 * mask).collect(), mask, inputs, samples: vec![] };
         let schedule = Schedule { warmup: 1, total: u64::from(self.repeat) + 1, decay: Decay::Cosine };
         let config = LearnerConfig {
             gradient_checkpointing: self.gradient_checkpointing,

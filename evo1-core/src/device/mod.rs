@@ -94,7 +94,7 @@ impl DeviceName {
     /// Opens the device.
     pub fn open(self) -> Result<Device> {
         let (kind, index) = match self {
-            Self::Auto => return auto(),
+            Self::Auto => return auto(0),
             Self::Of(kind, index) => (kind, index),
         };
         if !kind.is_built() {
@@ -118,6 +118,21 @@ impl DeviceName {
         }
         compute_once(&device).map_err(unusable)?;
         Ok(device)
+    }
+}
+
+impl DeviceName {
+    /// Opens the device of the `place`-th of several processes on this machine, counted from 0: they take the devices of
+    /// the kind in turn.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_for(self, place: usize) -> Result<Device> {
+        match self {
+            Self::Auto => auto(place),
+            Self::Of(..) if place == 0 => self.open(),
+            Self::Of(kind, index) => Self::Of(kind, (index + place) % kind.enumerate().len().max(1)).open(),
+        }
     }
 }
 
@@ -175,10 +190,11 @@ pub fn allow_tf32(device: &Device) -> Result<()> {
     Ok(())
 }
 
-fn auto() -> Result<Device> {
+/// The device of the `place`-th process, of the first kind that there is.
+fn auto(place: usize) -> Result<Device> {
     let tried = built();
     for &kind in &tried {
-        match DeviceName::Of(kind, 0).open() {
+        match DeviceName::Of(kind, 0).open_for(place) {
             Ok(device) if !is_software(&device) => return Ok(device),
             Ok(_) => {}
             // A device that is there is meant to be used: nobody wants to find out by the time that it takes.

@@ -7,10 +7,14 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::DType;
 use evo1::CoreError;
+use evo1_data::Share;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Decay, Error, LearnerConfig, OptimizerConfig, Result, Schedule, TrainedParts, frozen::check_is_frozen};
+use crate::{
+    Decay, Error, Group, LearnerConfig, OptimizerConfig, Result, Schedule, TrainedParts, checkpoint::Checkpoints,
+    frozen::check_is_frozen,
+};
 
 pub use file::{assign, parse_config, read_config};
 pub use policy::{PolicySource, Preset, TokenizerSource};
@@ -63,10 +67,12 @@ pub struct TrainConfig {
     pub cache_folder: Option<PathBuf>,
     /// Everything random comes from it: 0.
     pub seed: u64,
-    /// Devices that compute a batch each, in parallel; the one of the command line when empty.
+    /// Devices with a replica of the policy each, which share the batches of a step; the one of the command line when empty.
     pub devices: Vec<String>,
     /// Threads that prepare batches: 0, which means one for each core.
     pub workers: usize,
+    /// Megabytes that batches may take which are prepared ahead: 2048.
+    pub prefetch_mb: usize,
     /// What is saved, and when.
     pub checkpoints: CheckpointConfig,
     /// Steps between two lines of `metrics.jsonl`: 10.
@@ -98,6 +104,7 @@ impl Default for TrainConfig {
             seed: 0,
             devices: Vec::new(),
             workers: 0,
+            prefetch_mb: 2048,
             checkpoints: CheckpointConfig::default(),
             log_every: 10,
             recipe_batch: None,
@@ -229,6 +236,33 @@ impl TrainConfig {
         Self { output: run.to_owned(), ..read_config(&path, sets)? }.with_absolute_paths()
     }
 
+    /// Learners of this process: one for each device.
+    fn ranks_here(&self) -> usize {
+        self.devices.len().max(1)
+    }
+
+    /// Observations of one step, of all devices of some processes.
+    pub fn effective_batch(&self, processes: &dyn Group) -> usize {
+        self.batch_size * self.accumulate * self.ranks_here() * processes.size()
+    }
+
+    /// The batches that this one of some processes has of a step's.
+    pub(crate) fn share(&self, processes: &dyn Group) -> Share {
+        let (own, of_rank) = (self.ranks_here() as u64, self.accumulate as u64);
+        Share { ranks: own * processes.size() as u64, first: own * processes.rank() as u64, own, of_rank }
+    }
+
+    /// The configuration with all its values as YAML.
+    pub fn to_yaml(&self) -> Result<String> {
+        let document = serde_json::to_value(self).expect("a configuration is JSON");
+        serde_saphyr::to_string(&document).map_err(|error| Error::config("config", "YAML", error))
+    }
+
+    /// Whether a checkpoint of the run is there to go on from.
+    pub fn has_begun(&self) -> bool {
+        Checkpoints::of(&self.output, self.checkpoints).newest().is_ok_and(|newest| newest.is_some())
+    }
+
     /// Every path from the root on, so that the run can be gone on with from anywhere.
     fn with_absolute_paths(mut self) -> Result<Self> {
         absolute(&mut self.output)?;
@@ -277,11 +311,6 @@ impl TrainConfig {
             },
             seed: self.seed,
         })
-    }
-
-    /// Observations of one step.
-    pub fn effective_batch(&self) -> usize {
-        self.batch_size * self.accumulate * self.devices.len().max(1)
     }
 
     /// Fails unless the values can be used together; everything that can be known before data or weights are read.

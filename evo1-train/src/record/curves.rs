@@ -68,6 +68,7 @@ fn smoothed(points: &[Point]) -> Vec<Point> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::Profile;
 
     fn metrics(step: u64, loss: f64) -> Metrics {
         Metrics {
@@ -80,6 +81,7 @@ mod tests {
             waiting: 0.0,
             skipped: 0,
             seconds: 1.0,
+            times: Profile::default(),
         }
     }
 

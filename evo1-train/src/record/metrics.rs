@@ -1,15 +1,10 @@
-//! `metrics.jsonl`: one JSON object for each logged step.
+//! Lines of `metrics.jsonl`, one for each logged step, and of `warnings.jsonl`.
 
-use std::{
-    fs::{File, OpenOptions},
-    io::Write,
-    path::{Path, PathBuf},
-};
+use std::{fmt, time::Duration};
 
-use evo1::{CoreError, files::write_atomically};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::Result;
+use crate::StepTimes;
 
 /// One line of `metrics.jsonl`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -34,85 +29,56 @@ pub struct Metrics {
     pub skipped: u64,
     /// Seconds since the process began the run or went on with it.
     pub seconds: f64,
+    /// Where the time of a step went.
+    #[serde(default)]
+    pub times: Profile,
 }
 
-/// The file, open for more lines.
-#[derive(Debug)]
-pub struct MetricsFile {
-    path: PathBuf,
-    file: File,
-    lines: Vec<Metrics>,
+/// Mean milliseconds of the parts of a step ([`StepTimes`]).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Profile {
+    /// Waiting for batches.
+    pub data: f64,
+    /// From the batches to their losses.
+    pub forward: f64,
+    /// The gradients.
+    pub backward: f64,
+    /// Their mean over all ranks.
+    pub reduce: f64,
+    /// The update of the weights.
+    pub update: f64,
 }
 
-impl MetricsFile {
-    /// Opens the file in `folder` for a run that has done `step` steps: lines of later steps, written before the run was
-    /// killed, are dropped, and so is a last line that was cut off.
-    pub fn open(folder: &Path, step: u64) -> Result<Self> {
-        let path = folder.join("metrics.jsonl");
-        let lines: Vec<Metrics> = match std::fs::read_to_string(&path) {
-            Ok(text) => text.lines().map_while(|line| serde_json::from_str(line).ok()).collect(),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            Err(reason) => return Err(CoreError::io("read", &path, reason).into()),
-        };
-        let lines: Vec<Metrics> = lines.into_iter().filter(|line| line.step <= step).collect();
-        let text: String = lines.iter().map(line_of).collect();
-        write_atomically(&path, text.as_bytes())?;
-        let opened = OpenOptions::new().append(true).open(&path);
-        let file = opened.map_err(|reason| CoreError::io("write", &path, reason))?;
-        Ok(Self { path, file, lines })
+impl Profile {
+    /// The mean of some steps that took `times` together.
+    pub(crate) fn of(times: StepTimes, steps: u32) -> Self {
+        let mean = |time: Duration| time.as_secs_f64() * 1e3 / f64::from(steps.max(1));
+        let StepTimes { data, forward, backward, reduce, update } = times;
+        let (data, forward, backward) = (mean(data), mean(forward), mean(backward));
+        Self { data, forward, backward, reduce: mean(reduce), update: mean(update) }
     }
+}
 
-    /// Adds a line.
-    pub fn push(&mut self, metrics: Metrics) -> Result<()> {
-        let written = self.file.write_all(line_of(&metrics).as_bytes());
-        written.map_err(|reason| CoreError::io("write", &self.path, reason))?;
-        self.lines.push(metrics);
-        Ok(())
+impl fmt::Display for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { data, forward, backward, reduce, update } = self;
+        write!(
+            f,
+            "data {data:.1}, forward {forward:.1}, backward {backward:.1}, reduce {reduce:.1}, update {update:.1}"
+        )
     }
+}
 
-    /// All lines.
-    pub fn lines(&self) -> &[Metrics] {
-        &self.lines
-    }
+/// One line of `warnings.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Warned {
+    /// Steps that were done.
+    pub step: u64,
+    /// What whoever trains should know.
+    pub text: String,
 }
 
 /// JSON has no word for what is not a number and says `null`.
 fn number_or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<f64, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
-}
-
-fn line_of(metrics: &Metrics) -> String {
-    let line = serde_json::to_string(metrics).expect("numbers under string keys are JSON");
-    format!("{line}\n")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_resumed_run_drops_what_came_after_its_checkpoint() {
-        let folder = tempfile::tempdir().expect("folder");
-        let metrics = |step| Metrics {
-            step,
-            loss: 0.5,
-            gradient_norm: 1.0,
-            learning_rate: 1e-3,
-            samples: 8 * step,
-            samples_per_second: 100.0,
-            waiting: 0.1,
-            skipped: 0,
-            seconds: 1.0,
-        };
-        let mut file = MetricsFile::open(folder.path(), 0).expect("file");
-        file.push(metrics(10)).expect("line");
-        file.push(Metrics { loss: f64::NAN, ..metrics(20) }).expect("line");
-        file.push(metrics(30)).expect("line");
-        file.file.write_all(b"{\"step\": 40, \"lo").expect("cut off");
-        let file = MetricsFile::open(folder.path(), 20).expect("file");
-        assert_eq!(file.lines().iter().map(|line| line.step).collect::<Vec<_>>(), [10, 20]);
-        assert!(file.lines()[1].loss.is_nan());
-        let text = std::fs::read_to_string(folder.path().join("metrics.jsonl")).expect("file");
-        assert_eq!(text.lines().count(), 2);
-    }
 }

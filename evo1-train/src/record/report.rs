@@ -5,7 +5,7 @@ use std::path::Path;
 use evo1::files::write_atomically;
 use evo1_plot::html::Page;
 
-use super::Metrics;
+use super::{Metrics, Warned};
 use crate::Result;
 
 /// A line of the report's table: what, and its value.
@@ -14,6 +14,9 @@ pub type Fact = (&'static str, String);
 /// Rows of the table of losses.
 const ROWS: usize = 12;
 
+/// Warnings that are shown.
+const WARNINGS: usize = 50;
+
 /// Writes the page, which shows `curves.png` of the same folder.
 ///
 /// # Errors
@@ -21,13 +24,16 @@ const ROWS: usize = 12;
 pub fn write_report(
     path: &Path,
     facts: &[Fact],
-    warnings: &[String],
+    warnings: &[Warned],
     metrics: &[Metrics],
     configuration: &str,
 ) -> Result<()> {
     let mut page = Page::new("evo1 training run", "Training run");
-    for warning in warnings {
-        page = page.warning(warning);
+    for Warned { step, text } in warnings.iter().take(WARNINGS) {
+        page = page.warning(&format!("after {step} steps: {text}"));
+    }
+    if warnings.len() > WARNINGS {
+        page = page.warning(&format!("and {} more in warnings.jsonl", warnings.len() - WARNINGS));
     }
     let every = metrics.len().div_ceil(ROWS).max(1);
     let row = |line: &Metrics| {
@@ -59,7 +65,14 @@ mod tests {
     fn a_configuration_cannot_become_markup() {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("report.html");
-        write_report(&path, &[("steps", "3 < 4".into())], &["a & b".into()], &[], "prompt: <script>").expect("page");
+        write_report(
+            &path,
+            &[("steps", "3 < 4".into())],
+            &[Warned { step: 0, text: "a & b".into() }],
+            &[],
+            "prompt: <script>",
+        )
+        .expect("page");
         let page = std::fs::read_to_string(path).expect("page");
         assert!(page.contains("3 &lt; 4") && page.contains("a &amp; b") && page.contains("&lt;script&gt;"), "{page}");
     }

@@ -1,5 +1,7 @@
 //! Pixels of tiles before they are put on a device.
 
+use std::{borrow::Cow, ops::Range};
+
 use super::normalize::{Arithmetic, normalized_black, normalized_cut};
 
 /// Pixels of tiles, `[tiles, 3, size, size]`, row-major.
@@ -23,6 +25,31 @@ impl Pixels {
     /// Whether there is no tile.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Number of tiles.
+    pub fn tiles(&self, size: usize) -> usize {
+        self.len() / (3 * size * size)
+    }
+
+    /// Some of the tiles.
+    ///
+    /// # Panics
+    /// When there are not so many.
+    pub fn tile_range(&self, range: Range<usize>, size: usize) -> Self {
+        let values = range.start * 3 * size * size..range.end * 3 * size * size;
+        match self {
+            Self::Levels(levels) => Self::Levels(levels[values].to_vec()),
+            Self::Normalized(normalized) => Self::Normalized(normalized[values].to_vec()),
+        }
+    }
+
+    /// The bytes of the values, the lowest ones first.
+    pub fn bytes(&self) -> Cow<'_, [u8]> {
+        match self {
+            Self::Levels(levels) => Cow::Borrowed(levels),
+            Self::Normalized(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        }
     }
 
     /// Normalised, on the host.
