@@ -214,7 +214,7 @@ pub(crate) fn byte_bar() -> Result<ProgressBar> {
 /// Reads a PNG or JPEG file.
 pub(crate) fn read_frame(path: &Path) -> Result<Frame> {
     let context = || format!("cannot read the image {}", path.display());
-    let bytes = std::fs::read(path).wrap_err_with(context)?;
+    let bytes = evo1::files::read(path).wrap_err_with(context)?;
     decode_frame(&bytes).wrap_err_with(context)
 }
 

@@ -68,6 +68,27 @@ fn data_describes_what_cannot_be_used() {
 }
 
 #[test]
+fn a_repaired_copy_agrees_and_the_warning_names_the_command() {
+    let directory = tempfile::tempdir().expect("directory");
+    let [from, to] = ["found", "repaired"].map(|name| text(&directory.path().join(name)).to_owned());
+    // A copy whose metadata may be edited.
+    assert!(!done(&["data", &dataset("v30"), "--repair", &from]).contains("repaired in the copy"));
+    let info = Path::new(&from).join("meta/info.json");
+    let edited = fs::read_to_string(&info).expect("info").replace("\"total_frames\": 24", "\"total_frames\": 25");
+    fs::write(&info, edited).expect("write");
+    let output = evo1(&["data", &from, "--repair", &to, "--json"]);
+    let message = stderr(&output);
+    assert!(message.contains(&format!("`evo1 data {from} --repair OUT`")), "{message}");
+    let summary: serde_json::Value = serde_json::from_str(&printed(&output)).expect("JSON");
+    assert!(summary["repaired"][0].as_str().is_some_and(|what| what.contains("`total_frames`")), "{summary}");
+    assert_eq!(summary["left"], serde_json::json!([]));
+    let output = evo1(&["data", &to, "--check"]);
+    assert!(!stderr(&output).contains("disagrees") && printed(&output).contains("frames               24"));
+    let output = evo1(&["data", &from, "--repair", &to]);
+    assert!(!output.status.success() && stderr(&output).contains("must be new or empty"), "{}", stderr(&output));
+}
+
+#[test]
 fn columns_of_states_and_actions_are_named_on_the_command_line() {
     let directory = tempfile::tempdir().expect("directory");
     let plot = directory.path().join("sheet.png");

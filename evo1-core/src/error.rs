@@ -20,6 +20,9 @@ pub enum Error {
         /// The operating system's answer.
         reason: std::io::Error,
     },
+    /// A file is not there: Git LFS has put a pointer in its place.
+    #[error("{} is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository", .0.display())]
+    Pointer(PathBuf),
     /// A file is not the JSON document that it should be.
     #[error("{}: not valid JSON: {message}", path.display())]
     Json {

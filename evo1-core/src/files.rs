@@ -13,15 +13,40 @@ use crate::{Error, Result};
 /// More bytes than any configuration, statistics or tokenizer file has.
 const MAX_TEXT_BYTES: u64 = 100_000_000;
 
+/// What a file begins with that Git LFS puts in place of another one, and more bytes than it has.
+const POINTER: (&[u8], u64) = (b"version https://git-lfs.github.com/spec/", 1024);
+
 /// Opens a regular file for reading and says how many bytes it has. Nothing else is opened: a pipe would be waited for.
-pub(crate) fn open_regular(path: &Path) -> Result<(fs::File, u64)> {
+///
+/// # Errors
+/// When it cannot be opened, or is what Git LFS puts in place of the file that is wanted.
+pub fn open(path: &Path) -> Result<(fs::File, u64)> {
     let failed = |reason| Error::io("read", path, reason);
     if !fs::metadata(path).map_err(failed)?.is_file() {
         return Err(failed(io::Error::other("it is not a regular file")));
     }
     let file = fs::File::open(path).map_err(failed)?;
     let size = file.metadata().map_err(failed)?.len();
+    let (start, longest) = POINTER;
+    if (start.len() as u64..longest).contains(&size) {
+        let mut found = vec![0; start.len()];
+        read_exact_at(&file, &mut found, 0).map_err(failed)?;
+        if found == start {
+            return Err(Error::Pointer(path.to_owned()));
+        }
+    }
     Ok((file, size))
+}
+
+/// Reads a file whole.
+///
+/// # Errors
+/// As [`open`].
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    let (mut file, size) = open(path)?;
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default().min(1 << 30));
+    file.read_to_end(&mut bytes).map_err(|reason| Error::io("read", path, reason))?;
+    Ok(bytes)
 }
 
 /// Fills `bytes` from `offset` bytes into the file; several threads may read from one file at a time.
@@ -47,7 +72,7 @@ pub(crate) fn read_exact_at(file: &fs::File, bytes: &mut [u8], offset: u64) -> i
 /// When it is not a regular file, has more than 100 MB, or is not UTF-8.
 pub fn read_text(path: &Path) -> Result<String> {
     let failed = |reason| Error::io("read", path, reason);
-    let (file, _) = open_regular(path)?;
+    let (file, _) = open(path)?;
     let mut text = String::new();
     file.take(MAX_TEXT_BYTES + 1).read_to_string(&mut text).map_err(failed)?;
     if text.len() as u64 > MAX_TEXT_BYTES {
@@ -60,7 +85,7 @@ pub fn read_text(path: &Path) -> Result<String> {
 pub fn sha256(path: &Path, read: impl Fn(usize)) -> Result<String> {
     const BLOCK: usize = 1 << 20;
     let failed = |reason| Error::io("read", path, reason);
-    let (mut file, _) = open_regular(path)?;
+    let (mut file, _) = open(path)?;
     let (mut sum, mut block) = (Sha256::new(), vec![0; BLOCK]);
     loop {
         match file.read(&mut block).map_err(failed)? {
@@ -121,6 +146,20 @@ mod tests {
         write_atomically(&path, b"abc").expect("write");
         let sum = sha256(&path, |count| assert_eq!(count, 3)).expect("sum");
         assert_eq!(sum, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    }
+
+    #[test]
+    fn what_git_lfs_puts_in_place_of_a_file_is_named() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("file");
+        let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
+        fs::write(&path, pointer).expect("write");
+        for message in [open(&path).err(), read_text(&path).err(), sha256(&path, |_| ()).err()] {
+            let message = message.expect("refused").to_string();
+            assert!(message.contains("`git lfs pull`") && message.contains("file"), "{message}");
+        }
+        fs::write(&path, &pointer[1..]).expect("write");
+        assert_eq!(read(&path).expect("another file"), pointer[1..].as_bytes());
     }
 
     #[test]

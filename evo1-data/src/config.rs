@@ -24,7 +24,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use evo1_core::{config::GripperRule, normalize::NormalizationType};
+use evo1_core::{config::GripperRule, files::read_text, normalize::NormalizationType};
 use indexmap::IndexMap;
 use serde::Deserialize;
 
@@ -323,7 +323,7 @@ impl DataConfig {
     /// # Errors
     /// When a key is missing, unknown or has a value that it cannot have.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|reason| Error::io("read", path, reason))?;
+        let text = read_text(path)?;
         let mut config = Self::parse(&text).map_err(|message| Error::format(path, "YAML", message))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         for dataset in config.data_groups.values_mut().flat_map(BTreeMap::values_mut) {

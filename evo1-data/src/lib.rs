@@ -64,7 +64,7 @@ pub use config::{
 pub use epochs::Epochs;
 pub use error::{Error, Result};
 pub use identity::DatasetIdentity;
-pub use lerobot::{Column, Dataset, Episode, Feature, Info, OpenOptions, Table, Tasks, VideoClip};
+pub use lerobot::{Column, Dataset, Episode, Feature, Info, OpenOptions, Repair, Table, Tasks, VideoClip};
 pub use loader::{Batches, Loader, LoaderOptions, Share};
 pub use mixture::{Mixture, SkippedEpisode};
 pub use sample::{Sample, SampleId};

@@ -650,12 +650,25 @@ fn totals_are_counted() {
 }
 
 #[test]
+fn lengths_of_version_2_are_those_of_the_tables() {
+    let directory = copied("v21");
+    edited(directory.path(), "meta/episodes.jsonl", "\"length\": 12", "\"length\": 30");
+    assert_same(&set(directory.path()), &[0, 1, 2]);
+    assert_eq!(open(set(directory.path())).expect("opens").len(), 24);
+    let found = dataset(directory.path()).disagreements().join("; ");
+    assert!(found.contains("another `length` for 1 of 3 episodes"), "{found}");
+    repaired(&directory, &[0, 1, 2]);
+}
+
+#[test]
 fn numbers_of_episodes_may_have_holes() {
     let directory = copied("v21");
     let list = directory.path().join("meta/episodes.jsonl");
     let text = fs::read_to_string(&list).expect("list");
     let kept: Vec<&str> = text.lines().enumerate().filter(|(line, _)| *line != 1).map(|(_, line)| line).collect();
     fs::write(&list, kept.join("\n")).expect("write");
+    assert_same(&set(directory.path()), &[0, 2]);
+    assert!(dataset(directory.path()).disagreements()[0].starts_with("1 tables are of episodes that"));
     fs::remove_file(directory.path().join(table_of(1))).expect("there");
     assert_same(&set(directory.path()), &[0, 2]);
     let mixture = open(set(directory.path())).expect("a mixture");
@@ -687,6 +700,17 @@ fn numbers_of_files_that_nobody_uses_may_be_missing() {
     let views = content(only_front(directory.path()), 1, 3).0;
     assert!(views == content(only_front(&fixture("v21")), 1, 3).0);
     refused(sample(set(directory.path()), 1, 3), &[WRIST, "episode 1", "1 of its values are empty"]);
+    assert_same(&set(directory.path()), &[0, 2]);
+    // What the tables say may be missing in the metadata.
+    let directory = copied("v30");
+    let path = directory.path().join(EPISODES);
+    let with_hole = || -> Option<ArrayRef> { Some(Arc::new(Int64Array::from(vec![Some(0), None, Some(0)]))) };
+    for column in ["data/file_index", "data/chunk_index", "length", "dataset_from_index"] {
+        put(&path, column, with_hole());
+        assert_same(&set(directory.path()), &[0, 1, 2]);
+        put(&path, column, None);
+        assert_same(&set(directory.path()), &[0, 1, 2]);
+    }
 }
 
 #[test]
@@ -711,6 +735,140 @@ fn a_check_finds_what_is_wrong_without_decoding() {
     expected.iter().zip(&wrong).for_each(|((_, part), (_, message))| assert!(message.contains(part), "{message}"));
     let wrong = found(starting_at([0.0, 0.76, 1.9]).path());
     assert!(wrong.len() == 1 && wrong[0].0 == 1 && wrong[0].1.contains("0.7600 s"), "{wrong:?}");
+}
+
+// ------------------------------------------------------------------------------------------------------------- repair
+
+/// The copy that a repair makes, which is as the fixture is, agrees with its tables and leaves the original alone.
+fn repaired(directory: &tempfile::TempDir, episodes: &[usize]) -> tempfile::TempDir {
+    let files = |root: &Path| {
+        let mut files = Vec::new();
+        let mut folders = vec![root.to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).expect("folder") {
+                let path = entry.expect("entry").path();
+                if path.is_dir() {
+                    folders.push(path)
+                } else {
+                    files.push((path.clone(), fs::read(path).expect("file")))
+                }
+            }
+        }
+        files.sort();
+        files
+    };
+    let before = files(directory.path());
+    let copy = tempfile::tempdir().expect("directory");
+    let repair = dataset_that_may_lack_metadata(directory.path()).repair(copy.path()).expect("a copy");
+    assert!(!repair.repaired.is_empty() && repair.left.is_empty(), "{repair:?}");
+    assert!(files(directory.path()) == before, "nothing in the original changes");
+    assert_same(&set(copy.path()), episodes);
+    let copied = dataset(copy.path());
+    assert_eq!(copied.disagreements(), [""; 0]);
+    assert_eq!(copied.episodes().iter().map(|episode| episode.index).collect::<Vec<_>>(), episodes);
+    assert!(copied.check(|_, _| ()).is_empty());
+    copy
+}
+
+fn dataset_that_may_lack_metadata(root: &Path) -> Dataset {
+    Dataset::open(root, &OpenOptions { skip_unreadable: true, ..OpenOptions::default() }).expect("a dataset")
+}
+
+#[test]
+fn a_repaired_copy_agrees_with_its_tables() {
+    // Files and rows of version 3.
+    for (files, claimed) in [
+        (&[&[0][..], &[1, 2]][..], [0, 0, 1]),
+        (&[&[0], &[1, 2]], [0, 0, 0]),
+        (&[&[0, 1, 2]], [0, 1, 2]),
+        (&[&[0], &[1], &[2]], [2, 0, 1]),
+    ] {
+        let directory = copied("v30");
+        split(directory.path(), files);
+        put(&directory.path().join(EPISODES), "data/file_index", ints(claimed));
+        repaired(&directory, &[0, 1, 2]);
+    }
+    for (column, values) in [("dataset_from_index", [0, 0, 12]), ("length", [9, 9, 9])] {
+        let directory = copied("v30");
+        put(&directory.path().join(EPISODES), column, ints(values));
+        let copy = repaired(&directory, &[0, 1, 2]);
+        assert_eq!(numbers(&copy.path().join(EPISODES), "dataset_to_index"), [7, 19, 24]);
+        let statistics =
+            |root: &Path| rows(&root.join(EPISODES)).column_by_name("stats/action/mean").expect("there").clone();
+        assert_eq!(statistics(copy.path()).as_ref(), statistics(directory.path()).as_ref(), "the other columns stay");
+    }
+    // Totals, a line without data, no list, holes.
+    let directory = copied("v21");
+    edited(directory.path(), "meta/info.json", "\"total_frames\": 24", "\"total_frames\": 30");
+    let list = directory.path().join("meta/episodes.jsonl");
+    let text = fs::read_to_string(&list).expect("list");
+    let line = r#"{"episode_index": 3, "tasks": ["Open the drawer."], "length": 6}"#;
+    fs::write(&list, format!("{text}{line}\n")).expect("write");
+    let copy = repaired(&directory, &[0, 1, 2]);
+    assert_eq!(fs::read_to_string(copy.path().join("meta/episodes.jsonl")).expect("list").lines().count(), 3);
+    fs::remove_file(&list).expect("there");
+    let copy = repaired(&directory, &[0, 1, 2]);
+    let again: Vec<serde_json::Value> = fs::read_to_string(copy.path().join("meta/episodes.jsonl"))
+        .expect("list")
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert_eq!(again[2], serde_json::json!({ "episode_index": 2, "tasks": [PUSH, OPEN], "length": 5 }));
+    fs::write(
+        &list,
+        text.lines()
+            .enumerate()
+            .filter(|(line, _)| *line != 1)
+            .map(|(_, line)| format!("{line}\n"))
+            .collect::<String>(),
+    )
+    .expect("write");
+    let copy = repaired(&directory, &[0, 2]);
+    assert!(!copy.path().join(table_of(1)).exists(), "a table that no episode has");
+}
+
+#[test]
+fn a_repaired_copy_starts_where_the_videos_do() {
+    for starts in [[0.0, 0.76, 1.96], [0.0, 0.64, 1.9], [0.0, 0.8, 1.9]] {
+        let directory = starting_at(starts);
+        let copy = repaired(&directory, &[0, 1, 2]);
+        let column = rows(&copy.path().join(EPISODES))
+            .column_by_name(&format!("videos/{FRONT}/from_timestamp"))
+            .expect("there")
+            .clone();
+        let found = column.as_primitive::<arrow_array::types::Float64Type>().values().to_vec();
+        assert!(found.iter().zip([0.0, 0.7, 1.9]).all(|(found, right)| (found - right).abs() < 1e-6), "{found:?}");
+    }
+    // A number of a file that is not said, and one of a file that is not there.
+    for numbers in [vec![Some(0), None, Some(0)], vec![Some(0), Some(3), Some(0)]] {
+        let directory = copied("v30");
+        put(
+            &directory.path().join(EPISODES),
+            &format!("videos/{WRIST}/file_index"),
+            Some(Arc::new(Int64Array::from(numbers))),
+        );
+        repaired(&directory, &[0, 1, 2]);
+    }
+}
+
+#[test]
+fn tables_in_another_order_than_their_rows_are_named_anew() {
+    let directory = copied("v30");
+    split(directory.path(), &[&[1, 2], &[0]]);
+    put(&directory.path().join(EPISODES), "data/file_index", ints([0, 0, 0]));
+    let copy = repaired(&directory, &[0, 1, 2]);
+    assert_eq!(numbers(&copy.path().join(EPISODES), "data/file_index"), [0, 1, 1]);
+    assert_eq!(numbers(&copy.path().join(DATA), "index"), [0, 1, 2, 3, 4, 5, 6]);
+}
+
+#[test]
+fn a_repair_writes_into_a_new_folder_outside_of_the_dataset() {
+    let directory = copied("v21");
+    let full = copied("v21");
+    refused(dataset(directory.path()).repair(full.path()), &["must be new or empty"]);
+    let inside = directory.path().join("repaired");
+    refused(dataset(directory.path()).repair(&inside), &["must be outside of the dataset"]);
+    assert!(!inside.exists());
 }
 
 // -------------------------------------------------------------------------------------------------------------- views

@@ -59,9 +59,7 @@ pub fn prompt_text(image_tokens: &[usize], instruction: &str) -> String {
 impl PromptTokenizer {
     /// Reads a `tokenizer.json`. Prompts are at most `max_length` tokens long.
     pub fn open(path: &Path, max_length: usize) -> Result<Self> {
-        let bytes = std::fs::read(path)
-            .map_err(|error| Error::Tokenizer { path: path.to_owned(), message: error.to_string() })?;
-        Self::from_bytes(path, &bytes, max_length)
+        Self::from_bytes(path, &evo1_core::files::read(path)?, max_length)
     }
 
     /// InternVL3-1B's own tokenizer, which published policies do not bring along.

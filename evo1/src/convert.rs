@@ -12,7 +12,7 @@ use std::{
 use evo1_core::{
     Error as CoreError,
     config::{PolicyConfig, Precision, Profile, upstream::Origin},
-    files::{read_text, write_atomically},
+    files::{self, read_text, write_atomically},
     normalize::Statistics,
     weights::{WeightFile, converted, params},
 };
@@ -123,8 +123,7 @@ fn companions(from: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    let bytes = fs::read(from).map_err(|reason| CoreError::io("read", from, reason))?;
-    Ok(write_atomically(to, &bytes)?)
+    Ok(write_atomically(to, &files::read(from)?)?)
 }
 
 /// The policy's own configuration files where the format understands them, else the same in the format's keys.

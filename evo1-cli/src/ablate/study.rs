@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use evo1::{Choice, Components, CoreError};
+use evo1::{Choice, Components};
 use evo1_train::{DataSource, TrainConfig, assign, parse_config};
 use eyre::{Result, WrapErr, bail, ensure, eyre};
 use serde::{Deserialize, Serialize};
@@ -108,7 +108,7 @@ impl Study {
     /// # Errors
     /// When an axis or a value is none; the message names those that there are.
     pub(crate) fn read<C: Components>(path: &Path, changes: &Changes) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|reason| CoreError::io("read", path, reason))?;
+        let text = evo1::files::read_text(path)?;
         Self::parse::<C>(path, text, changes)
     }
 

@@ -66,6 +66,10 @@ pub(crate) struct Data {
     #[arg(long)]
     check: bool,
 
+    /// Make a copy in this new folder, with metadata that agrees with the tables and videos; other files are hard links
+    #[arg(long, value_name = "OUT")]
+    repair: Option<PathBuf>,
+
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
@@ -86,6 +90,11 @@ impl Data {
         if self.check {
             summary["problems"] = json!(problems);
         }
+        let repair = self.repair.as_ref().map(|to| dataset.repair(to)).transpose()?;
+        if let Some(repair) = &repair {
+            summary["repaired"] = json!(repair.repaired);
+            summary["left"] = json!(repair.left);
+        }
         if self.json {
             say!("{summary}")?;
         } else {
@@ -93,6 +102,9 @@ impl Data {
         }
         if !problems.is_empty() {
             eyre::bail!("{} problems in {}", problems.len(), self.path.display());
+        }
+        if let Some((repair, to)) = repair.zip(self.repair.as_ref()).filter(|(repair, _)| !repair.left.is_empty()) {
+            eyre::bail!("{} disagreements are left in {}", repair.left.len(), to.display());
         }
         if self.plot.is_none() && self.rrd.is_none() {
             return Ok(());
@@ -217,19 +229,24 @@ fn summary(dataset: &Dataset) -> Value {
 fn print(summary: &Value) -> Result<()> {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     for key in ["version", "robot", "episodes", "frames", "fps", "shortest_episode", "longest_episode"] {
-        say!("{:<18} {}", key.replace('_', " "), text(&summary[key]))?;
+        say!("{:<20} {}", key.replace('_', " "), text(&summary[key]))?;
     }
     for (number, task) in summary["tasks"].as_array().into_iter().flatten().enumerate() {
-        say!("{:<18} {}", format!("task {number}"), text(task))?;
+        say!("{:<20} {}", format!("task {number}"), text(task))?;
     }
     for (name, feature) in summary["features"].as_object().into_iter().flatten() {
         let codec = feature["codec"].as_str().map_or_else(String::new, |codec| format!(", {codec}"));
         let depth = if feature["is_depth"] == true { ", depth: no view unless named" } else { "" };
         say!("{name:<42} {} {}{codec}{depth}", text(&feature["dtype"]), feature["shape"])?;
     }
-    for (what, key) in [("disagreement", "disagreements"), ("problem", "problems")] {
+    for (what, key) in [
+        ("disagreement", "disagreements"),
+        ("problem", "problems"),
+        ("repaired in the copy", "repaired"),
+        ("left in the copy", "left"),
+    ] {
         for found in summary[key].as_array().into_iter().flatten() {
-            say!("{what:<18} {}", text(found))?;
+            say!("{what:<20} {}", text(found))?;
         }
     }
     Ok(())

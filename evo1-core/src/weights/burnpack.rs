@@ -12,11 +12,11 @@ use burn::tensor::{Bytes, Shape};
 use burn_pack::{Error as PackError, Reader, Tensor, Writer};
 
 use super::{LazyTensor, file::Stored};
-use crate::{Error, Result, files::open_regular};
+use crate::{Error, Result, files};
 
 /// The tensors of a file.
 pub(super) fn open(path: &Path) -> Result<BTreeMap<String, Stored>> {
-    let _ = open_regular(path)?;
+    let _ = files::open(path)?;
     let tensors = Reader::from_file_exact(path).and_then(Reader::into_tensors).map_err(|error| invalid(path, error))?;
     Ok(tensors
         .into_iter()

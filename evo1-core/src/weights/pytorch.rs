@@ -13,7 +13,7 @@ use pytorch_reader::{PytorchError, PytorchReader};
 use zip::{CompressionMethod, ZipArchive};
 
 use super::file::Stored;
-use crate::{Error, Result, files::open_regular};
+use crate::{Error, Result, files};
 
 /// Where training programs put the weights among what else they save: DeepSpeed under `module`, the authors' own saving
 /// under `model_state_dict`, most others under `state_dict`.
@@ -32,7 +32,7 @@ const BINPERSID: u8 = b'Q';
 /// The tensors of a file.
 pub(super) fn open(path: &Path) -> Result<BTreeMap<String, Stored>> {
     let invalid = |message: String| Error::PyTorch { path: path.to_owned(), message };
-    let (file, size) = open_regular(path)?;
+    let (file, size) = files::open(path)?;
     check_archive(file).map_err(invalid)?;
     let reader = WEIGHT_KEYS
         .iter()

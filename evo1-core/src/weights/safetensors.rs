@@ -18,7 +18,7 @@ use serde::Deserialize;
 use super::file::{ReadRange, RecycledBuffer, Stored};
 use crate::{
     Error, Result,
-    files::{open_regular, read_exact_at},
+    files::{self, read_exact_at},
     json,
 };
 
@@ -31,7 +31,7 @@ const MAX_HEADER_BYTES: usize = 100_000_000;
 /// The tensors of a file, whose header is checked against its size.
 pub(super) fn open(path: &Path) -> Result<BTreeMap<String, Stored>> {
     let failed = |reason| Error::io("read", path, reason);
-    let (mut file, size) = open_regular(path)?;
+    let (mut file, size) = files::open(path)?;
     let size = usize::try_from(size).unwrap_or(usize::MAX);
     let mut length = [0; LENGTH_BYTES];
     if size < LENGTH_BYTES {

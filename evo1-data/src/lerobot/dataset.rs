@@ -95,7 +95,11 @@ impl Dataset {
         let listing = meta::read(&folder, &info, layout, options.skip_unreadable)?;
         if !listing.disagreements.is_empty() {
             let what = listing.disagreements.join("; ");
-            tracing::warn!("{}: metadata disagrees with the tables, which count: {what}", root.display());
+            let root = root.display();
+            tracing::warn!(
+                "{root}: metadata disagrees with the tables, which count: {what}; `evo1 data {root} --repair OUT` makes a copy \
+                 in which they agree"
+            );
         }
         let tables = Tables { cache: LruCache::unbounded(), bytes: 0, limit: options.table_cache_bytes };
         Ok(Self { folder, options: options.clone(), info, listing, tables: Mutex::new(tables) })
@@ -165,8 +169,8 @@ impl Dataset {
     pub fn clip(&self, episode: usize, camera: &str) -> Result<VideoClip> {
         let (path, clip, frames) = self.place(episode, camera)?;
         let path = self.folder.inside(&path)?;
-        let Clip { start, frames_before, frames_in_all, .. } = *clip;
-        Ok(VideoClip { path, start, frames_before, frames_in_all, frames })
+        let Clip { place, frames_before, frames_in_all } = *clip;
+        Ok(VideoClip { path, start: place.start, frames_before, frames_in_all, frames })
     }
 
     /// Whether the video with a camera's frames of an episode is not there.
@@ -189,7 +193,7 @@ impl Dataset {
         let template = self.info.video_path.as_deref().ok_or_else(|| {
             Error::inconsistent(&self.info_path(), "`video_path`", "there, since there are videos", "nothing")
         })?;
-        let numbers = numbers(episode.index, clip.file.chunk, clip.file.file);
+        let numbers = numbers(episode.index, clip.place.file.chunk, clip.place.file.file);
         Ok((fill(template, &numbers, camera, &self.info_path())?, clip, episode.length))
     }
 
@@ -227,6 +231,19 @@ impl Dataset {
             progress(done + 1, total);
         }
         wrong
+    }
+
+    pub(super) fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    pub(super) fn options(&self) -> &OpenOptions {
+        &self.options
+    }
+
+    /// Table files of version 3.
+    pub(super) fn tables(&self) -> &[PathBuf] {
+        &self.listing.tables
     }
 
     pub(crate) fn episode(&self, number: usize) -> Result<&Episode> {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::meta::parquet_files;
+use super::meta::files_below;
 use crate::{Error, Result};
 
 /// A dataset's folder.
@@ -36,13 +36,20 @@ impl Folder {
 
     /// The table files that are there, relative to the folder, in the order of their names; `template` says where they are.
     pub(super) fn tables(&self, template: &str) -> Vec<PathBuf> {
+        let mut files = self.files(template);
+        files.retain(|path| path.extension().is_some_and(|extension| extension == "parquet"));
+        files
+    }
+
+    /// The files that are there, up to two levels below what is fixed in `template`, as [`Self::tables`].
+    pub(super) fn files(&self, template: &str) -> Vec<PathBuf> {
         let fixed = template.split('{').next().unwrap_or_default();
         let top = Path::new(fixed.rsplit_once('/').map_or("", |(top, _)| top));
-        // Tables above the folder are refused where their paths are made.
+        // Files above the folder are refused where their paths are made.
         if !top.components().all(|part| matches!(part, std::path::Component::Normal(_))) {
             return Vec::new();
         }
-        let files = parquet_files(&self.path.join(top)).unwrap_or_default();
+        let files = files_below(&self.path.join(top)).unwrap_or_default();
         files.iter().filter_map(|file| file.strip_prefix(&self.path).ok()).map(Path::to_owned).collect()
     }
 }

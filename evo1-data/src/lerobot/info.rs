@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use evo1_core::files::read_text;
 use indexmap::IndexMap;
 use serde::Deserialize;
 
@@ -65,7 +66,7 @@ pub(super) enum Layout {
 impl Info {
     /// Reads `meta/info.json`.
     pub(super) fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|reason| Error::io("read", path, reason))?;
+        let text = read_text(path)?;
         let info: Self = serde_json::from_str(&text).map_err(|error| Error::format(path, "info.json", error))?;
         info.layout(path)?;
         if !(info.fps.is_finite() && info.fps > 0.0) {
@@ -125,6 +126,13 @@ impl Feature {
     }
 }
 
+/// Which of the numbered files of a kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct FileNumber {
+    pub(super) chunk: usize,
+    pub(super) file: usize,
+}
+
 /// The numbers that path templates of all versions may name.
 pub(super) fn numbers(episode: usize, chunk: usize, file: usize) -> [(&'static str, usize); 4] {
     [("episode_index", episode), ("episode_chunk", chunk), ("chunk_index", chunk), ("file_index", file)]
@@ -156,6 +164,26 @@ pub(super) fn fill(template: &str, numbers: &[(&str, usize)], video_key: &str, i
     if is_inside { Ok(path) } else { Err(bad("a relative path without `..`")) }
 }
 
+/// The numbers that a path template was filled in with to give a path; nothing where it cannot give it.
+pub(super) fn numbers_in(template: &str, path: &Path) -> Option<FileNumber> {
+    let mut found = FileNumber::default();
+    let (mut rest, mut left) = (template, path.to_str()?);
+    while let Some((before, after)) = rest.split_once('{') {
+        let (field, after) = after.split_once('}')?;
+        left = left.strip_prefix(before)?;
+        let digits = left.find(|c: char| !c.is_ascii_digit()).unwrap_or(left.len());
+        let number = left[..digits].parse().ok()?;
+        match field.split(':').next()? {
+            "chunk_index" | "episode_chunk" => found.chunk = number,
+            _ => found.file = number,
+        }
+        (rest, left) = (after, &left[digits..]);
+    }
+    let is_same = |filled: PathBuf| filled == path;
+    let numbers = numbers(found.file, found.chunk, found.file);
+    fill(template, &numbers, "", Path::new("")).is_ok_and(is_same).then_some(found)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,6 +195,21 @@ mod tests {
         assert_eq!(filled.expect("path"), Path::new("videos/chunk-001/cam/episode_000012.mp4"));
         for bad in ["../{a}", "/etc/{a}", "x/{video_key}/y", "{c}", "{a"] {
             assert!(fill(bad, &[("a", 1)], "../../z", info).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_found_in_paths_that_a_template_gives() {
+        let found = |template, path| numbers_in(template, Path::new(path)).map(|found| (found.chunk, found.file));
+        let shared = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet";
+        assert_eq!(found(shared, "data/chunk-001/file-012.parquet"), Some((1, 12)));
+        assert_eq!(found(shared, "data/chunk-1000/file-1234.parquet"), Some((1000, 1234)));
+        let own = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet";
+        assert_eq!(found(own, "data/chunk-002/episode_002001.parquet"), Some((2, 2001)));
+        for path in
+            ["data/chunk-1/file-012.parquet", "data/chunk-001/file-012.mp4", "data/chunk-001/file-.parquet", "x"]
+        {
+            assert_eq!(found(shared, path), None, "{path}");
         }
     }
 

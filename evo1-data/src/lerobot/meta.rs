@@ -8,13 +8,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use evo1_core::files::read_text;
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
     Column, Table,
     folder::Folder,
-    info::{Info, Layout, fill, numbers},
-    table::TableFile,
+    info::{FileNumber, Info, Layout, fill, numbers},
+    table::{MOST_EXACT, TableFile},
 };
 use crate::{Error, Result};
 
@@ -40,23 +41,22 @@ pub struct Episode {
     pub(super) clips: Vec<Result<Clip, String>>,
 }
 
-/// Where an episode's frames are in a video.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Clip {
+/// Which video an episode's frames are in, and where.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Place {
     pub(super) file: FileNumber,
     /// Seconds into the video.
     pub(super) start: f64,
+}
+
+/// Where an episode's frames are in a video.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Clip {
+    pub(super) place: Place,
     /// Frames of the episodes before it in the same video, where all of them are known.
     pub(super) frames_before: Option<usize>,
     /// Frames of all episodes in the same video, where all of them are known and there may be several.
     pub(super) frames_in_all: Option<usize>,
-}
-
-/// Which of the numbered files of a kind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct FileNumber {
-    pub(super) chunk: usize,
-    pub(super) file: usize,
 }
 
 /// What `meta/` and the tables say.
@@ -133,6 +133,7 @@ fn per_episode(folder: &Folder, meta: &Path, info: &Info) -> Result<Listing> {
         left_out.clear();
     }
     listed.retain(|line| !left_out.contains_key(&line.episode_index));
+    disagreements.extend(take_lengths(folder, &mut listed, &present, name)?);
     let cameras = info.features.values().filter(|feature| feature.is_video()).count();
     let mut first = 0;
     let mut episodes: Vec<Episode> = Vec::with_capacity(listed.len());
@@ -141,8 +142,7 @@ fn per_episode(folder: &Folder, meta: &Path, info: &Info) -> Result<Listing> {
             return Err(Error::inconsistent(&list, format!("episode {index}"), "listed once", "twice"));
         }
         let clip = Clip {
-            file: FileNumber { chunk: index / info.chunks_size, file: index },
-            start: 0.0,
+            place: Place { file: FileNumber { chunk: index / info.chunks_size, file: index }, start: 0.0 },
             frames_before: Some(0),
             frames_in_all: None,
         };
@@ -151,6 +151,51 @@ fn per_episode(folder: &Folder, meta: &Path, info: &Info) -> Result<Listing> {
         first += length;
     }
     Ok(Listing { episodes, tasks, tables: Vec::new(), left_out, disagreements })
+}
+
+/// Gives the episodes of a list the lengths of their tables. Returns what was wrong.
+fn take_lengths(
+    folder: &Folder,
+    lines: &mut [EpisodeLine],
+    present: &BTreeSet<PathBuf>,
+    name: impl Fn(usize) -> Result<PathBuf>,
+) -> Result<Vec<String>> {
+    let paths = lines.iter().map(|line| name(line.episode_index)).collect::<Result<Vec<_>>>()?;
+    // What cannot be read is refused where its rows are needed.
+    let lengths = in_parallel(&paths, |path| TableFile::count_rows(&folder.inside(path).ok()?).ok());
+    let mut wrong = 0;
+    for (line, length) in lines.iter_mut().zip(lengths) {
+        let length = length.unwrap_or(line.length);
+        wrong += usize::from(line.length != length);
+        line.length = length;
+    }
+    let mut said = Vec::new();
+    if wrong > 0 {
+        said.push(format!("meta/episodes.jsonl names another `length` for {wrong} of {} episodes", lines.len()));
+    }
+    let listed: BTreeSet<&PathBuf> = paths.iter().collect();
+    let unlisted = present.iter().filter(|path| !listed.contains(path)).count();
+    if unlisted > 0 {
+        said.push(format!(
+            "{unlisted} tables are of episodes that meta/episodes.jsonl does not list, and are not used"
+        ));
+    }
+    Ok(said)
+}
+
+/// What a function gives for each of some things, on a few threads: files are waited for.
+fn in_parallel<T: Sync, R: Send>(things: &[T], of: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    const THREADS: usize = 4;
+    let part = things.len().div_ceil(THREADS).max(1);
+    std::thread::scope(|scope| {
+        let of = &of;
+        let parts: Vec<_> =
+            things.chunks(part).map(|part| scope.spawn(move || part.iter().map(of).collect::<Vec<R>>())).collect();
+        parts
+            .into_iter()
+            .flat_map(|part| part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    })
 }
 
 /// The episodes that tables hold, where no list names them.
@@ -192,6 +237,7 @@ fn shared(folder: &Folder, meta: &Path, info: &Info, skips_unreadable: bool) -> 
     let tasks = task_table(meta)?;
     let mut tables = Tables::look(folder, &info.data_path);
     for (episode, claimed) in &mut claims {
+        let Some(claimed) = claimed else { continue };
         let path = fill(&info.data_path, &numbers(episode.index, claimed.chunk, claimed.file), "", &info_path)?;
         episode.table = Some(tables.number(path));
     }
@@ -208,7 +254,10 @@ fn shared(folder: &Folder, meta: &Path, info: &Info, skips_unreadable: bool) -> 
 }
 
 /// The column that says which episode a row belongs to.
-const EPISODE: &str = "episode_index";
+pub(super) const EPISODE: &str = "episode_index";
+
+/// The column that says which row of a dataset an episode begins at.
+pub(super) const FIRST: &str = "dataset_from_index";
 
 /// The column that numbers the rows of a dataset.
 const INDEX: &str = "index";
@@ -277,7 +326,7 @@ impl Tables {
         let mut filled = vec![0; self.files.len()];
         let (mut first, mut next) = (0, 0);
         while next < episodes.len() {
-            let number = episodes[next].table.unwrap_or_default();
+            let Some(number) = episodes[next].table else { return false };
             let (start, first_index) = (next, first);
             if filled[number] > 0 {
                 return false;
@@ -327,19 +376,24 @@ impl Tables {
         let (mut moved, mut lengths) = (0, 0);
         let mut found = Vec::with_capacity(episodes.len());
         for mut episode in episodes {
-            let claimed = episode.table.unwrap_or_default();
+            let claimed = episode.table;
             let rows = places.remove(&episode.index).unwrap_or_default();
-            let own: Vec<Rows> = rows.iter().filter(|rows| rows.table == claimed).copied().collect();
+            let own: Vec<Rows> = rows.iter().filter(|rows| Some(rows.table) == claimed).copied().collect();
             let place = match (&rows[..], &own[..]) {
                 ([place], _) | (_, [place]) => *place,
-                ([], _) if unreadable.contains(&claimed) => {
+                ([], _) if claimed.is_some_and(|table| unreadable.contains(&table)) => {
                     // Whoever asks for its table is told what is wrong with it.
                     found.push(episode);
                     continue;
                 }
                 ([], _) => {
-                    let table = self.files[claimed].path.display();
-                    left_out.insert(episode.index, format!("neither {table} nor another table has rows of it"));
+                    let reason = match claimed {
+                        Some(table) => {
+                            format!("neither {} nor another table has rows of it", self.files[table].path.display())
+                        }
+                        None => "no table has rows of it".into(),
+                    };
+                    left_out.insert(episode.index, reason);
                     continue;
                 }
                 (several, _) => {
@@ -350,7 +404,7 @@ impl Tables {
                 }
             };
             lengths += usize::from(place.count != episode.length);
-            moved += usize::from(place.table != claimed || place.index != episode.first_frame);
+            moved += usize::from(Some(place.table) != claimed || place.index != episode.first_frame);
             episode.table = Some(place.table);
             (episode.first_row, episode.length, episode.first_frame) = (place.first, place.count, place.index);
             found.push(episode);
@@ -400,7 +454,7 @@ fn count_frames_before(episodes: &mut [Episode]) {
         for episode in episodes.iter_mut() {
             let is_next = episode.index == next;
             let Ok(clip) = &mut episode.clips[camera] else { continue };
-            let before = frames.entry(clip.file).or_insert(Some(0));
+            let before = frames.entry(clip.place.file).or_insert(Some(0));
             if !is_next {
                 *before = None;
             }
@@ -409,7 +463,7 @@ fn count_frames_before(episodes: &mut [Episode]) {
             next = episode.index + 1;
         }
         for clip in episodes.iter_mut().filter_map(|episode| episode.clips[camera].as_mut().ok()) {
-            clip.frames_in_all = frames.get(&clip.file).copied().flatten();
+            clip.frames_in_all = frames.get(&clip.place.file).copied().flatten();
         }
     }
 }
@@ -428,8 +482,8 @@ struct TaskLine {
     task: String,
 }
 
-fn lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
-    let text = std::fs::read_to_string(path).map_err(|reason| Error::io("read", path, reason))?;
+pub(super) fn lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
+    let text = read_text(path)?;
     text.lines()
         .enumerate()
         .filter(|(_, line)| !line.trim().is_empty())
@@ -440,20 +494,25 @@ fn lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
         .collect()
 }
 
-/// The episodes that a file of metadata lists, and the table files that it names.
-fn claims_of(path: &Path, info: &Info) -> Result<Vec<(Episode, FileNumber)>> {
-    const NUMBERS: [&str; 5] = [EPISODE, "length", "dataset_from_index", "data/chunk_index", "data/file_index"];
+/// The episodes that a file of metadata lists, and the table files that it names. Where it names none, or no length or first
+/// row, the tables say it.
+fn claims_of(path: &Path, info: &Info) -> Result<Vec<(Episode, Option<FileNumber>)>> {
+    const NUMBERS: [&str; 5] = [EPISODE, "length", FIRST, "data/chunk_index", "data/file_index"];
     let file = TableFile::open(path)?;
     // Statistics of every episode stand beside what is needed here.
     let is_needed = |name: &str| name == "tasks" || NUMBERS.contains(&name) || name.starts_with("videos/");
     let table = file.read(0..file.rows(), is_needed)?;
-    let [index, length, first, chunk, number] = NUMBERS.map(|name| counts(path, &table, name));
-    let (index, length, first, chunk, number) = (index?, length?, first?, chunk?, number?);
+    let index = counts(path, &table, EPISODE)?;
+    let said = |name: &str| -> Result<Vec<Option<usize>>> {
+        Ok(each_whole(&file, &table, name)?.into_iter().map(Result::ok).collect())
+    };
+    let (length, first) = (said("length")?, said(FIRST)?);
+    let (chunk, number) = (said("data/chunk_index")?, said("data/file_index")?);
     let mut clips = vec![Vec::new(); table.rows()];
     for (video, _) in info.features.iter().filter(|(_, feature)| feature.is_video()) {
-        let places = places(path, &table, video);
-        for (row, clips) in clips.iter_mut().enumerate() {
-            clips.push(places.as_ref().map(|places| places[row].clone()).map_err(ToString::to_string));
+        let places = places(&file, &table, video)?;
+        for (clips, place) in clips.iter_mut().zip(places) {
+            clips.push(place.map(|place| Clip { place, frames_before: None, frames_in_all: None }));
         }
     }
     let mut claims = Vec::with_capacity(table.rows());
@@ -463,20 +522,42 @@ fn claims_of(path: &Path, info: &Info) -> Result<Vec<(Episode, FileNumber)>> {
             Some(Column::Text(tasks)) => vec![tasks[row].clone()],
             _ => Vec::new(),
         };
-        let (index, length, first_frame) = (index[row], length[row], first[row]);
-        let claimed = FileNumber { chunk: chunk[row], file: number[row] };
+        let (index, length) = (index[row], length[row].unwrap_or_default());
+        let first_frame = first[row].unwrap_or_default();
+        let claimed = chunk[row].zip(number[row]).map(|(chunk, file)| FileNumber { chunk, file });
         claims.push((Episode { index, length, tasks, first_frame, table: None, first_row: 0, clips }, claimed));
     }
     Ok(claims)
 }
 
-/// Where a camera's frames of the episodes of a file of metadata are.
-fn places(path: &Path, table: &Table, video: &str) -> Result<Vec<Clip>> {
+/// Where a camera's frames of the episodes of a file of metadata are; for each the reason where it is not said.
+fn places(file: &TableFile, table: &Table, video: &str) -> Result<Vec<Result<Place, String>>> {
     let name = |part: &str| format!("videos/{video}/{part}");
-    let (chunk, number) = (counts(path, table, &name("chunk_index"))?, counts(path, table, &name("file_index"))?);
-    let start = table.doubles(&name("from_timestamp")).map_err(|reason| Error::format(path, "parquet", reason))?;
-    let files = chunk.into_iter().zip(number).map(|(chunk, file)| FileNumber { chunk, file });
-    Ok(files.zip(start).map(|(file, start)| Clip { file, start, frames_before: None, frames_in_all: None }).collect())
+    let chunks = each_whole(file, table, &name("chunk_index"))?;
+    let numbers = each_whole(file, table, &name("file_index"))?;
+    let starts = each(file, table, &name("from_timestamp"))?;
+    let places = chunks.into_iter().zip(numbers).zip(starts);
+    Ok(places
+        .map(|((chunk, file), start)| Ok(Place { file: FileNumber { chunk: chunk?, file: file? }, start: start? }))
+        .collect())
+}
+
+/// The numbers of a column of metadata, each of which may be missing.
+fn each(file: &TableFile, table: &Table, name: &str) -> Result<Vec<Result<f64, String>>> {
+    match table.doubles(name) {
+        Ok(values) => Ok(values.into_iter().map(Ok).collect()),
+        Err(reason) if table.reason(name).is_none() => Ok(vec![Err(reason); table.rows()]),
+        Err(_) => file.each(name),
+    }
+}
+
+/// The same of whole numbers that are not negative.
+fn each_whole(file: &TableFile, table: &Table, name: &str) -> Result<Vec<Result<usize, String>>> {
+    let whole = |value: f64| {
+        let is_count = value >= 0.0 && value.fract() == 0.0 && value <= MOST_EXACT;
+        is_count.then_some(value as usize).ok_or_else(|| format!("`{name}` must hold numbers of files, got {value}"))
+    };
+    Ok(each(file, table, name)?.into_iter().map(|value| value.and_then(whole)).collect())
 }
 
 fn task_table(meta: &Path) -> Result<Tasks> {
@@ -507,7 +588,7 @@ fn only<T>(all: impl Iterator<Item = T>) -> Result<T, usize> {
 }
 
 /// A column of whole numbers that are not negative.
-fn counts(path: &Path, table: &Table, name: &str) -> Result<Vec<usize>> {
+pub(super) fn counts(path: &Path, table: &Table, name: &str) -> Result<Vec<usize>> {
     let values = table.whole(name).map_err(|reason| Error::format(path, "parquet", reason))?;
     values
         .into_iter()
@@ -517,6 +598,13 @@ fn counts(path: &Path, table: &Table, name: &str) -> Result<Vec<usize>> {
 
 /// All parquet files below a folder, two levels deep, in the order of their names.
 pub(super) fn parquet_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = files_below(folder)?;
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "parquet"));
+    Ok(files)
+}
+
+/// All files below a folder, two levels deep, in the order of their names.
+pub(super) fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
     let list = |folder: &Path| -> Result<Vec<PathBuf>> {
         let entries = std::fs::read_dir(folder).map_err(|reason| Error::io("read", folder, reason))?;
         let mut paths = entries
@@ -534,6 +622,5 @@ pub(super) fn parquet_files(folder: &Path) -> Result<Vec<PathBuf>> {
             files.push(chunk);
         }
     }
-    files.retain(|path| path.extension().is_some_and(|extension| extension == "parquet"));
     Ok(files)
 }

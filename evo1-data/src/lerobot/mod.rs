@@ -7,9 +7,11 @@ mod dataset;
 mod folder;
 mod info;
 mod meta;
+mod repair;
 mod table;
 
 pub use dataset::{Dataset, OpenOptions, VideoClip};
 pub use info::{Feature, Info};
 pub use meta::{Episode, Tasks};
+pub use repair::Repair;
 pub use table::{Column, Table};

@@ -1,6 +1,11 @@
 //! Rows of a parquet file as plain columns.
 
-use std::{collections::BTreeMap, fs::File, ops::Range, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
 use arrow_array::{
     Array, ArrayRef, ListArray, RecordBatch,
@@ -11,20 +16,22 @@ use arrow_array::{
     },
 };
 use arrow_schema::DataType;
+use evo1_core::files;
 use parquet::{
     arrow::{
         ProjectionMask,
         arrow_reader::{
-            ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
+            ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+            RowSelection, RowSelector,
         },
     },
-    file::statistics::Statistics,
+    file::{metadata::ParquetMetaDataReader, statistics::Statistics},
 };
 
 use crate::{Error, Result};
 
 /// The largest whole number up to which every whole number is a `f64`.
-const MOST_EXACT: f64 = (1_u64 << 53) as f64;
+pub(super) const MOST_EXACT: f64 = (1_u64 << 53) as f64;
 
 /// Columns of some rows.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -172,21 +179,29 @@ impl Table {
 
 /// A parquet file whose footer has been read.
 #[derive(Debug)]
-pub(crate) struct TableFile<'a> {
-    path: &'a Path,
+pub(crate) struct TableFile {
+    path: PathBuf,
     file: File,
     metadata: ArrowReaderMetadata,
 }
 
-impl<'a> TableFile<'a> {
-    pub(crate) fn open(path: &'a Path) -> Result<Self> {
-        let file = File::open(path).map_err(|reason| Error::io("read", path, reason))?;
+impl TableFile {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let (file, _) = files::open(path)?;
         // Types as the file itself has them: what a writer had in memory (dictionaries, views, long or fixed lists) says
         // nothing about the values.
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
         let metadata =
             ArrowReaderMetadata::load(&file, options).map_err(|error| Error::format(path, "parquet", error))?;
-        Ok(Self { path, file, metadata })
+        Ok(Self { path: path.to_owned(), file, metadata })
+    }
+
+    /// Number of rows of a file, of which nothing else is looked at.
+    pub(super) fn count_rows(path: &Path) -> Result<usize> {
+        let (file, _) = files::open(path)?;
+        let metadata = ParquetMetaDataReader::new().parse_and_finish(&file);
+        let metadata = metadata.map_err(|error| Error::format(path, "parquet", error))?;
+        Ok(metadata.file_metadata().num_rows().max(0) as usize)
     }
 
     /// Number of rows.
@@ -216,12 +231,40 @@ impl<'a> TableFile<'a> {
     /// # Errors
     /// When the file is damaged, or ends before the rows do.
     pub(crate) fn read(&self, rows: Range<usize>, wanted: impl Fn(&str) -> bool) -> Result<Table> {
-        let bad = |message: String| Error::format(self.path, "parquet", message);
+        let mut table = Table { rows: rows.len(), ..Table::default() };
+        for batch in self.batches(rows, wanted)? {
+            table.append(&batch.map_err(|error| Error::format(&self.path, "parquet", error))?);
+        }
+        for (name, column) in &table.columns {
+            let got = column.rows();
+            if got != table.rows {
+                let message = format!("column `{name}` ends after {got} of {} rows", table.rows);
+                return Err(Error::format(&self.path, "parquet", message));
+            }
+        }
+        Ok(table)
+    }
+
+    /// The numbers of a column of all rows, each of which may be missing or none, with the reason.
+    pub(super) fn each(&self, name: &str) -> Result<Vec<Result<f64, String>>> {
+        let mut values = Vec::with_capacity(self.rows());
+        for batch in self.batches(0..self.rows(), |column| column == name)? {
+            let batch = batch.map_err(|error| Error::format(&self.path, "parquet", error))?;
+            for row in 0..batch.num_rows() {
+                let mut one = Table { rows: 1, ..Table::default() };
+                one.append(&batch.slice(row, 1));
+                values.push(one.doubles(name).map(|values| values[0]));
+            }
+        }
+        Ok(values)
+    }
+
+    fn batches(&self, rows: Range<usize>, wanted: impl Fn(&str) -> bool) -> Result<ParquetRecordBatchReader> {
         if rows.end > self.rows() {
             let got = format!("{} rows", self.rows());
-            return Err(Error::inconsistent(self.path, "the number of rows", format!("at least {}", rows.end), got));
+            return Err(Error::inconsistent(&self.path, "the number of rows", format!("at least {}", rows.end), got));
         }
-        let file = self.file.try_clone().map_err(|reason| Error::io("read", self.path, reason))?;
+        let file = self.file.try_clone().map_err(|reason| Error::io("read", &self.path, reason))?;
         let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone());
         let roots: Vec<usize> = builder
             .schema()
@@ -233,23 +276,12 @@ impl<'a> TableFile<'a> {
             .collect();
         let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
         let selection = RowSelection::from(vec![RowSelector::skip(rows.start), RowSelector::select(rows.len())]);
-        let reader = builder
+        builder
             .with_projection(mask)
             .with_row_selection(selection)
             .with_batch_size(rows.len().clamp(1, 65_536))
             .build()
-            .map_err(|error| bad(error.to_string()))?;
-        let mut table = Table { rows: rows.len(), ..Table::default() };
-        for batch in reader {
-            table.append(&batch.map_err(|error| bad(error.to_string()))?);
-        }
-        for (name, column) in &table.columns {
-            let got = column.rows();
-            if got != table.rows {
-                return Err(bad(format!("column `{name}` ends after {got} of {} rows", table.rows)));
-            }
-        }
-        Ok(table)
+            .map_err(|error| Error::format(&self.path, "parquet", error))
     }
 }
 

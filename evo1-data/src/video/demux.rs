@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use evo1_core::files;
 use mp4parse::{CodecType, SampleEntry, TrackType, VideoCodecSpecific, unstable::create_sample_table};
 
 use crate::{Error, Result};
@@ -56,7 +57,7 @@ pub(crate) struct Sample {
 impl Track {
     /// Reads the index of a file's first video track.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let mut file = File::open(path).map_err(|reason| Error::io("read", path, reason))?;
+        let (mut file, _) = files::open(path)?;
         let bad = |message: &str| Error::format(path, "mp4", message);
         let (header, bytes) = header(&mut file, path)?;
         let context = mp4parse::read_mp4(&mut Cursor::new(&header)).map_err(|error| bad(&error.to_string()))?;

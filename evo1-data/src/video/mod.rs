@@ -14,7 +14,7 @@ mod reader;
 
 pub use pool::VideoPool;
 pub use reader::VideoReader;
-pub(crate) use reader::Wanted;
+pub(crate) use reader::{Wanted, frame_times};
 
 /// A decoded picture: planes of luminance and chroma in the decoder's memory.
 pub(crate) struct Picture<'a> {

@@ -22,6 +22,16 @@ pub struct VideoReader {
     place: Vec<usize>,
 }
 
+/// When the frames of a video are shown, in seconds, ascending; of every codec.
+///
+/// # Errors
+/// When the file is no MP4 file, or is cut off.
+pub(crate) fn frame_times(path: &Path) -> Result<Vec<f64>> {
+    let mut times: Vec<f64> = Track::open(path)?.samples.iter().map(|sample| sample.time).collect();
+    times.sort_by(f64::total_cmp);
+    Ok(times)
+}
+
 /// Which frame of an episode is wanted.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Wanted {

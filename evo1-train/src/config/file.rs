@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use evo1::CoreError;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -14,7 +13,7 @@ use crate::{Error, Result};
 /// # Errors
 /// When the file is neither, or a key or value is not one that the configuration may have; the message names it.
 pub fn read_config<T: DeserializeOwned>(path: &Path, sets: &[String]) -> Result<T> {
-    let text = std::fs::read_to_string(path).map_err(|reason| CoreError::io("read", path, reason))?;
+    let text = evo1::files::read_text(path)?;
     let is_toml = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("toml"));
     parse_config(path, &text, is_toml, sets)
 }
