@@ -301,3 +301,29 @@ fn configurations_of_monsters_are_refused() {
     sparse.set_len(1 << 40).expect("a terabyte of nothing");
     refused_by(&["infer", "--policy", &path], "more than 100000000 bytes");
 }
+
+#[test]
+fn git_lfs_pointers_are_named_whatever_file_they_stand_for() {
+    let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
+    let infer = |folder: &Folder, more: &[&str]| {
+        let policy = folder.0.path().to_string_lossy();
+        refused_by(&[&["infer", "--policy", &policy, "--state", "0,0,0,0"], more].concat(), "`git lfs pull`");
+    };
+    let whole = || {
+        let folder = policy();
+        fs::copy(fixture("model.safetensors"), folder.0.path().join("model.safetensors")).expect("copied");
+        folder
+    };
+    for file in ["config.json", "model.safetensors", "tokenizer.json", "vlm_config.json", "norm_stats.json"] {
+        let folder = whole();
+        folder.write(file, pointer);
+        infer(&folder, &[]);
+    }
+    for weights in ["model.bpk", "mp_rank_00_model_states.pt"] {
+        let folder = policy();
+        refused(&folder.write(weights, pointer), "`git lfs pull`");
+        infer(&folder, &[]);
+    }
+    let folder = whole();
+    infer(&folder, &["--image", &folder.write("front.png", pointer).to_string_lossy()]);
+}

@@ -44,6 +44,10 @@ fn video_of(camera: &str, episode: usize) -> String {
     format!("videos/chunk-000/{camera}/episode_{episode:06}.mp4")
 }
 
+fn new_video(camera: &str) -> String {
+    format!("videos/{camera}/chunk-000/file-000.mp4")
+}
+
 /// All rows of a parquet file.
 fn rows(path: &Path) -> RecordBatch {
     let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).expect("file")).expect("parquet");
@@ -735,6 +739,20 @@ fn a_check_finds_what_is_wrong_without_decoding() {
     expected.iter().zip(&wrong).for_each(|((_, part), (_, message))| assert!(message.contains(part), "{message}"));
     let wrong = found(starting_at([0.0, 0.76, 1.9]).path());
     assert!(wrong.len() == 1 && wrong[0].0 == 1 && wrong[0].1.contains("0.7600 s"), "{wrong:?}");
+}
+
+#[test]
+fn git_lfs_pointers_are_named_wherever_a_file_is_opened() {
+    let old = ["meta/info.json", "meta/episodes.jsonl", "meta/tasks.jsonl", &table_of(1), &video_of(FRONT, 1)];
+    let new = ["meta/info.json", EPISODES, "meta/tasks.parquet", DATA, &new_video(FRONT)];
+    for (name, files) in [("v21", old), ("v30", new)] {
+        for file in files {
+            let directory = copied(name);
+            let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
+            fs::write(directory.path().join(file), pointer).expect("write");
+            refused(sample(set(directory.path()), 1, 0), &[file, "Git LFS pointer", "`git lfs pull`"]);
+        }
+    }
 }
 
 // ------------------------------------------------------------------------------------------------------------- repair
