@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     num::NonZeroUsize,
     ops::Range,
     sync::{Mutex, PoisonError},
@@ -27,7 +28,7 @@ pub struct Mixture {
     skipped: Skipped,
 }
 
-/// An episode of which something could not be read and is skipped.
+/// An episode of which something could not be read and is skipped; displayed, what and why in one sentence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SkippedEpisode {
     /// The first of its frames that failed, of those that were asked for.
@@ -36,11 +37,30 @@ pub struct SkippedEpisode {
     pub reason: String,
 }
 
+impl fmt::Display for SkippedEpisode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sample, reason } = self;
+        write!(f, "{sample}: {reason}")
+    }
+}
+
 /// Episodes that could not be read, by dataset and number.
 #[derive(Debug, Default)]
 pub(crate) struct Skipped(Mutex<BTreeMap<(usize, usize), SkippedEpisode>>);
 
 impl Skipped {
+    /// The episodes that metadata lists and no table holds, of which opening has warned.
+    fn listed(sources: &[DatasetSource]) -> Self {
+        let mut all = BTreeMap::new();
+        for (index, source) in sources.iter().enumerate() {
+            for (&episode, reason) in source.dataset.left_out() {
+                let sample = SampleId { dataset: source.name.clone(), episode, frame: 0 };
+                all.insert((index, episode), SkippedEpisode { sample, reason: reason.clone() });
+            }
+        }
+        Self(Mutex::new(all))
+    }
+
     /// Notes a frame that cannot be read, and warns of the first of each episode. Every frame counts for itself, so that
     /// what is skipped does not depend on what was read before.
     pub(crate) fn note(&self, source: usize, sample: SampleId, error: &Error) {
@@ -50,8 +70,12 @@ impl Skipped {
             tracing::warn!("what cannot be read is skipped: {error}");
         }
         if known.is_none_or(|frame| sample.frame < frame) {
-            let key = (source, sample.episode);
-            all.insert(key, SkippedEpisode { sample, reason: error.to_string() });
+            let reason = match error {
+                // The sample is told beside it.
+                Error::Sample { reason, .. } => reason.to_string(),
+                other => other.to_string(),
+            };
+            all.insert((source, sample.episode), SkippedEpisode { sample, reason });
         }
     }
 }
@@ -77,7 +101,7 @@ impl Mixture {
                 sources.push(DatasetSource::open(group, name, dataset, embodiment, suites, cameras, skips)?);
             }
         }
-        let skipped = Skipped::default();
+        let skipped = Skipped::listed(&sources);
         let skips = (config.on_error == OnError::Skip).then_some(&skipped);
         let sampler = DataSampler::new(weighted(&sources, skips)?);
         if sampler.len() == 0 {
@@ -120,7 +144,7 @@ impl Mixture {
         SampleId { dataset: self.sources[source].name.clone(), episode, frame }
     }
 
-    /// Episodes of which something could not be read and is skipped, so far.
+    /// Episodes of which something could not be read and is skipped, so far, and those that metadata lists and no table holds.
     pub fn skipped(&self) -> Vec<SkippedEpisode> {
         self.skipped.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }

@@ -543,6 +543,17 @@ fn skipping_reaches_statistics_and_tables() {
     let (robot, skipped) = statistics(OnError::Skip).expect("the rest");
     assert!(robot.state.lists().iter().all(|(_, values)| values.iter().all(|value| value.is_finite())));
     assert_eq!(skipped, [9]);
+    // What is skipped is told in a sentence, also where metadata lists what is not there.
+    let list = directory.path().join("meta/episodes.jsonl");
+    let line = r#"{"episode_index": 3, "tasks": ["Open the drawer."], "length": 6}"#;
+    fs::write(&list, format!("{}{line}\n", fs::read_to_string(&list).expect("list"))).expect("write");
+    let skipping = loader(set(directory.path()), 0).expect("a loader");
+    skipping.batches(Position::start(5)).take(12).for_each(|batch| _ = batch.expect("a batch"));
+    let told: Vec<String> = skipping.skipped().iter().map(ToString::to_string).collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].contains("episode 1, frame ") && told[0].contains("holds NaN"), "{told:?}");
+    assert_eq!(told[0].matches("default/").count(), 1, "{told:?}");
+    assert!(told[1].contains("episode 3") && told[1].contains("episode_000003.parquet is not there"), "{told:?}");
 
     // A whole table: statistics are those of the others.
     let directory = copied("v21");
@@ -564,8 +575,7 @@ fn skipping_reaches_statistics_and_tables() {
     let whole = fs::read(&path).expect("metadata");
     fs::write(&cut, &whole[..whole.len() - 100]).expect("write");
     refused(open(set(directory.path())), &["file-001.parquet"]);
-    let loader = loader(set(directory.path()), 0).expect("the others");
-    assert_eq!(loader.mixture().len(), 24);
+    assert_eq!(loader(set(directory.path()), 0).expect("the others").mixture().len(), 24);
 }
 
 // ------------------------------------------------------------------------------------------------------------- tables

@@ -58,6 +58,9 @@ impl Stats {
         })?;
         bar.finish_and_clear();
         statistics.write(&self.out)?;
+        for skipped in mixture.skipped() {
+            say!("skipped {skipped}")?;
+        }
         say!("statistics of {} windows written to {}", mixture.len(), self.out.display())?;
         for (name, robot) in statistics.robots() {
             let Some(folder) = self.stats_dir.as_ref().map(|folder| folder.join(&name)) else { continue };

@@ -1,7 +1,7 @@
 //! A dataset in a folder.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -123,6 +123,11 @@ impl Dataset {
     /// Where its metadata disagrees with its tables, in sentences.
     pub fn disagreements(&self) -> &[String] {
         &self.listing.disagreements
+    }
+
+    /// Episodes that metadata lists and no table holds, with what is missing.
+    pub fn left_out(&self) -> &BTreeMap<usize, String> {
+        &self.listing.left_out
     }
 
     /// Its instructions by task index.
