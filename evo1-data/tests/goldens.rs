@@ -175,6 +175,61 @@ fn hevc_and_vp9_are_read_through_ffmpeg() {
     }
 }
 
+/// A video of the fixtures, and PyAV's frames of it.
+fn video(name: &str) -> (VideoReader, Vec<Vec<u8>>) {
+    let folder = evo1_core::test_support::fixture("videos");
+    let reference = Reference::of(&folder.join("reference.safetensors"));
+    (VideoReader::open(&folder.join(format!("{name}.mp4"))).expect("a video"), reference.pictures(name))
+}
+
+#[test]
+fn h264_means_what_its_description_of_colours_says() {
+    for name in ["plain", "bt601", "bt709", "full-range", "full-range-bt709", "scaling-lists", "grey"] {
+        let (mut video, reference) = video(name);
+        assert_eq!((video.codec(), video.frames()), ("H.264", 3));
+        for (number, expected) in reference.iter().enumerate() {
+            let frame = video.frame(number).expect("a frame");
+            let difference = difference(frame.rgb(), expected);
+            assert!(difference < LEVELS, "{name}, frame {number}: {difference} levels");
+        }
+    }
+}
+
+const BEYOND: [(&str, &str); 6] = [
+    ("10-bit", "the profile High 10 with 10 bits"),
+    ("422", "the profile High 4:2:2 with chroma 4:2:2"),
+    ("444", "the profile High 4:4:4 Predictive with chroma 4:4:4"),
+    ("lossless", "the profile High 4:4:4 Predictive with lossless pictures"),
+    ("interlaced", "the profile High with interlaced frames"),
+    ("rgb", "the profile High 4:4:4 Predictive with chroma 4:4:4"),
+];
+
+#[cfg(not(feature = "ffmpeg"))]
+#[test]
+fn h264_beyond_the_decoder_names_its_profile() {
+    for (name, profile) in BEYOND {
+        let path = evo1_core::test_support::fixture("videos").join(format!("{name}.mp4"));
+        let message = VideoReader::open(&path).err().expect("refused").to_string();
+        assert!(message.contains(profile) && message.contains("`--features ffmpeg`"), "{message}");
+    }
+}
+
+#[cfg(feature = "ffmpeg")]
+#[test]
+fn h264_beyond_the_decoder_is_read_through_ffmpeg() {
+    for (name, _) in BEYOND {
+        let (mut video, reference) = video(name);
+        for (number, expected) in reference.iter().enumerate() {
+            let frame = video.frame(number).expect("a frame");
+            // Between patches of colour it matters how chroma is interpolated, which versions of FFmpeg do in several ways.
+            let mut differences: Vec<u8> = frame.rgb().iter().zip(expected).map(|(a, b)| a.abs_diff(*b)).collect();
+            differences.sort_unstable();
+            let median = differences[differences.len() / 2];
+            assert!(median <= 3, "{name}, frame {number}: {median} levels");
+        }
+    }
+}
+
 #[cfg(feature = "rerun")]
 #[test]
 fn an_episode_becomes_a_recording() {

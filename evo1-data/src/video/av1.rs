@@ -88,6 +88,8 @@ fn emit_borrowed(picture: &Decoded, emit: &mut dyn FnMut(&Picture<'_>)) {
             matrix: match picture.matrix_coefficients() {
                 MatrixCoefficients::BT709 => Matrix::Bt709,
                 MatrixCoefficients::BT2020NonConstantLuminance => Matrix::Bt2020,
+                MatrixCoefficients::BT470M => Matrix::Fcc,
+                MatrixCoefficients::ST240M => Matrix::Smpte240,
                 MatrixCoefficients::Identity => Matrix::Identity,
                 _ => Matrix::Bt601,
             },

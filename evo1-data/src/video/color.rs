@@ -22,17 +22,35 @@ pub(crate) enum Matrix {
     Bt709,
     /// BT.2020.
     Bt2020,
+    /// The rules of the FCC, of 1953.
+    Fcc,
+    /// SMPTE 240M.
+    Smpte240,
     /// The planes are green, blue and red.
     Identity,
 }
 
 impl Matrix {
+    /// The one that H.264 and its successors number so (ITU-T H.273, 8.3); BT.601 where they say nothing.
+    pub(crate) fn of_code(code: u32) -> Self {
+        match code {
+            0 => Self::Identity,
+            1 => Self::Bt709,
+            4 => Self::Fcc,
+            7 => Self::Smpte240,
+            9 | 10 => Self::Bt2020,
+            _ => Self::Bt601,
+        }
+    }
+
     /// Weights of red and blue.
     fn weights(self) -> (f64, f64) {
         match self {
             Self::Bt601 | Self::Identity => (0.299, 0.114),
             Self::Bt709 => (0.2126, 0.0722),
             Self::Bt2020 => (0.2627, 0.0593),
+            Self::Fcc => (0.30, 0.11),
+            Self::Smpte240 => (0.212, 0.087),
         }
     }
 }

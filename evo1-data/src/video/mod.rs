@@ -11,6 +11,7 @@ mod ffmpeg;
 mod h264;
 mod pool;
 mod reader;
+mod sps;
 
 pub use pool::VideoPool;
 pub use reader::VideoReader;

@@ -82,19 +82,31 @@ struct Plan {
 
 impl Decoding {
     fn new(track: &Track) -> Result<Self, String> {
-        let decoder: Box<dyn PictureDecoder> = match &track.codec {
-            Codec::H264(config) => Box::new(H264::new(config)?),
-            Codec::Av1(headers) => Box::new(Av1::new(headers)?),
-            #[cfg(feature = "ffmpeg")]
-            Codec::Other(_) => return Ok(Self::Program(super::ffmpeg::Program::new(&track.path))),
-            #[cfg(not(feature = "ffmpeg"))]
-            Codec::Other(name) => {
-                return Err(format!(
-                    "its codec is {name}; this build decodes H.264 and AV1, others take `--features ffmpeg`"
-                ));
-            }
+        let built_in = |decoder: Box<dyn PictureDecoder>| {
+            Ok(Self::Samples(SampleDecoder { decoder, state: State::Reset, buffer: Vec::new() }))
         };
-        Ok(Self::Samples(SampleDecoder { decoder, state: State::Reset, buffer: Vec::new() }))
+        match &track.codec {
+            Codec::H264(config) => match H264::lacks(config) {
+                None => built_in(Box::new(H264::new(config)?)),
+                Some(profile) => Self::elsewhere(track, &format!("H.264 in {profile}")),
+            },
+            Codec::Av1(headers) => built_in(Box::new(Av1::new(headers)?)),
+            Codec::Other(name) => Self::elsewhere(track, name),
+        }
+    }
+
+    /// For what no decoder of this build decodes.
+    #[cfg(feature = "ffmpeg")]
+    fn elsewhere(track: &Track, _: &str) -> Result<Self, String> {
+        Ok(Self::Program(super::ffmpeg::Program::new(&track.path)))
+    }
+
+    /// For what no decoder of this build decodes.
+    #[cfg(not(feature = "ffmpeg"))]
+    fn elsewhere(_: &Track, codec: &str) -> Result<Self, String> {
+        Err(format!(
+            "its codec is {codec}; this build decodes H.264 (4:2:0, 8 bits, whole frames) and AV1, others take `--features ffmpeg`"
+        ))
     }
 }
 

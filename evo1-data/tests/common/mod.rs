@@ -41,7 +41,12 @@ pub(crate) struct Reference(Vec<u8>);
 
 impl Reference {
     pub(crate) fn open() -> Self {
-        Self(fs::read(fixture("reference.safetensors")).expect("fixture"))
+        Self::of(&fixture("reference.safetensors"))
+    }
+
+    /// What stands in a file.
+    pub(crate) fn of(path: &Path) -> Self {
+        Self(fs::read(path).expect("fixture"))
     }
 
     /// A tensor's values and shape.
