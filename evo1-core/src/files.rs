@@ -50,7 +50,10 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// Fills `bytes` from `offset` bytes into the file; several threads may read from one file at a time.
-pub(crate) fn read_exact_at(file: &fs::File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+///
+/// # Errors
+/// When the file cannot be read, or ends before.
+pub fn read_exact_at(file: &fs::File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
     #[cfg(unix)]
     return std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset);
     #[cfg(windows)]

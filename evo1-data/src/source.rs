@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use evo1_core::{Frame, Observation, StatisticsKey, View, config::Cameras};
+use image::ColorType;
 
 use crate::{
     Dataset, DatasetConfig, Error, Feature, MissingVideo, OpenOptions, Result, Suite, Suites, Table, VideoPool,
@@ -361,9 +362,12 @@ impl DatasetSource {
     }
 }
 
-/// A PNG or JPEG picture. One of 16 bits, as depth has, is scaled to 8 where a configuration names its camera.
+/// A PNG, JPEG or TIFF picture. One of 16 bits, as depth has, is scaled to 8 where a configuration names its camera.
 fn picture(bytes: &[u8], is_asked_for: bool) -> Result<Frame, String> {
     let picture = image::load_from_memory(bytes).map_err(|error| error.to_string())?;
+    if matches!(picture.color(), ColorType::Rgb32F | ColorType::Rgba32F) {
+        return Err("it has fractions for levels, of which nothing says the range".into());
+    }
     if picture.color().bytes_per_pixel() > picture.color().channel_count() && !is_asked_for {
         return Err("it has more than 8 bits, as depth has; a `view_map` that names the camera makes it a view".into());
     }

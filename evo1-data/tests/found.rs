@@ -925,16 +925,48 @@ fn pictures_of_16_bits_are_refused_unless_they_are_asked_for() {
     let directory = copied("images");
     let path = directory.path().join(table_of(0));
     let count = rows(&path).num_rows();
-    let picture = image::ImageBuffer::<image::Luma<u16>, _>::from_pixel(48, 32, image::Luma([0x8000]));
-    let mut png = std::io::Cursor::new(Vec::new());
-    image::DynamicImage::ImageLuma16(picture).write_to(&mut png, image::ImageFormat::Png).expect("png");
-    let encoded = png.into_inner();
-    let bytes: ArrayRef = Arc::new(BinaryArray::from_iter_values((0..count).map(|_| &encoded)));
-    let field = Arc::new(Field::new("bytes", bytes.data_type().clone(), true));
-    put(&path, FRONT, Some(Arc::new(StructArray::from(vec![(field, bytes)]))));
-    refused(sample(set(directory.path()), 0, 2), &[FRONT, "more than 8 bits", "view_map"]);
+    let with = |picture: &image::DynamicImage, format| {
+        let mut encoded = std::io::Cursor::new(Vec::new());
+        picture.write_to(&mut encoded, format).expect("encoded");
+        let bytes: ArrayRef = Arc::new(BinaryArray::from_iter_values((0..count).map(|_| encoded.get_ref())));
+        let field = Arc::new(Field::new("bytes", bytes.data_type().clone(), true));
+        put(&path, FRONT, Some(Arc::new(StructArray::from(vec![(field, bytes)]))));
+    };
     let view_map = IndexMap::from([("image_1".to_owned(), FRONT.to_owned())]);
-    assert!(sample(DatasetConfig { view_map, ..set(directory.path()) }, 0, 2).is_ok());
+    let asked_for = DatasetConfig { view_map, ..set(directory.path()) };
+    let depth = image::ImageBuffer::from_fn(48, 32, |x, _| image::Luma([if x < 24 { 0x8000_u16 } else { 0x1234 }]));
+    for format in [image::ImageFormat::Png, image::ImageFormat::Tiff] {
+        with(&depth.clone().into(), format);
+        refused(sample(set(directory.path()), 0, 2), &[FRONT, "more than 8 bits", "view_map"]);
+        let sample = sample(asked_for.clone(), 0, 2).expect("asked for");
+        let View::Present(frame) = &sample.observation.views[0] else { panic!("present") };
+        assert_eq!((&frame.rgb()[..3], &frame.rgb()[47 * 3..48 * 3]), (&[0x80; 3][..], &[0x12; 3][..]), "{format:?}");
+    }
+    let metres = image::Rgb32FImage::from_pixel(48, 32, image::Rgb([1.5; 3]));
+    with(&metres.into(), image::ImageFormat::Tiff);
+    refused(sample(asked_for, 0, 2), &[FRONT, "fractions for levels"]);
+}
+
+#[test]
+fn threads_read_pictures_of_one_table_at_a_time() {
+    let mixture = open(set(&fixture("images"))).expect("a mixture");
+    let source = &mixture.sources()[0];
+    let read = |frame: usize| {
+        let sample = source.sample(0, frame, HORIZON, &VideoPool::new(NonZeroUsize::MIN)).expect("a sample");
+        sample.observation.views
+    };
+    let alone: Vec<_> = (0..7).map(read).collect();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (alone, read) = (&alone, &read);
+            scope.spawn(move || {
+                for at in 0..70 {
+                    let frame = (at * (thread + 1)) % 7;
+                    assert!(read(frame) == alone[frame], "frame {frame}");
+                }
+            });
+        }
+    });
 }
 
 #[test]

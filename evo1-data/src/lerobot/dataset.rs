@@ -21,6 +21,9 @@ use crate::{Error, Result, VideoPool, config::Time};
 /// Columns of whole numbers that every use of a table needs.
 const INDICES: [&str; 4] = ["frame_index", "episode_index", "index", "task_index"];
 
+/// Table files that are kept open.
+const MOST_OPEN: NonZeroUsize = NonZeroUsize::new(16).unwrap();
+
 /// How a dataset is opened.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OpenOptions {
@@ -56,6 +59,8 @@ pub struct Dataset {
     info: Info,
     listing: Listing,
     tables: Mutex<Tables>,
+    /// Table files that were read last.
+    open: Mutex<LruCache<PathBuf, Arc<TableFile>>>,
 }
 
 /// Where the frames of an episode are.
@@ -102,7 +107,8 @@ impl Dataset {
             );
         }
         let tables = Tables { cache: LruCache::unbounded(), bytes: 0, limit: options.table_cache_bytes };
-        Ok(Self { folder, options: options.clone(), info, listing, tables: Mutex::new(tables) })
+        let open = Mutex::new(LruCache::new(MOST_OPEN));
+        Ok(Self { folder, options: options.clone(), info, listing, tables: Mutex::new(tables), open })
     }
 
     /// The dataset's folder.
@@ -206,7 +212,7 @@ impl Dataset {
     pub fn picture(&self, episode: usize, frame: usize, camera: &str) -> Result<Vec<u8>> {
         let path = self.table_path(episode)?;
         let row = self.episode(episode)?.first_row + frame;
-        let table = TableFile::open(&path)?.read(row..row + 1, |name| name == camera)?;
+        let table = self.table_file(&path)?.read(row..row + 1, |name| name == camera)?;
         match table.column(camera) {
             Some(Column::Bytes(pictures)) if !pictures[0].is_empty() => Ok(pictures[0].clone()),
             _ => Err(Error::inconsistent(
@@ -270,6 +276,17 @@ impl Dataset {
         self.root().join("meta").join("info.json")
     }
 
+    /// An open table file.
+    fn table_file(&self, path: &Path) -> Result<Arc<TableFile>> {
+        let open = || self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = open().get(path) {
+            return Ok(file.clone());
+        }
+        let file = Arc::new(TableFile::open(path)?);
+        open().put(path.to_owned(), file.clone());
+        Ok(file)
+    }
+
     fn cache(&self) -> std::sync::MutexGuard<'_, Tables> {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -278,7 +295,7 @@ impl Dataset {
         const TIME: &str = "timestamp";
         let path = self.table_path(number)?;
         let Episode { length, first_row, .. } = *self.episode(number)?;
-        let file = TableFile::open(&path)?;
+        let file = self.table_file(&path)?;
         let is_per_episode = self.info.layout(&path)? == Layout::PerEpisode;
         if is_per_episode && file.rows() != length {
             return Err(Error::inconsistent(&path, "the number of rows", length, file.rows()));

@@ -8,6 +8,7 @@ mod folder;
 mod info;
 mod meta;
 mod repair;
+mod shared_file;
 mod table;
 
 pub use dataset::{Dataset, OpenOptions, VideoClip};

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
     ops::Range,
     path::{Path, PathBuf},
 };
@@ -28,6 +27,7 @@ use parquet::{
     file::{metadata::ParquetMetaDataReader, statistics::Statistics},
 };
 
+use super::shared_file::SharedFile;
 use crate::{Error, Result};
 
 /// The largest whole number up to which every whole number is a `f64`.
@@ -181,13 +181,14 @@ impl Table {
 #[derive(Debug)]
 pub(crate) struct TableFile {
     path: PathBuf,
-    file: File,
+    file: SharedFile,
     metadata: ArrowReaderMetadata,
 }
 
 impl TableFile {
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let (file, _) = files::open(path)?;
+        let (file, bytes) = files::open(path)?;
+        let file = SharedFile::new(file, bytes);
         // Types as the file itself has them: what a writer had in memory (dictionaries, views, long or fixed lists) says
         // nothing about the values.
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
@@ -264,8 +265,7 @@ impl TableFile {
             let got = format!("{} rows", self.rows());
             return Err(Error::inconsistent(&self.path, "the number of rows", format!("at least {}", rows.end), got));
         }
-        let file = self.file.try_clone().map_err(|reason| Error::io("read", &self.path, reason))?;
-        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone());
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(self.file.clone(), self.metadata.clone());
         let roots: Vec<usize> = builder
             .schema()
             .fields()
