@@ -182,27 +182,13 @@ impl Common {
 
 /// The folder that is meant by a path: itself, or the download of `hf://owner/name`.
 pub(crate) fn local(path: &Path) -> Result<PathBuf> {
-    if !Repository::is_named_by(path) {
-        return Ok(path.to_owned());
-    }
-    download(&path.to_string_lossy().parse()?)
-}
-
-#[cfg(feature = "hub")]
-fn download(repository: &Repository) -> Result<PathBuf> {
     let bar = byte_bar()?;
-    let shown = bar.clone();
-    let folder = repository.fetch(move |done, total| {
-        shown.set_length(total);
-        shown.set_position(done);
+    let folder = Repository::local(path, |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
     });
     bar.finish_and_clear();
     Ok(folder?)
-}
-
-#[cfg(not(feature = "hub"))]
-fn download(repository: &Repository) -> Result<PathBuf> {
-    eyre::bail!("{repository} cannot be downloaded by this build: build with `--features hub`")
 }
 
 /// A progress bar on standard error that counts bytes.

@@ -4,6 +4,7 @@
 mod support;
 
 use std::{
+    collections::BTreeMap,
     io::{BufRead, BufReader, Write},
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
@@ -25,7 +26,8 @@ fn fixture() -> PathBuf {
     test_support::fixture("tiny-lerobot")
 }
 
-/// As much of the Hub as a download asks for: one repository, `robots/tiny`, with a fixture's files.
+/// As much of the Hub as downloads ask for: `robots/tiny` with a fixture's files, `robots/run` with the same in a folder, and the
+/// datasets `robots/old` and `robots/new` in two versions.
 struct Hub {
     address: String,
     /// Requests so far, with the range of bytes that they ask for.
@@ -59,7 +61,9 @@ impl Hub {
     fn downloads(&self) -> Vec<String> {
         let requests = self.requests.lock().expect("log");
         let files = requests.iter().filter_map(|request| request.strip_suffix(" bytes=0-"));
-        files.filter_map(|request| request.split(' ').nth(1)?.rsplit('/').next().map(str::to_owned)).collect()
+        let name =
+            |request: &str| Some(request.split(' ').nth(1)?.split_once(COMMIT)?.1.trim_start_matches('/').to_owned());
+        files.filter_map(name).collect()
     }
 }
 
@@ -92,39 +96,67 @@ fn serve(stream: TcpStream, log: &Mutex<Vec<String>>, refusal: &AtomicU16) {
     }
 }
 
-fn answer(path: &str, range: &str) -> (String, String, Vec<u8>) {
-    let info = ["main", "v1"].map(|revision| format!("/api/models/robots/tiny/revision/{revision}"));
-    if info.iter().any(|known| known == path) {
-        let entry = |path: &str, size: u64| format!(r#"{{"rfilename":"{path}","size":{size}}}"#);
-        let files = std::fs::read_dir(fixture()).expect("fixture").map(|file| {
-            let file = file.expect("a file");
-            entry(&file.file_name().to_string_lossy(), file.metadata().expect("a size").len())
-        });
-        let others = [entry("README.md", 3), entry("../escaped.json", 3), entry("images/model.safetensors", 3)];
-        let siblings = files.chain(others).collect::<Vec<_>>().join(",");
-        let body = format!(r#"{{"id":"robots/tiny","sha":"{COMMIT}","siblings":[{siblings}]}}"#);
-        return ("200 OK".into(), "Content-Type: application/json\r\n".into(), body.into_bytes());
-    }
-    if path == "/api/models/robots/run/revision/main" {
-        let file = r#"{"rfilename":"pretrained_model/config.json","size":3}"#;
-        let body = format!(r#"{{"id":"robots/run","sha":"{COMMIT}","siblings":[{file}]}}"#);
-        return ("200 OK".into(), "Content-Type: application/json\r\n".into(), body.into_bytes());
-    }
-    let name = path.strip_prefix(&format!("/robots/tiny/resolve/{COMMIT}/"));
-    match name.map(|name| (name, std::fs::read(fixture().join(name)))) {
-        Some((name, Ok(bytes))) => {
-            let (from, to) = range.strip_prefix("bytes=").and_then(|range| range.split_once('-')).expect("a range");
-            let (from, last) = (from.parse::<usize>().expect("a number"), bytes.len() - 1);
-            let to = to.parse().unwrap_or(last);
-            let headers = format!(
-                "ETag: \"{}\"\r\nX-Repo-Commit: {COMMIT}\r\nContent-Range: bytes {from}-{to}/{}\r\n",
-                name.replace('.', "-"),
-                bytes.len()
-            );
-            ("206 Partial Content".into(), headers, bytes[from..=to].to_vec())
+/// The files of a repository by their paths in it, with some that only its list has.
+fn files(repository: &str) -> Option<BTreeMap<String, PathBuf>> {
+    let (root, prefix, others): (PathBuf, &str, &[&str]) = match repository {
+        "models/robots/tiny" => {
+            (fixture(), "", &["README.md", "../escaped.json", "images/model.safetensors", "x_optim_states.pt/y"])
         }
-        _ => ("404 Not Found".into(), "X-Error-Message: Repository not found\r\n".into(), Vec::new()),
+        "models/robots/run" => {
+            (fixture(), "pretrained_model/", &["training_state/optimizer_state.safetensors", "checkpoint.pt"])
+        }
+        "datasets/robots/old" => (test_support::fixture("lerobot-datasets/v21"), "", &["README.md"]),
+        "datasets/robots/new" => {
+            (test_support::fixture("lerobot-datasets/v30"), "", &["README.md", "meta/../../escaped.json"])
+        }
+        _ => return None,
+    };
+    let mut files: BTreeMap<String, PathBuf> = others.iter().map(|name| ((*name).to_owned(), PathBuf::new())).collect();
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("fixture") {
+            let path = entry.expect("an entry").path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false => {
+                    let name = path.strip_prefix(&root).expect("below").to_str().expect("text").to_owned();
+                    files.insert(format!("{prefix}{name}"), path);
+                }
+            }
+        }
     }
+    Some(files)
+}
+
+fn answer(path: &str, range: &str) -> (String, String, Vec<u8>) {
+    let absent = || ("404 Not Found".into(), "X-Error-Message: Repository not found\r\n".into(), Vec::new());
+    if let Some((repository, revision)) = path.strip_prefix("/api/").and_then(|path| path.split_once("/revision/")) {
+        let Some(files) = files(repository).filter(|_| ["main", "v1"].contains(&revision)) else { return absent() };
+        let entry = |(name, path): (&String, &PathBuf)| {
+            let size = path.metadata().map_or(3, |file| file.len());
+            format!(r#"{{"rfilename":"{name}","size":{size}}}"#)
+        };
+        let siblings = files.iter().map(entry).collect::<Vec<_>>().join(",");
+        let body = format!(r#"{{"id":"x","sha":"{COMMIT}","siblings":[{siblings}]}}"#);
+        return ("200 OK".into(), "Content-Type: application/json\r\n".into(), body.into_bytes());
+    }
+    let Some((repository, name)) = path.split_once(&format!("/resolve/{COMMIT}/")) else { return absent() };
+    let repository = match repository.strip_prefix("/datasets/") {
+        Some(repository) => format!("datasets/{repository}"),
+        None => format!("models{repository}"),
+    };
+    let Some(Ok(bytes)) = files(&repository).and_then(|files| Some(std::fs::read(files.get(name)?))) else {
+        return absent();
+    };
+    let (from, to) = range.strip_prefix("bytes=").and_then(|range| range.split_once('-')).expect("a range");
+    let (from, last) = (from.parse::<usize>().expect("a number"), bytes.len() - 1);
+    let to = to.parse().unwrap_or(last);
+    let headers = format!(
+        "ETag: \"{}\"\r\nX-Repo-Commit: {COMMIT}\r\nContent-Range: bytes {from}-{to}/{}\r\n",
+        name.replace(['.', '/'], "-"),
+        bytes.len()
+    );
+    ("206 Partial Content".into(), headers, bytes[from..=to].to_vec())
 }
 
 /// Runs the binary with a cache of its own.
@@ -207,7 +239,7 @@ fn what_cannot_be_downloaded_says_why() {
     );
     refused(
         &infer("hf://robots/run", &hub.address, &cache, false),
-        &["no `config.json` at its top, but in `pretrained_model`", "download the folder"],
+        &["no `config.json` at its top, but in `pretrained_model`", "hf://owner/name/folder"],
     );
     refused(&infer("hf://robots/tiny", &hub.address, &cache, true), &["not in the cache", "HF_HUB_OFFLINE"]);
     refused(&infer("hf://robots/tiny", &nobody(), &cache, false), &["check the network", "HF_ENDPOINT"]);
@@ -225,4 +257,136 @@ fn a_download_that_broke_off_goes_on() {
     actions(&infer("hf://robots/tiny", &hub.address, &cache, false));
     let requests = hub.requests.lock().expect("log");
     assert!(requests.iter().any(|request| request.contains("model.safetensors") && request.ends_with(" bytes=1000-")));
+}
+
+#[test]
+fn a_policy_may_be_in_a_folder() {
+    let (hub, cache) = (Hub::start(), tempfile::tempdir().expect("cache"));
+    let local = evo1(&[&INFER[..], &["--policy", &fixture().to_string_lossy()]].concat(), "", cache.path(), false);
+    let expected = actions(&local);
+    let name = "hf://robots/run/pretrained_model";
+    assert_eq!(actions(&infer(name, &hub.address, &cache, false)), expected);
+    let mut names = hub.downloads();
+    names.sort();
+    let files = ["config.json", "model.safetensors", "tokenizer.json", "vlm_config.json"];
+    assert_eq!(names, files.map(|file| format!("pretrained_model/{file}")), "and nothing of the run");
+    assert_eq!(actions(&infer(name, &hub.address, &cache, true)), expected);
+    hub.refusal.store(503, Ordering::Relaxed);
+    assert_eq!(actions(&infer(name, &hub.address, &cache, false)), expected);
+    let other = infer("hf://robots/run/last", &Hub::start().address, &cache, false);
+    refused(&other, &["no `config.json` in `last`, but in `pretrained_model`"]);
+}
+
+#[cfg(feature = "data")]
+mod data {
+    use super::*;
+
+    /// A data configuration in the folder of the cache.
+    fn configuration(cache: &TempDir, path: &str, more: &str) -> String {
+        let file = cache.path().join("data.yaml");
+        let text = format!("data_groups: {{arm: {{set: {{path: '{path}', process_suite: metaworld{more}}}}}}}\n");
+        std::fs::write(&file, text).expect("write");
+        file.to_string_lossy().into_owned()
+    }
+
+    /// The statistics that are written for a configuration.
+    fn statistics(configuration: &str, endpoint: &str, cache: &TempDir, offline: bool) -> (Output, Option<String>) {
+        let out = cache.path().join("norm_stats.json");
+        let _ = std::fs::remove_file(&out);
+        let arguments = ["stats", "--data", configuration, "--horizon", "4", "--out", &out.to_string_lossy()];
+        (evo1(&arguments, endpoint, cache.path(), offline), std::fs::read_to_string(out).ok())
+    }
+
+    #[test]
+    fn only_the_files_of_a_dataset_that_are_used_are_downloaded() {
+        const VIEW: &str = ", view_map: {image_1: observation.images.wrist}";
+        let cases = [
+            (
+                "hf://datasets/robots/old",
+                ", episodes: [1]",
+                vec![
+                    "data/chunk-000/episode_000001.parquet",
+                    "videos/chunk-000/observation.images.wrist/episode_000001.mp4",
+                ],
+            ),
+            (
+                "robots/new@v1",
+                "",
+                vec!["data/chunk-000/file-000.parquet", "videos/observation.images.wrist/chunk-000/file-000.mp4"],
+            ),
+        ];
+        for ((path, more, files), local) in cases.into_iter().zip(["v21", "v30"]) {
+            let (hub, cache) = (Hub::start(), tempfile::tempdir().expect("cache"));
+            let local = test_support::fixture("lerobot-datasets").join(local);
+            let more = format!("{VIEW}{more}");
+            let same = configuration(&cache, &local.to_string_lossy(), &more);
+            let (_, expected) = statistics(&same, &nobody(), &cache, true);
+            assert!(expected.is_some());
+            let named = configuration(&cache, path, &more);
+            let (output, got) = statistics(&named, &hub.address, &cache, false);
+            assert_eq!(got, expected, "{}", stderr(&output));
+            let downloads = hub.downloads();
+            let (meta, used): (Vec<_>, Vec<_>) = downloads.into_iter().partition(|name| name.starts_with("meta/"));
+            assert_eq!(used, files);
+            assert!(meta.len() >= 4, "{meta:?}");
+            let asked = hub.count();
+            assert_eq!(statistics(&named, &hub.address, &cache, true).1, expected, "without network");
+            assert_eq!(hub.count(), asked);
+            hub.refusal.store(429, Ordering::Relaxed);
+            let (output, got) = statistics(&named, &hub.address, &cache, false);
+            assert_eq!(got, expected);
+            assert!(stderr(&output).contains("the cached files are used"), "{}", stderr(&output));
+            assert!(!cache.path().join("hub/escaped.json").exists());
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_found_on_the_hub_says_where_it_was_looked_for() {
+        let (hub, cache) = (Hub::start(), tempfile::tempdir().expect("cache"));
+        let (output, _) = statistics(&configuration(&cache, "robots/none", ""), &hub.address, &cache, false);
+        refused(&output, &["there is no folder", "robots/none", "hf://datasets/robots/none", "404"]);
+        let (output, _) = statistics(&configuration(&cache, "hf://robots/new", ""), &hub.address, &cache, false);
+        refused(&output, &["hf://datasets/owner/name", "hf://robots/new"]);
+        refused(&infer("hf://datasets/robots/new", &hub.address, &cache, false), &["a policy or base model"]);
+    }
+
+    #[test]
+    fn a_dataset_of_the_hub_is_shown_and_checked() {
+        let (hub, cache) = (Hub::start(), tempfile::tempdir().expect("cache"));
+        let path = "hf://datasets/robots/old";
+        let shown = |more: &[&str]| {
+            document(&evo1(&[&["data", path, "--json"], more].concat(), &hub.address, cache.path(), false))
+        };
+        let summary = shown(&[]);
+        assert_eq!((&summary["episodes"], &summary["frames"]), (&3.into(), &24.into()));
+        assert_eq!(summary["disagreements"], serde_json::json!([]));
+        let videos = hub.downloads().iter().filter(|name| name.starts_with("videos/")).count();
+        assert_eq!(videos, 2, "those of the first episode");
+        let plot = cache.path().join("sheet.png");
+        shown(&["--plot", &plot.to_string_lossy(), "--episode", "2"]);
+        assert!(plot.exists() && !hub.downloads().iter().any(|name| name.contains("episode_000001")));
+        assert_eq!(shown(&["--check"])["problems"], serde_json::json!([]));
+        assert_eq!(hub.downloads().iter().filter(|name| name.starts_with("videos/")).count(), 6);
+    }
+
+    #[cfg(feature = "train")]
+    #[test]
+    fn a_run_takes_its_policy_and_its_data_from_the_hub() {
+        let (hub, cache) = (Hub::start(), tempfile::tempdir().expect("cache"));
+        let output = cache.path().join("run");
+        let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/../recipes/tiny.yaml");
+        let sets = [
+            "policy={from: 'hf://robots/run/pretrained_model'}".to_owned(),
+            "data={data_groups: {a: {b: {path: robots/new, state_dims: [0, 1, 2, 3], action_dims: [0, 1, 2, 3, 4], view_map: {image_1: observation.images.front, image_2: observation.images.wrist}}}}}".to_owned(),
+            "steps=1".to_owned(),
+            "batch_size=2".to_owned(),
+            format!("output={}", output.display()),
+        ];
+        let mut arguments = vec!["train", "--config", recipe];
+        sets.iter().for_each(|set| arguments.extend(["--set", set]));
+        let run = evo1(&arguments, &hub.address, cache.path(), false);
+        assert!(run.status.success(), "{}", stderr(&run));
+        assert!(output.join("report.html").exists());
+        assert!(hub.downloads().iter().any(|name| name == "pretrained_model/model.safetensors"));
+    }
 }

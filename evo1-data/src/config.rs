@@ -28,7 +28,7 @@ use evo1_core::{config::GripperRule, files::read_text, normalize::NormalizationT
 use indexmap::IndexMap;
 use serde::Deserialize;
 
-use crate::{Error, Result};
+use crate::{Error, Result, hub::located};
 
 /// The data of a training run.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -82,7 +82,8 @@ fn decoder_cache_size() -> usize {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DatasetConfig {
-    /// Its folder; relative to the configuration file.
+    /// Its folder, relative to the configuration file; or on the Hub `hf://datasets/owner/name`, or `owner/name` where there is
+    /// no such folder, with `@revision` or without. From there come only the files of the episodes and cameras that are used.
     pub path: PathBuf,
     /// The cameras that are views, in this order; without it those of the policy, by name, and where it knows no names all
     /// cameras, in the order of `info.json`.
@@ -327,7 +328,7 @@ impl DataConfig {
         let mut config = Self::parse(&text).map_err(|message| Error::format(path, "YAML", message))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         for dataset in config.data_groups.values_mut().flat_map(BTreeMap::values_mut) {
-            dataset.path = folder.join(&dataset.path);
+            dataset.path = located(folder, &dataset.path);
         }
         Ok(config)
     }

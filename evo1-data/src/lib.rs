@@ -41,6 +41,7 @@ mod config;
 #[cfg(feature = "epochs")]
 mod epochs;
 mod error;
+mod hub;
 mod identity;
 mod lerobot;
 mod loader;
@@ -63,6 +64,7 @@ pub use config::{
 #[cfg(feature = "epochs")]
 pub use epochs::Epochs;
 pub use error::{Error, Result};
+pub use hub::{Needed, located};
 pub use identity::DatasetIdentity;
 pub use lerobot::{Column, Dataset, Episode, Feature, Info, OpenOptions, Repair, Table, Tasks, VideoClip};
 pub use loader::{Batches, Loader, LoaderOptions, Share};

@@ -6,7 +6,7 @@ use evo1_core::{Frame, Observation, StatisticsKey, View, config::Cameras};
 use image::ColorType;
 
 use crate::{
-    Dataset, DatasetConfig, Error, Feature, MissingVideo, OpenOptions, Result, Suite, Suites, Table, VideoPool,
+    Dataset, DatasetConfig, Error, Feature, MissingVideo, Needed, OpenOptions, Result, Suite, Suites, Table, VideoPool,
     sample::{Sample, SampleId},
     video::Wanted,
 };
@@ -59,26 +59,26 @@ impl DatasetSource {
             skip_unreadable,
             ..OpenOptions::default()
         };
-        let dataset = Dataset::open(&config.path, &options)?;
-        let present = dataset.episodes().iter().map(|episode| episode.index);
-        let episodes = config.chosen_episodes(present).map_err(|message| {
-            evo1_core::Error::invalid("data configuration", format!("{name}.episodes"), message, "that")
-        })?;
-        let views: Vec<Option<String>> = if config.view_map.is_empty() {
-            let is_view =
-                |camera: &&str| cameras.view(camera).is_some() || !dataset.feature(camera).is_ok_and(Feature::is_depth);
-            let (views, depth): (Vec<&str>, Vec<&str>) = dataset.info().cameras().partition(is_view);
-            if !depth.is_empty() {
-                let depth = depth.join(", ");
-                tracing::warn!("{name}: {depth} shows depth and is no view; a `view_map` that names it makes it one");
-            }
-            let given = views.into_iter().map(|camera| (camera.to_owned(), camera.to_owned())).collect();
-            cameras
-                .arrange(given)
-                .map_err(|reason| Error::Cameras { dataset: name.clone(), reason: Box::new(reason) })?
-        } else {
-            config.view_map.values().cloned().map(Some).collect()
+        let chosen = |dataset: &Dataset| {
+            let present = dataset.episodes().iter().map(|episode| episode.index);
+            config.chosen_episodes(present).map_err(|message| {
+                evo1_core::Error::invalid("data configuration", format!("{name}.episodes"), message, "that")
+            })
         };
+        let dataset = Dataset::open_at(&config.path, &options, |dataset| {
+            let cameras = views(&name, config, dataset, cameras)?.into_iter().flatten().collect();
+            Ok(Needed { episodes: chosen(dataset)?, cameras })
+        })?;
+        let episodes = chosen(&dataset)?;
+        let views = views(&name, config, &dataset, cameras)?;
+        let is_unseen_depth = |camera: &&str| {
+            dataset.feature(camera).is_ok_and(Feature::is_depth) && !views.iter().flatten().any(|view| view == camera)
+        };
+        let depth: Vec<&str> = dataset.info().cameras().filter(is_unseen_depth).collect();
+        if config.view_map.is_empty() && !depth.is_empty() {
+            let depth = depth.join(", ");
+            tracing::warn!("{name}: {depth} shows depth and is no view; a `view_map` that names it makes it one");
+        }
         for camera in views.iter().flatten() {
             if !dataset.feature(camera)?.is_camera() {
                 return Err(Error::inconsistent(
@@ -360,6 +360,18 @@ impl DatasetSource {
     fn table_path(&self, episode: usize) -> std::path::PathBuf {
         self.dataset.table_path(episode).unwrap_or_else(|_| Path::new(self.dataset.root()).to_owned())
     }
+}
+
+/// The camera that each view shows: those of the configuration, or those of the policy.
+fn views(name: &str, config: &DatasetConfig, dataset: &Dataset, cameras: &Cameras) -> Result<Vec<Option<String>>> {
+    if !config.view_map.is_empty() {
+        return Ok(config.view_map.values().cloned().map(Some).collect());
+    }
+    let is_view =
+        |camera: &&str| cameras.view(camera).is_some() || !dataset.feature(camera).is_ok_and(Feature::is_depth);
+    let views = dataset.info().cameras().filter(is_view);
+    let given = views.map(|camera| (camera.to_owned(), camera.to_owned())).collect();
+    cameras.arrange(given).map_err(|reason| Error::Cameras { dataset: name.to_owned(), reason: Box::new(reason) })
 }
 
 /// A PNG, JPEG or TIFF picture. One of 16 bits, as depth has, is scaled to 8 where a configuration names its camera.

@@ -616,6 +616,35 @@ fn rows_are_where_the_tables_say() {
 }
 
 #[test]
+fn tables_may_be_elsewhere_where_that_is_said() {
+    let options = OpenOptions { may_lack_tables: true, ..OpenOptions::default() };
+    let lacking = |claimed, missing: &[usize]| {
+        let directory = copied("v30");
+        split(directory.path(), &[&[0], &[1, 2]]);
+        put(&directory.path().join(EPISODES), "data/file_index", ints(claimed));
+        for file in missing {
+            fs::remove_file(directory.path().join(format!("data/chunk-000/file-{file:03}.parquet"))).expect("there");
+        }
+        let dataset = Dataset::open(directory.path(), &options).expect("a dataset");
+        let readable: Vec<bool> = (0..3).map(|episode| dataset.table(episode).is_ok()).collect();
+        (dataset.episodes().len(), dataset.disagreements().is_empty(), readable, directory)
+    };
+    for (missing, readable) in
+        [(vec![0, 1], [false; 3]), (vec![0], [false, true, true]), (vec![1], [true, false, false])]
+    {
+        let (episodes, agrees, found, _directory) = lacking([0, 1, 1], &missing);
+        assert_eq!((episodes, agrees, &found[..]), (3, true, &readable[..]), "without {missing:?}");
+    }
+    // What is there shows that metadata is wrong.
+    let (_, agrees, found, _directory) = lacking([0, 0, 1], &[1]);
+    assert_eq!((agrees, &found[..]), (false, &[true, false, false][..]));
+    let directory = copied("v21");
+    fs::remove_file(directory.path().join(table_of(1))).expect("there");
+    let dataset = Dataset::open(directory.path(), &options).expect("a dataset");
+    assert_eq!((dataset.episodes().len(), dataset.disagreements().len()), (3, 0));
+}
+
+#[test]
 fn first_rows_and_lengths_are_those_of_the_tables() {
     for (column, values) in [
         ("dataset_from_index", [0, 0, 12]),

@@ -8,7 +8,9 @@ use std::{
 
 use clap::Args;
 use evo1::config::Cameras;
-use evo1_data::{DataConfig, Dataset, DatasetConfig, DatasetSource, Mixture, OpenOptions, VideoPool, VideoReader};
+use evo1_data::{
+    DataConfig, Dataset, DatasetConfig, DatasetSource, Episodes, Mixture, Needed, OpenOptions, VideoPool, VideoReader,
+};
 use evo1_plot::{
     Lines,
     sheet::{self, Strip},
@@ -26,7 +28,7 @@ use crate::{
 #[derive(Args)]
 #[command(after_help = "Example:\n  evo1 data datasets/metaworld --plot sheet.png --episode 3")]
 pub(crate) struct Data {
-    /// Folder of the dataset (version 2.0, 2.1 or 3.0)
+    /// Folder of the dataset (version 2.0, 2.1 or 3.0), or hf://datasets/owner/name[@revision]
     #[arg(value_name = "DIR")]
     path: PathBuf,
 
@@ -84,7 +86,14 @@ impl Data {
             skip_unreadable: true,
             ..OpenOptions::default()
         };
-        let dataset = Dataset::open(&self.path, &options)?;
+        let dataset = Dataset::open_at(&self.path, &options, |dataset| {
+            let mut needed = Needed::all(dataset);
+            if !self.check && self.repair.is_none() {
+                // The first episode's videos stand for all.
+                needed.episodes.truncate(1);
+            }
+            Ok(needed)
+        })?;
         let mut summary = summary(&dataset);
         let problems = if self.check { check(&dataset) } else { Vec::new() };
         if self.check {
@@ -114,6 +123,7 @@ impl Data {
         let config = DatasetConfig {
             suite_config: given.map(|(name, columns)| (name.to_owned(), json!(columns))).collect(),
             process_suite: self.suite.clone(),
+            episodes: Some(Episodes::List(vec![self.episode])),
             follow_links: self.follow_links,
             ..DatasetConfig::new(&self.path)
         };

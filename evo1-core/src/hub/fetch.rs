@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use hf_hub::{
@@ -13,7 +13,7 @@ use hf_hub::{
     },
 };
 use serde::Deserialize;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::Repository;
 use crate::{Error, Result};
@@ -37,38 +37,95 @@ const FILES: [&str; 12] = [
     "pytorch_model.bin",
 ];
 
+/// Most bytes of a repository's list of files, of which datasets have hundreds of thousands.
+const MAX_LIST_BYTES: u64 = 256 << 20;
+
 /// How often a download that broke off goes on.
 const RETRIES: usize = 3;
 
 /// The revision of a name without one.
 const DEFAULT_REVISION: &str = "main";
 
+/// The file that every dataset has.
+const DATASET_FOUND_BY: &str = "meta/info.json";
+
+/// The files of a repository at one commit, as far as they are in the cache.
+#[derive(Debug)]
+pub struct Snapshot {
+    repository: Repository,
+    cache: Cache,
+    folder: PathBuf,
+    /// Where files come from that are not in the cache; nothing where the Hub is not asked.
+    source: Option<Source>,
+}
+
+/// A repository at one commit, on the Hub.
+#[derive(Debug)]
+struct Source {
+    commit: String,
+    files: Vec<Sibling>,
+    api: ApiRepo,
+}
+
 impl Repository {
-    /// The folder with the repository's files, which are downloaded unless they are in the cache; `progress` hears of the
-    /// bytes downloaded so far and of all there are. Where the Hub gives no answer, or refuses to, what is in the cache is
-    /// used with a warning.
-    pub fn fetch(&self, progress: impl Fn(u64, u64)) -> Result<PathBuf> {
-        let home = home().ok_or_else(|| self.failed(Failure::NoCache))?;
-        let cache = variable("HF_HUB_CACHE").or_else(|| variable("HUGGINGFACE_HUB_CACHE"));
-        let cache = Cache::new(cache.map_or_else(|| home.join("hub"), PathBuf::from));
-        if is_offline() {
-            return self.cached(&cache).ok_or_else(|| self.failed(Failure::NotCached));
-        }
-        match self.download(&cache, &home, progress) {
-            Ok(folder) => Ok(folder),
-            Err(failure) => match self.cached(&cache) {
-                Some(folder) => {
-                    warn!("{self}: the cached files are used, for the Hub cannot be asked: {}", failure.message());
-                    Ok(folder)
+    /// The folder with the policy's or base model's files, which are downloaded unless they are in the cache. Where the
+    /// Hub gives no answer, or refuses to, what is in the cache is used with a warning.
+    pub(super) fn fetch(&self, progress: impl Fn(u64, u64)) -> Result<PathBuf> {
+        let below = |path: &Path| self.folder.as_ref().map_or_else(|| path.to_owned(), |folder| path.join(folder));
+        let fetched = self.open().and_then(|snapshot| {
+            snapshot.check_policy().map_err(|failure| self.failed(failure))?;
+            let prefix = self.prefix();
+            let is_wanted = |name: &str| name.strip_prefix(&prefix).is_some_and(is_wanted);
+            snapshot.fetch(is_wanted, progress).map(|()| below(snapshot.folder()))
+        });
+        fetched.or_else(|error| match Self::cache().ok().and_then(|(cache, _)| self.cached(&cache)) {
+            // What is there is whole: the file by which it is found comes last.
+            Some(folder) => {
+                warn!("the cached files are used: {error}");
+                Ok(below(&folder))
+            }
+            None => Err(error),
+        })
+    }
+
+    /// The files of the repository at the commit that its revision means now. Where the Hub gives no answer, or refuses to, what is
+    /// in the cache is used with a warning.
+    ///
+    /// # Errors
+    /// When the Hub cannot be asked, or has no such repository, and nothing is in the cache.
+    pub fn open(&self) -> Result<Snapshot> {
+        let (cache, home) = Self::cache().map_err(|failure| self.failed(failure))?;
+        let cached = |cache| Some((self.cached(&cache)?, cache));
+        let (folder, cache) = if is_offline() {
+            cached(cache).ok_or_else(|| self.failed(Failure::NotCached))?
+        } else {
+            match self.ask(&cache, &home) {
+                Ok(source) => {
+                    let folder = cache.repo(self.at(&source.commit)).pointer_path(&source.commit);
+                    return Ok(Snapshot { repository: self.clone(), cache, folder, source: Some(source) });
                 }
-                None => Err(self.failed(failure)),
-            },
-        }
+                Err(failure) => {
+                    let message = failure.message();
+                    let found = cached(cache).ok_or_else(|| self.failed(failure))?;
+                    warn!("{self}: the cached files are used, for the Hub cannot be asked: {message}");
+                    found
+                }
+            }
+        };
+        Ok(Snapshot { repository: self.clone(), cache, folder, source: None })
+    }
+
+    /// The cache, and where the Hub's clients keep what is theirs.
+    fn cache() -> Result<(Cache, PathBuf), Failure> {
+        let home = home().ok_or(Failure::NoCache)?;
+        let cache = variable("HF_HUB_CACHE").or_else(|| variable("HUGGINGFACE_HUB_CACHE"));
+        Ok((Cache::new(cache.map_or_else(|| home.join("hub"), PathBuf::from)), home))
     }
 
     /// The repository at a revision, as the client names it.
     fn at(&self, revision: &str) -> Repo {
-        Repo::with_revision(format!("{}/{}", self.owner, self.name), RepoType::Model, revision.to_owned())
+        let kind = if self.is_dataset { RepoType::Dataset } else { RepoType::Model };
+        Repo::with_revision(format!("{}/{}", self.owner, self.name), kind, revision.to_owned())
     }
 
     /// The revision that is asked for.
@@ -76,44 +133,37 @@ impl Repository {
         self.revision.as_deref().unwrap_or(DEFAULT_REVISION)
     }
 
+    /// What the paths of a policy's files start with.
+    fn prefix(&self) -> String {
+        self.folder.as_ref().map_or_else(String::new, |folder| format!("{folder}/"))
+    }
+
+    /// The file that must be there.
+    fn found_by(&self) -> String {
+        if self.is_dataset { DATASET_FOUND_BY.to_owned() } else { self.prefix() + FOUND_BY }
+    }
+
     /// The folder that an earlier download of this revision, a name or a commit, left in the cache.
     fn cached(&self, cache: &Cache) -> Option<PathBuf> {
         let repository = cache.repo(self.at(self.revision()));
-        let commit = || Some(repository.pointer_path(self.revision()).join(FOUND_BY)).filter(|path| path.exists());
-        repository.get(FOUND_BY).or_else(commit)?.parent().map(Path::to_owned)
+        let named =
+            std::fs::read_to_string(cache.path().join(self.at("").folder_name()).join("refs").join(self.revision()));
+        let commits = named.ok().into_iter().chain([self.revision().to_owned()]);
+        let mut folders = commits.map(|commit| repository.pointer_path(commit.trim()));
+        folders.find(|folder| folder.join(self.found_by()).exists())
     }
 
-    fn download(&self, cache: &Cache, home: &Path, progress: impl Fn(u64, u64)) -> Result<PathBuf, Failure> {
+    fn ask(&self, cache: &Cache, home: &Path) -> Result<Source, Failure> {
         let mut builder =
             ApiBuilder::from_cache(cache.clone()).with_token(token(home)).with_progress(false).with_retries(RETRIES);
         if let Some(endpoint) = variable("HF_ENDPOINT") {
             builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_owned());
         }
         let api = builder.build()?;
-        let Info { sha, siblings } = Info::ask(&api.repo(self.at(self.revision())))?;
-        if !siblings.iter().any(|file| file.rfilename == FOUND_BY) {
-            let ending = format!("/{FOUND_BY}");
-            let below = siblings.iter().filter_map(|file| file.rfilename.strip_suffix(&ending)).map(str::to_owned);
-            return Err(Failure::NoPolicy { below: below.collect() });
-        }
-        let folder = cache.repo(self.at(&sha)).pointer_path(&sha);
-        let mut wanted: Vec<Sibling> = siblings
-            .into_iter()
-            .filter(|file| is_wanted(&file.rfilename) && !folder.join(&file.rfilename).exists())
-            .collect();
-        // The file by which a folder is found comes last, so that what is found is whole.
-        wanted.sort_by_key(|file| file.rfilename == FOUND_BY);
+        let Info { sha: commit, siblings: files } = Info::ask(&api.repo(self.at(self.revision())))?;
         // Everything is asked for by its commit, so that a branch that moves meanwhile mixes nothing.
-        let pinned = api.repo(self.at(&sha));
-        let total = wanted.iter().filter_map(|file| file.size).sum();
-        let mut done = 0;
-        for file in wanted {
-            let reporter = Reporter { progress: &progress, before: done, total, of_file: 0 };
-            pinned.download_with_progress(&file.rfilename, reporter)?;
-            done += file.size.unwrap_or(0);
-        }
-        cache.repo(self.at(self.revision())).create_ref(&sha).map_err(ApiError::from)?;
-        Ok(folder)
+        let api = api.repo(self.at(&commit));
+        Ok(Source { commit, files, api })
     }
 
     fn failed(&self, failure: Failure) -> Error {
@@ -121,8 +171,63 @@ impl Repository {
     }
 }
 
+impl Snapshot {
+    /// The folder of the files.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Downloads the files for whose paths `wanted` holds, unless they are in the cache; `progress` hears of the bytes
+    /// downloaded so far and of all there are. Where the Hub is not asked, what is there has to do.
+    ///
+    /// # Errors
+    /// When a download fails.
+    pub fn fetch(&self, wanted: impl Fn(&str) -> bool, progress: impl Fn(u64, u64)) -> Result<()> {
+        let Some(source) = &self.source else { return Ok(()) };
+        self.download(source, wanted, progress).map_err(|failure| self.repository.failed(failure))
+    }
+
+    fn download(
+        &self,
+        source: &Source,
+        wanted: impl Fn(&str) -> bool,
+        progress: impl Fn(u64, u64),
+    ) -> Result<(), Failure> {
+        let is_missing = |name: &str| is_inside(name) && wanted(name) && !self.folder.join(name).exists();
+        let mut files: Vec<&Sibling> = source.files.iter().filter(|file| is_missing(&file.rfilename)).collect();
+        // The file by which a folder is found comes last, so that what is found is whole.
+        let found_by = self.repository.found_by();
+        files.sort_by_key(|file| file.rfilename == found_by);
+        let total = files.iter().filter_map(|file| file.size).sum();
+        if !files.is_empty() {
+            info!("{}: downloading {} files, {total} bytes", self.repository, files.len());
+        }
+        let mut done = 0;
+        for file in files {
+            let reporter = Reporter { progress: &progress, before: done, total, of_file: 0 };
+            source.api.download_with_progress(&file.rfilename, reporter)?;
+            done += file.size.unwrap_or(0);
+        }
+        let named = self.cache.repo(self.repository.at(self.repository.revision()));
+        Ok(named.create_ref(&source.commit).map_err(ApiError::from)?)
+    }
+
+    /// Fails unless there is a policy or base model where one is meant.
+    fn check_policy(&self) -> Result<(), Failure> {
+        let Some(source) = &self.source else { return Ok(()) };
+        let found_by = self.repository.found_by();
+        if source.files.iter().any(|file| file.rfilename == found_by) {
+            return Ok(());
+        }
+        let ending = format!("/{FOUND_BY}");
+        let elsewhere = source.files.iter().filter_map(|file| file.rfilename.strip_suffix(&ending));
+        let place = self.repository.folder.clone();
+        Err(Failure::NoPolicy { place, elsewhere: elsewhere.map(str::to_owned).collect() })
+    }
+}
+
 /// What the Hub says of a repository.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct Info {
     /// The commit.
     sha: String,
@@ -130,7 +235,7 @@ struct Info {
 }
 
 /// A file of a repository.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct Sibling {
     /// Its path in the repository.
     rfilename: String,
@@ -147,7 +252,8 @@ impl Info {
             let reason = reason.or(status.canonical_reason()).unwrap_or_default();
             return Err(Failure::Refused { status: status.as_u16(), reason: reason.to_owned() });
         }
-        let info: Self = response.body_mut().read_json().map_err(Box::new)?;
+        let body = response.body_mut().with_config().limit(MAX_LIST_BYTES);
+        let info: Self = body.read_json().map_err(Box::new)?;
         // The commit names a folder.
         if info.sha.is_empty() || !info.sha.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(Failure::Commit(info.sha));
@@ -164,8 +270,8 @@ enum Failure {
     NotCached,
     /// The Hub answered with an error.
     Refused { status: u16, reason: String },
-    /// The repository holds no policy at its top, but may in folders below.
-    NoPolicy { below: Vec<String> },
+    /// The repository holds no policy at its top or in a folder, but may in others.
+    NoPolicy { place: Option<String>, elsewhere: Vec<String> },
     /// What the Hub calls a commit is none.
     Commit(String),
     /// The Hub cannot be reached, or a download failed.
@@ -196,8 +302,11 @@ impl Failure {
             Self::NoCache => "there is no home directory for its cache".into(),
             Self::NotCached => "it is not in the cache".into(),
             Self::Refused { status, reason } => format!("the Hub answers {status} {reason}").trim_end().into(),
-            Self::NoPolicy { below } if below.is_empty() => format!("it has no `{FOUND_BY}`"),
-            Self::NoPolicy { below } => format!("it has no `{FOUND_BY}` at its top, but in `{}`", below.join("`, `")),
+            Self::NoPolicy { elsewhere, .. } if elsewhere.is_empty() => format!("it has no `{FOUND_BY}`"),
+            Self::NoPolicy { place, elsewhere } => {
+                let place = place.as_ref().map_or_else(|| "at its top".to_owned(), |place| format!("in `{place}`"));
+                format!("it has no `{FOUND_BY}` {place}, but in `{}`", elsewhere.join("`, `"))
+            }
             Self::Commit(sha) => format!("the Hub names a commit `{sha}`"),
             Self::Client(error) => error.to_string(),
         }
@@ -211,7 +320,7 @@ impl Failure {
                 "check the name and the revision, and set HF_TOKEN if the repository is private"
             }
             Self::Refused { .. } => "try again later, or give the directory of a copy of the files",
-            Self::NoPolicy { .. } => "download the folder that holds the policy, and give its directory",
+            Self::NoPolicy { .. } => "name the folder that holds the policy, as in hf://owner/name/folder",
             Self::Commit(_) => "check HF_ENDPOINT",
             Self::Client(_) => {
                 "check the network, set HF_ENDPOINT to a mirror, or give the directory of a copy of the files"
@@ -226,6 +335,12 @@ fn is_wanted(name: &str) -> bool {
         None => name == pattern,
     };
     !name.contains(['/', '\\']) && FILES.into_iter().any(matches)
+}
+
+/// Whether the path of a file leads into the folder that it is relative to.
+fn is_inside(name: &str) -> bool {
+    let is_name = |part: Component<'_>| matches!(part, Component::Normal(_));
+    !name.is_empty() && !name.contains('\\') && Path::new(name).components().all(is_name)
 }
 
 /// An environment variable that is set to something.

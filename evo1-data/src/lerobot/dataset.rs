@@ -16,6 +16,8 @@ use super::{
     meta::{self, Clip, Listing},
     table::TableFile,
 };
+#[cfg(feature = "hub")]
+use crate::Needed;
 use crate::{Error, Result, VideoPool, config::Time};
 
 /// Columns of whole numbers that every use of a table needs.
@@ -35,6 +37,8 @@ pub struct OpenOptions {
     pub columns: Option<BTreeSet<String>>,
     /// How frames are found in videos.
     pub time: Time,
+    /// Take episodes whose tables are not there as metadata has them, instead of leaving them out: those tables are elsewhere.
+    pub may_lack_tables: bool,
     /// Leave out episodes whose metadata cannot be read, with a warning, instead of refusing the dataset.
     pub skip_unreadable: bool,
 }
@@ -46,6 +50,7 @@ impl Default for OpenOptions {
             table_cache_bytes: 512 << 20,
             columns: None,
             time: Time::default(),
+            may_lack_tables: false,
             skip_unreadable: false,
         }
     }
@@ -97,7 +102,7 @@ impl Dataset {
         let info = Info::read(&path)?;
         let layout = info.layout(&path)?;
         let folder = Folder::new(root, options.follow_links)?;
-        let listing = meta::read(&folder, &info, layout, options.skip_unreadable)?;
+        let listing = meta::read(&folder, &info, layout, options)?;
         if !listing.disagreements.is_empty() {
             let what = listing.disagreements.join("; ");
             let root = root.display();
@@ -129,6 +134,12 @@ impl Dataset {
     /// Where its metadata disagrees with its tables, in sentences.
     pub fn disagreements(&self) -> &[String] {
         &self.listing.disagreements
+    }
+
+    /// Whether episodes were looked for in the tables, since metadata disagrees with their footers.
+    #[cfg(feature = "hub")]
+    pub(crate) fn is_located(&self) -> bool {
+        self.listing.is_located
     }
 
     /// Episodes that metadata lists and no table holds, with what is missing.
@@ -165,12 +176,30 @@ impl Dataset {
 
     /// The file with the table of an episode.
     pub fn table_path(&self, episode: usize) -> Result<PathBuf> {
+        self.folder.inside(&self.table_name(episode)?)
+    }
+
+    /// The same relative to the folder.
+    fn table_name(&self, episode: usize) -> Result<PathBuf> {
         let Episode { index, table, .. } = *self.episode(episode)?;
         if let Some(file) = table.and_then(|table| self.listing.tables.get(table)) {
-            return self.folder.inside(file);
+            return Ok(file.clone());
         }
         let numbers = numbers(index, index / self.info.chunks_size, index);
-        self.folder.inside(&fill(&self.info.data_path, &numbers, "", &self.info_path())?)
+        fill(&self.info.data_path, &numbers, "", &self.info_path())
+    }
+
+    /// The tables and videos of what is needed, relative to the folder.
+    #[cfg(feature = "hub")]
+    pub(crate) fn files_of(&self, needed: &Needed) -> Result<BTreeSet<PathBuf>> {
+        let mut files = BTreeSet::new();
+        for &episode in &needed.episodes {
+            files.insert(self.table_name(episode)?);
+            // A video whose place nobody knows is refused where it is read.
+            let videos = needed.cameras.iter().filter(|camera| self.feature(camera).is_ok_and(Feature::is_video));
+            files.extend(videos.filter_map(|camera| Some(self.place(episode, camera).ok()?.0)));
+        }
+        Ok(files)
     }
 
     /// Where a camera's frames of an episode are.

@@ -86,6 +86,13 @@ impl Info {
         }
     }
 
+    /// Whether a path, relative to the dataset's folder, is that of a table.
+    pub(crate) fn is_in_tables(&self, path: &Path) -> bool {
+        let fixed = self.data_path.split('{').next().unwrap_or_default();
+        path.starts_with(fixed.rsplit_once('/').map_or("", |(top, _)| top))
+            && path.extension().is_some_and(|end| end == "parquet")
+    }
+
     /// Names of the cameras, in the order of the file: features that are videos or images.
     pub fn cameras(&self) -> impl Iterator<Item = &str> {
         self.features.iter().filter(|(_, feature)| feature.is_camera()).map(|(name, _)| name.as_str())

@@ -12,7 +12,7 @@ use evo1_core::files::read_text;
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
-    Column, Table,
+    Column, OpenOptions, Table,
     folder::Folder,
     info::{FileNumber, Info, Layout, fill, numbers},
     table::{MOST_EXACT, TableFile},
@@ -69,18 +69,19 @@ pub(super) struct Listing {
     pub(super) tables: Vec<PathBuf>,
     /// Episodes that metadata lists and no table holds, with what is missing.
     pub(super) left_out: BTreeMap<usize, String>,
+    /// Whether episodes were looked for in the tables themselves.
+    pub(super) is_located: bool,
     /// Where metadata disagrees with the tables.
     pub(super) disagreements: Vec<String>,
 }
 
-/// Reads `meta/` below the dataset's folder, and compares it with the tables. With `skips_unreadable` episodes whose
-/// metadata cannot be read are left out.
-pub(super) fn read(folder: &Folder, info: &Info, layout: Layout, skips_unreadable: bool) -> Result<Listing> {
+/// Reads `meta/` below the dataset's folder, and compares it with the tables.
+pub(super) fn read(folder: &Folder, info: &Info, layout: Layout, options: &OpenOptions) -> Result<Listing> {
     let meta = folder.path.join("meta");
     let path = meta.join("info.json");
     let mut listing = match layout {
-        Layout::PerEpisode => per_episode(folder, &meta, info)?,
-        Layout::Shared => shared(folder, &meta, info, skips_unreadable)?,
+        Layout::PerEpisode => per_episode(folder, &meta, info, options)?,
+        Layout::Shared => shared(folder, &meta, info, options)?,
     };
     let (episodes, frames) = (listing.episodes.len(), listing.episodes.iter().map(|episode| episode.length).sum());
     for (what, said, found) in
@@ -99,7 +100,7 @@ pub(super) fn read(folder: &Folder, info: &Info, layout: Layout, skips_unreadabl
 }
 
 /// Versions 2: a table and a video of each camera for each episode.
-fn per_episode(folder: &Folder, meta: &Path, info: &Info) -> Result<Listing> {
+fn per_episode(folder: &Folder, meta: &Path, info: &Info, options: &OpenOptions) -> Result<Listing> {
     let info_path = meta.join("info.json");
     let tasks = lines::<TaskLine>(&meta.join("tasks.jsonl"))?;
     let tasks = tasks.into_iter().map(|line| (line.task_index, line.task)).collect();
@@ -129,7 +130,7 @@ fn per_episode(folder: &Folder, meta: &Path, info: &Info) -> Result<Listing> {
         listed.push(line);
     }
     // With no table at all there is nothing to go by: whoever asks for one is told.
-    if left_out.len() == listed.len() {
+    if left_out.len() == listed.len() || options.may_lack_tables {
         left_out.clear();
     }
     listed.retain(|line| !left_out.contains_key(&line.episode_index));
@@ -150,7 +151,7 @@ fn per_episode(folder: &Folder, meta: &Path, info: &Info) -> Result<Listing> {
         episodes.push(Episode { index, length, tasks, first_frame: first, table: None, first_row: 0, clips });
         first += length;
     }
-    Ok(Listing { episodes, tasks, tables: Vec::new(), left_out, disagreements })
+    Ok(Listing { episodes, tasks, tables: Vec::new(), left_out, is_located: false, disagreements })
 }
 
 /// Gives the episodes of a list the lengths of their tables. Returns what was wrong.
@@ -218,14 +219,14 @@ fn lines_of_tables(
 }
 
 /// Version 3: many episodes in a file.
-fn shared(folder: &Folder, meta: &Path, info: &Info, skips_unreadable: bool) -> Result<Listing> {
+fn shared(folder: &Folder, meta: &Path, info: &Info, options: &OpenOptions) -> Result<Listing> {
     let info_path = meta.join("info.json");
     let mut disagreements = Vec::new();
     let mut claims = Vec::new();
     for path in parquet_files(&meta.join("episodes"))? {
         match claims_of(&path, info) {
             Ok(found) => claims.extend(found),
-            Err(error) if skips_unreadable => disagreements.push(format!("episodes are left out: {error}")),
+            Err(error) if options.skip_unreadable => disagreements.push(format!("episodes are left out: {error}")),
             Err(error) => return Err(error),
         }
     }
@@ -243,14 +244,15 @@ fn shared(folder: &Folder, meta: &Path, info: &Info, skips_unreadable: bool) -> 
     }
     let mut episodes: Vec<Episode> = claims.into_iter().map(|(episode, _)| episode).collect();
     let mut left_out = BTreeMap::new();
-    if !tables.agree_with(&mut episodes) {
-        let (moved, found) = tables.locate(folder, episodes, &mut left_out)?;
+    let is_located = !tables.agree_with(&mut episodes, options.may_lack_tables);
+    if is_located {
+        let (moved, found) = tables.locate(folder, episodes, options.may_lack_tables, &mut left_out)?;
         episodes = found;
         disagreements.extend(moved);
     }
     count_frames_before(&mut episodes);
     let tables = tables.files.into_iter().map(|file| file.path).collect();
-    Ok(Listing { episodes, tasks, tables, left_out, disagreements })
+    Ok(Listing { episodes, tasks, tables, left_out, is_located, disagreements })
 }
 
 /// The column that says which episode a row belongs to.
@@ -319,7 +321,7 @@ impl Tables {
 
     /// Whether the footers say what metadata says; then the episodes are given their first rows. With no footer at all
     /// there is nothing to go by: whoever asks for a table is told.
-    fn agree_with(&self, episodes: &mut [Episode]) -> bool {
+    fn agree_with(&self, episodes: &mut [Episode], may_lack: bool) -> bool {
         if self.files.iter().all(|file| file.rows.is_none()) {
             return true;
         }
@@ -327,6 +329,11 @@ impl Tables {
         let (mut first, mut next) = (0, 0);
         while next < episodes.len() {
             let Some(number) = episodes[next].table else { return false };
+            let is_elsewhere = may_lack && self.files[number].rows.is_none();
+            if is_elsewhere || may_lack && next == 0 {
+                // Tables that are not there may stand before this one, too.
+                first = episodes[next].first_frame;
+            }
             let (start, first_index) = (next, first);
             if filled[number] > 0 {
                 return false;
@@ -343,14 +350,15 @@ impl Tables {
             }
             let range = |least: usize, end: usize| (least as f64, end as f64 - 1.0);
             let file = &self.files[number];
-            let agrees = file.rows == Some(filled[number])
-                && file.episodes == Some((episodes[start].index as f64, episodes[next - 1].index as f64))
-                && file.indices == Some(range(first_index, first));
+            let agrees = is_elsewhere
+                || file.rows == Some(filled[number])
+                    && file.episodes == Some((episodes[start].index as f64, episodes[next - 1].index as f64))
+                    && file.indices == Some(range(first_index, first));
             if !agrees {
                 return false;
             }
         }
-        self.files.iter().zip(filled).all(|(file, rows)| file.rows.unwrap_or_default() == rows)
+        self.files.iter().zip(filled).all(|(file, rows)| file.rows.is_none_or(|found| found == rows))
     }
 
     /// Looks for the rows of the episodes in the tables themselves. Gives what was found to be wrong, and the episodes that
@@ -359,6 +367,7 @@ impl Tables {
         &self,
         folder: &Folder,
         episodes: Vec<Episode>,
+        may_lack: bool,
         left_out: &mut BTreeMap<usize, String>,
     ) -> Result<(Vec<String>, Vec<Episode>)> {
         let mut places: BTreeMap<usize, Vec<Rows>> = BTreeMap::new();
@@ -381,7 +390,11 @@ impl Tables {
             let own: Vec<Rows> = rows.iter().filter(|rows| Some(rows.table) == claimed).copied().collect();
             let place = match (&rows[..], &own[..]) {
                 ([place], _) | (_, [place]) => *place,
-                ([], _) if claimed.is_some_and(|table| unreadable.contains(&table)) => {
+                ([], _)
+                    if claimed.is_some_and(|table| {
+                        unreadable.contains(&table) || may_lack && self.files[table].rows.is_none()
+                    }) =>
+                {
                     // Whoever asks for its table is told what is wrong with it.
                     found.push(episode);
                     continue;

@@ -6,7 +6,7 @@ mod policy;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::DType;
-use evo1::CoreError;
+use evo1::{CoreError, hub::Repository};
 use evo1_data::Share;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -138,7 +138,7 @@ impl DataSource {
                 let datasets = groups.filter_map(|(_, group)| group.as_object_mut()).flatten();
                 for path in datasets.filter_map(|(_, dataset)| dataset.get_mut("path")) {
                     if let Some(text) = path.as_str() {
-                        let mut full = PathBuf::from(text);
+                        let mut full = evo1_data::located(Path::new(""), Path::new(text));
                         absolute(&mut full)?;
                         *path = full.to_string_lossy().into_owned().into();
                     }
@@ -149,7 +149,11 @@ impl DataSource {
     }
 }
 
+/// Names of repositories on the Hub stay as they are.
 fn absolute(path: &mut PathBuf) -> Result<()> {
+    if Repository::is_named_by(path) {
+        return Ok(());
+    }
     *path = std::path::absolute(&*path).map_err(|reason| CoreError::io("find", &*path, reason))?;
     Ok(())
 }

@@ -6,6 +6,7 @@ use burn::tensor::{DType, Device};
 use evo1::{
     Components, Evo1, LoadOptions, Policy, byte_tokenizer,
     config::{PolicyConfig, Profile},
+    hub::Repository,
     vlm::{PromptTokenizer, word_tokenizer},
     weights::InitialScales,
 };
@@ -18,9 +19,10 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PolicySource {
-    /// A policy directory to go on from, with a fresh optimiser: stage 2 starts from one that stage 1 wrote.
+    /// A policy directory to go on from, or `hf://owner/name` on the Hub, with a fresh optimiser: stage 2 starts from one that
+    /// stage 1 wrote.
     pub from: Option<PathBuf>,
-    /// InternVL3's weights; the action expert starts from the seed.
+    /// InternVL3's weights, a directory or `hf://owner/name`; the action expert starts from the seed.
     pub base: Option<PathBuf>,
     /// Sizes of a policy that starts from the seed: `evo1` or `tiny`.
     pub preset: Option<Preset>,
@@ -85,14 +87,16 @@ impl PolicySource {
     /// The policy whose weights exist: of a directory, or on a base model. Nothing for a preset.
     pub fn open_existing<C: Components>(&self, seed: u64, device: &Device) -> Result<Option<Policy<C>>> {
         let options = LoadOptions { profile: self.profile, is_strict: self.strict, ..LoadOptions::new(device) };
+        let local = |path: &Path| Repository::local(path, |_, _| ()).map_err(evo1::Error::from);
         if let Some(directory) = &self.from {
-            let (policy, report) = Policy::load_as(directory, &options)?;
+            let (policy, report) = Policy::load_as(&local(directory)?, &options)?;
             report.warn();
             return Ok(Some(policy));
         }
         let Some(base) = &self.base else { return Ok(None) };
-        let config = PolicyConfig { vlm: Policy::base_config(base)?, ..PolicyConfig::evo1() };
-        let (policy, report) = Policy::from_base_as(base, self.overridden(config)?, seed, &options)?;
+        let base = local(base)?;
+        let config = PolicyConfig { vlm: Policy::base_config(&base)?, ..PolicyConfig::evo1() };
+        let (policy, report) = Policy::from_base_as(&base, self.overridden(config)?, seed, &options)?;
         report.warn();
         Ok(Some(policy))
     }
