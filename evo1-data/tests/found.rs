@@ -337,6 +337,18 @@ fn columns_that_nobody_uses_may_hold_anything_and_used_ones_are_named() {
 }
 
 #[test]
+fn a_column_of_another_width_than_it_is_described_with_is_refused() {
+    let directory = copied("v21");
+    let path = directory.path().join(table_of(1));
+    let [state, action] =
+        ["observation.state", "action"].map(|name| rows(&path).column_by_name(name).expect("there").clone());
+    put(&path, "observation.state", Some(action));
+    put(&path, "action", Some(state));
+    refused(sample(set(directory.path()), 1, 0), &["column `observation.state`", "have 7 values, and 8 by its shape"]);
+    assert_same(&set(directory.path()), &[0, 2]);
+}
+
+#[test]
 fn only_columns_that_are_used_are_read() {
     let mixture = open(set(&fixture("v21"))).expect("a mixture");
     let table = mixture.sources()[0].dataset.table(1).expect("a table");

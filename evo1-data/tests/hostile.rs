@@ -286,6 +286,8 @@ fn states_wider_than_the_model_are_refused_with_the_fix_and_the_fix_works() {
             vectors(column, |_, state| state.iter().cycle().take(26).copied().collect())
         });
     }
+    // Without a description of the column nothing contradicts it.
+    edited(directory.path(), "meta/info.json", "\"observation.state\": {", "\"undescribed\": {");
     let config = DatasetConfig::new(directory.path());
     let batch = |config: DatasetConfig| loader(config, |_| ()).expect("a loader").batches(Position::start(0)).next();
     let message = batch(config.clone()).expect("endless").expect_err("26 of 24").to_string();

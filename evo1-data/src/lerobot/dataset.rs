@@ -4,7 +4,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     num::NonZeroUsize,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use lru::LruCache;
@@ -66,6 +69,8 @@ pub struct Dataset {
     tables: Mutex<Tables>,
     /// Table files that were read last.
     open: Mutex<LruCache<PathBuf, Arc<TableFile>>>,
+    /// Whether was warned of instructions that contradict each other.
+    has_warned_of_tasks: AtomicBool,
 }
 
 /// Where the frames of an episode are.
@@ -113,7 +118,15 @@ impl Dataset {
         }
         let tables = Tables { cache: LruCache::unbounded(), bytes: 0, limit: options.table_cache_bytes };
         let open = Mutex::new(LruCache::new(MOST_OPEN));
-        Ok(Self { folder, options: options.clone(), info, listing, tables: Mutex::new(tables), open })
+        Ok(Self {
+            folder,
+            options: options.clone(),
+            info,
+            listing,
+            tables: Mutex::new(tables),
+            open,
+            has_warned_of_tasks: AtomicBool::new(false),
+        })
     }
 
     /// The dataset's folder.
@@ -305,6 +318,22 @@ impl Dataset {
         self.root().join("meta").join("info.json")
     }
 
+    /// Warns, once, of an episode whose frames have another instruction than those that its metadata lists: which of them was
+    /// edited nobody knows, and the frames' counts.
+    fn warn_of_tasks(&self, episode: &Episode, table: &Table) {
+        let Some(indices) = table.ints("task_index").filter(|_| !episode.tasks.is_empty()) else { return };
+        let task = |index: i64| self.tasks().get(&usize::try_from(index).ok()?);
+        let unlisted = indices.iter().filter_map(|&index| task(index)).find(|task| !episode.tasks.contains(task));
+        if let Some(task) = unlisted.filter(|_| !self.has_warned_of_tasks.swap(true, Ordering::Relaxed)) {
+            tracing::warn!(
+                "{}: episode {} has frames with the instruction {task:?}, and its metadata lists {:?}: the frames' counts",
+                self.root().display(),
+                episode.index,
+                episode.tasks
+            );
+        }
+    }
+
     /// An open table file.
     fn table_file(&self, path: &Path) -> Result<Arc<TableFile>> {
         let open = || self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -334,7 +363,13 @@ impl Dataset {
             Some(columns) => columns.contains(name) || name == TIME || INDICES.contains(&name),
             None => !is_camera(name),
         };
-        let table = file.read(first_row..first_row + length, is_wanted)?.for_frames(&INDICES);
+        let mut table = file.read(first_row..first_row + length, is_wanted)?.for_frames(&INDICES);
+        for (name, feature) in self.info.features.iter().filter(|(_, feature)| !feature.is_camera()) {
+            if let Some(width) = feature.width() {
+                table.check_width(name, width);
+            }
+        }
+        self.warn_of_tasks(self.episode(number)?, &table);
         let check = |name: &str, expected: &dyn Fn(usize) -> i64| -> Result<()> {
             let Some(values) = table.ints(name) else {
                 return Err(Error::format(&path, "parquet", table.without(name, "whole numbers")));

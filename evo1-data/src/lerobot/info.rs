@@ -117,6 +117,14 @@ impl Feature {
         self.is_camera() && (is_said("is_depth_map") || is_said("video.is_depth_map") || has_one_channel)
     }
 
+    /// Values in a row of a column of numbers, if its shape says so.
+    pub(super) fn width(&self) -> Option<usize> {
+        if self.shape.is_empty() || ["string", "language"].contains(&self.dtype.as_str()) {
+            return None;
+        }
+        self.shape.iter().try_fold(1_usize, |width, &size| width.checked_mul(size))
+    }
+
     /// Names of the dimensions of a vector: `["x", "y"]`, `[["x", "y"]]` or `{"motors": ["x", "y"]}`.
     pub fn dimension_names(&self) -> Vec<String> {
         fn strings(value: &serde_json::Value, names: &mut Vec<String>) {

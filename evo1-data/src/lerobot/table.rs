@@ -119,6 +119,20 @@ impl Table {
         self
     }
 
+    /// Makes a column unusable whose rows have not as many values as its description says.
+    pub(super) fn check_width(&mut self, name: &str, width: usize) {
+        let Some(Column::Floats { width: found, .. }) = self.columns.get(name).filter(|column| column.rows() > 0)
+        else {
+            return;
+        };
+        if *found != width {
+            let reason =
+                format!("column `{name}`: its rows have {found} values, and {width} by its shape in info.json");
+            self.columns.remove(name);
+            self.unusable.insert(name.to_owned(), reason);
+        }
+    }
+
     /// A column of scalars in double precision, or why there is none.
     pub(super) fn doubles(&self, name: &str) -> Result<Vec<f64>, String> {
         match self.column(name) {
