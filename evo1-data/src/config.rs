@@ -72,6 +72,42 @@ pub struct DataConfig {
     /// Belongs to the same cache. Read and not used.
     #[serde(default)]
     pub cache_shard_size_bytes: Option<u64>,
+    /// Which of the chosen episodes are used, as the run has it that trains on some and looks at others.
+    #[serde(skip)]
+    pub part: Part,
+}
+
+/// A part of the episodes of each dataset.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub enum Part {
+    /// All of them.
+    #[default]
+    All,
+    /// Those that are not held out, of which this share is.
+    Trained(f64),
+    /// Those that are held out, of which this share is.
+    HeldOut(f64),
+}
+
+impl Part {
+    /// The episodes of this part. Held out are episodes at equal distances, so that each task of a dataset that has them one
+    /// after the other is among both; none of a single episode.
+    pub(crate) fn of(self, episodes: Vec<usize>) -> Vec<usize> {
+        let (share, wants_held_out) = match self {
+            Self::All => return episodes,
+            Self::Trained(share) => (share, false),
+            Self::HeldOut(share) => (share, true),
+        };
+        let count = episodes.len();
+        let held_out = ((share * count as f64).round() as usize).clamp(usize::from(count > 1), count.saturating_sub(1));
+        let is_held_out = |at: usize| (at + 1) * held_out / count > at * held_out / count;
+        episodes
+            .into_iter()
+            .enumerate()
+            .filter(|&(at, _)| is_held_out(at) == wants_held_out)
+            .map(|(_, number)| number)
+            .collect()
+    }
 }
 
 fn decoder_cache_size() -> usize {
@@ -358,6 +394,7 @@ impl DataConfig {
             on_error: OnError::Stop,
             datasets_manifest: None,
             cache_shard_size_bytes: None,
+            part: Part::All,
         }
     }
 
@@ -455,6 +492,20 @@ impl DatasetConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn held_out_are_episodes_at_equal_distances() {
+        let all: Vec<usize> = (10..30).collect();
+        assert_eq!(Part::HeldOut(0.2).of(all.clone()), [14, 19, 24, 29]);
+        let mut both = [Part::HeldOut(0.3).of(all.clone()), Part::Trained(0.3).of(all.clone())].concat();
+        both.sort_unstable();
+        assert_eq!(both, all);
+        assert_eq!(Part::HeldOut(0.01).of(all.clone()), [29], "one at least");
+        assert_eq!(Part::Trained(0.99).of(all.clone()).len(), 1, "one at least");
+        assert_eq!(Part::All.of(all.clone()), all);
+        assert_eq!((Part::HeldOut(0.5).of(vec![3]), Part::Trained(0.5).of(vec![3])), (vec![], vec![3]));
+        assert_eq!(Part::HeldOut(0.5).of(vec![]), Vec::<usize>::new());
+    }
 
     #[test]
     fn the_authors_file_is_read_unchanged() {

@@ -59,7 +59,8 @@ mod video;
 pub use augment::{Changes, ColorChange};
 pub use batch::{Batch, HostBatch};
 pub use config::{
-    Augmentation, DataConfig, DatasetConfig, Episodes, Exclusion, FrameWeight, MissingVideo, OnError, StateNoise, Time,
+    Augmentation, DataConfig, DatasetConfig, Episodes, Exclusion, FrameWeight, MissingVideo, OnError, Part, StateNoise,
+    Time,
 };
 #[cfg(feature = "epochs")]
 pub use epochs::Epochs;

@@ -11,7 +11,7 @@ use std::{
 use evo1_core::{config::Cameras, normalize::Statistics};
 
 use crate::{
-    DataConfig, DatasetConfig, DatasetSource, Error, OnError, Result, Suites, Table, VideoPool,
+    DataConfig, DatasetConfig, DatasetSource, Error, OnError, Part, Result, Suites, Table, VideoPool,
     sample::{Sample, SampleId},
     sampler::{DataSampler, Position, Run},
     statistics::{self, StatisticsPer},
@@ -98,7 +98,12 @@ impl Mixture {
         for (embodiment, (group, datasets)) in config.data_groups.iter().enumerate() {
             for (name, dataset) in datasets {
                 let skips = config.on_error == OnError::Skip;
-                sources.push(DatasetSource::open(group, name, dataset, embodiment, suites, cameras, skips)?);
+                let how = (config.part, skips);
+                let source = DatasetSource::open(group, name, dataset, embodiment, suites, cameras, how)?;
+                // Nothing is held out of a single episode.
+                if config.part == Part::All || source.episodes().len() > 0 {
+                    sources.push(source);
+                }
             }
         }
         let skipped = Skipped::listed(&sources);

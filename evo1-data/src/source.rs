@@ -6,7 +6,8 @@ use evo1_core::{Frame, Observation, StatisticsKey, View, config::Cameras};
 use image::ColorType;
 
 use crate::{
-    Dataset, DatasetConfig, Error, Feature, MissingVideo, Needed, OpenOptions, Result, Suite, Suites, Table, VideoPool,
+    Dataset, DatasetConfig, Error, Feature, MissingVideo, Needed, OpenOptions, Part, Result, Suite, Suites, Table,
+    VideoPool,
     sample::{Sample, SampleId},
     video::Wanted,
 };
@@ -43,7 +44,7 @@ impl DatasetSource {
         embodiment: usize,
         suites: &Suites,
         cameras: &Cameras,
-        skip_unreadable: bool,
+        (part, skip_unreadable): (Part, bool),
     ) -> Result<Self> {
         let name = format!("{group}/{name}");
         let suite = suites.build(&config.process_suite, &config.suite_config).map_err(|message| Error::Suite {
@@ -61,9 +62,10 @@ impl DatasetSource {
         };
         let chosen = |dataset: &Dataset| {
             let present = dataset.episodes().iter().map(|episode| episode.index);
-            config.chosen_episodes(present).map_err(|message| {
+            let chosen = config.chosen_episodes(present).map_err(|message| {
                 evo1_core::Error::invalid("data configuration", format!("{name}.episodes"), message, "that")
-            })
+            });
+            chosen.map(|episodes| part.of(episodes))
         };
         let dataset = Dataset::open_at(&config.path, &options, |dataset| {
             let cameras = views(&name, config, dataset, cameras)?.into_iter().flatten().collect();

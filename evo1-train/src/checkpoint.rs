@@ -2,6 +2,7 @@
 //!
 //! A checkpoint is written to a folder of another name, which is renamed once everything is on the disk: a folder
 //! `step-00000100` is always complete, whenever the process is killed. Beside the policy's own files it holds
+//! `ema/`, the policy with the average of its weights, where there is one, and
 //! `training/`: `optimizer.bpk` (burn's record of the optimiser), `progress.json` and `run.json`
 //! ([`RunIdentity`]).
 
@@ -25,6 +26,7 @@ pub(crate) struct Checkpoints {
 }
 
 const TRAINING: &str = "training";
+const EMA: &str = "ema";
 const OPTIMIZER: &str = "optimizer.bpk";
 const PROGRESS: &str = "progress.json";
 const RUN: &str = "run.json";
@@ -57,6 +59,11 @@ impl Checkpoints {
             }
         }
         Ok(checkpoints)
+    }
+
+    /// Where a checkpoint has the policy with the average of its weights.
+    pub(crate) fn ema_of(checkpoint: &Path) -> PathBuf {
+        checkpoint.join(EMA)
     }
 
     /// Whether there is a checkpoint of a step.
@@ -161,6 +168,9 @@ fn write<C: Components>(learner: &Learner<C>, identity: &RunIdentity, folder: &P
     write_atomically(&training.join(RUN), text.as_bytes())?;
     let policy = learner.policy();
     policy.save(folder, Format::of(&policy.config))?;
+    if let Some(average) = learner.ema_policy() {
+        average.save(&folder.join(EMA), Format::of(&average.config))?;
+    }
     sync(&training)?;
     sync(folder)
 }

@@ -5,12 +5,15 @@ use std::{sync::Arc, time::Instant};
 use evo1::{
     Components, Noise, Policy, Rollout, Trace, VelocityModel,
     action::{FlowSample, flow_matching_loss},
+    config::PolicyConfig,
     device::{read, scalar},
     weights::floats,
 };
 use evo1_data::{Augmentation, DataConfig, Mixture, Share, StateNoise, Suites};
 
-use crate::{BatchSource, DataSource, Draw, Error, Result, TrainConfig, open::batches_for, robot};
+use serde::{Deserialize, Serialize};
+
+use crate::{BatchSource, DataSource, DatasetBatches, Draw, Error, Result, TrainConfig, open::batches_for, robot};
 
 /// How a policy is evaluated.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,16 +38,23 @@ impl EvaluationConfig {
 /// What a policy came to.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Evaluation {
+    /// Its errors.
+    pub errors: Errors,
+    /// Observations that were drawn.
+    pub samples: usize,
+    /// Median time in milliseconds from prepared inputs of one observation to its actions.
+    pub milliseconds: f64,
+}
+
+/// How far a policy is from data.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Errors {
     /// The training loss.
     pub loss: f64,
     /// Root of the mean squared difference of predicted and recorded actions, in the policy's normalised units.
     pub rmse: f64,
     /// Their mean absolute difference.
     pub mae: f64,
-    /// Observations that were drawn.
-    pub samples: usize,
-    /// Median time in milliseconds from prepared inputs of one observation to its actions.
-    pub milliseconds: f64,
 }
 
 /// Predictions of one observation whose median time is reported, after [`WARM_UP`] others.
@@ -77,49 +87,12 @@ pub fn evaluate_with<C: Components>(
     suites: &Suites,
     mut progress: impl FnMut(usize),
 ) -> Result<Evaluation> {
-    if config.batches == 0 {
-        return Err(Error::config("batches", "at least 1", 0));
-    }
-    let plain =
-        DataConfig { augmentation: Augmentation::None, state_noise: StateNoise::All(0.0), ..config.data.read()? };
-    let mixture = Arc::new(Mixture::open_with(&plain, policy.config.action.horizon, &policy.config.cameras, suites)?);
+    let mixture = open_plain(&config.data.read()?, policy, suites)?;
     robot::misfits(policy, &mixture)?.iter().for_each(|misfit| tracing::warn!("{misfit}"));
-    let batches_of = |batch_size| {
-        let settings = TrainConfig { batch_size, seed: config.seed, ..TrainConfig::default() };
-        batches_for(policy, Arc::clone(&mixture), &settings, Share::ALL)
-    };
-    let preparer = policy.preparer();
-    let (expert, semantics, flow) = (&policy.network.action, &policy.config.semantics, policy.flow()?);
-    let (mut loss, mut squares, mut magnitudes, mut count) = (0.0, 0.0, 0.0, 0.0);
-    let mut batches = batches_of(config.batch_size)?;
-    for index in 0..config.batches as u64 {
-        let first = index * config.batch_size as u64;
-        let batch = batches.batch(first)?.place(&preparer);
-        let inputs = &batch.inputs;
-        let context = policy.fuse(policy.visual_tokens(inputs), inputs)?;
-        let trace = &mut Trace::off();
-        let conditioning = expert.condition(context.clone(), inputs.state.clone(), &inputs.embodiment, trace);
-        let draw = Draw::of(&flow, &policy.config, config.seed, first, [batch.size(), 1], policy.device());
-        let sample =
-            FlowSample { actions: batch.actions.clone(), mask: batch.mask.clone(), noise: draw.noise, time: draw.time };
-        loss += scalar(flow_matching_loss(expert, &conditioning, sample, semantics, trace).loss)?;
-
-        let seed = config.seed.wrapping_add(first);
-        let noise = policy.noise(batch.size(), &Noise::Seed(seed))?;
-        let predicted = policy.act(context, inputs, noise, None)?;
-        let difference = (predicted - batch.actions.clone()) * batch.mask.clone();
-        for value in floats(&read(difference)?) {
-            squares += f64::from(value).powi(2);
-            magnitudes += f64::from(value).abs();
-        }
-        count += scalar(batch.mask.sum())?;
-        progress(index as usize + 1);
-    }
-    if count == 0.0 {
-        return Err(Error::config("data", "observations with actions that count", "none"));
-    }
-    let (rollout, mut single) = (Rollout::new(policy.clone()), batches_of(1)?);
-    let mut times = Vec::new();
+    let EvaluationConfig { batches, batch_size, seed, .. } = *config;
+    let errors = Probe { mixture: Arc::clone(&mixture), batches, batch_size, seed }.errors(policy, &mut progress)?;
+    let (rollout, mut single) = (Rollout::new(policy.clone()), batches_of(policy, &mixture, 1, seed)?);
+    let (preparer, mut times) = (policy.preparer(), Vec::new());
     for index in 0..(WARM_UP + TIMED) as u64 {
         let batch = single.batch(index)?.place(&preparer);
         let noise = policy.noise(1, &Noise::Seed(index))?;
@@ -129,11 +102,76 @@ pub fn evaluate_with<C: Components>(
     }
     times.drain(..WARM_UP);
     times.sort_by(f64::total_cmp);
-    Ok(Evaluation {
-        loss: loss / config.batches as f64,
-        rmse: (squares / count).sqrt(),
-        mae: magnitudes / count,
-        samples: config.batches * config.batch_size,
-        milliseconds: times[TIMED / 2],
-    })
+    Ok(Evaluation { errors, samples: batches * batch_size, milliseconds: times[TIMED / 2] })
+}
+
+/// Data as a policy is evaluated on them, without augmentation and noise.
+pub(crate) fn open_plain<C: Components>(
+    data: &DataConfig,
+    policy: &Policy<C>,
+    suites: &Suites,
+) -> Result<Arc<Mixture>> {
+    let plain = DataConfig { augmentation: Augmentation::None, state_noise: StateNoise::All(0.0), ..data.clone() };
+    let PolicyConfig { action, cameras, .. } = &policy.config;
+    Ok(Arc::new(Mixture::open_with(&plain, action.horizon, cameras, suites)?))
+}
+
+fn batches_of<C: Components>(
+    policy: &Policy<C>,
+    mixture: &Arc<Mixture>,
+    batch_size: usize,
+    seed: u64,
+) -> Result<Box<DatasetBatches>> {
+    let settings = TrainConfig { batch_size, seed, ..TrainConfig::default() };
+    batches_for(policy, Arc::clone(mixture), &settings, Share::ALL)
+}
+
+/// Some batches of some data, always the same ones, with the same τ and ε.
+pub(crate) struct Probe {
+    pub(crate) mixture: Arc<Mixture>,
+    pub(crate) batches: usize,
+    pub(crate) batch_size: usize,
+    pub(crate) seed: u64,
+}
+
+impl Probe {
+    /// How far a policy is from them. `progress` is told of the batches that are done.
+    ///
+    /// # Errors
+    /// When there is no batch, or nothing in them counts.
+    pub(crate) fn errors<C: Components>(&self, policy: &Policy<C>, mut progress: impl FnMut(usize)) -> Result<Errors> {
+        if self.batches == 0 {
+            return Err(Error::config("batches", "at least 1", 0));
+        }
+        let mut batches = batches_of(policy, &self.mixture, self.batch_size, self.seed)?;
+        let (expert, semantics, flow) = (&policy.network.action, &policy.config.semantics, policy.flow()?);
+        let preparer = policy.preparer();
+        let (mut loss, mut squares, mut magnitudes, mut count) = (0.0, 0.0, 0.0, 0.0);
+        for index in 0..self.batches as u64 {
+            let first = index * self.batch_size as u64;
+            let batch = batches.batch(first)?.place(&preparer);
+            let inputs = &batch.inputs;
+            let context = policy.fuse(policy.visual_tokens(inputs), inputs)?;
+            let trace = &mut Trace::off();
+            let conditioning = expert.condition(context.clone(), inputs.state.clone(), &inputs.embodiment, trace);
+            let draw = Draw::of(&flow, &policy.config, self.seed, first, [batch.size(), 1], policy.device());
+            let (actions, mask) = (batch.actions.clone(), batch.mask.clone());
+            let sample = FlowSample { actions, mask, noise: draw.noise, time: draw.time };
+            loss += scalar(flow_matching_loss(expert, &conditioning, sample, semantics, trace).loss)?;
+
+            let noise = policy.noise(batch.size(), &Noise::Seed(self.seed.wrapping_add(first)))?;
+            let predicted = policy.act(context, inputs, noise, None)?;
+            let difference = (predicted - batch.actions.clone()) * batch.mask.clone();
+            for value in floats(&read(difference)?) {
+                squares += f64::from(value).powi(2);
+                magnitudes += f64::from(value).abs();
+            }
+            count += scalar(batch.mask.sum())?;
+            progress(index as usize + 1);
+        }
+        if count == 0.0 {
+            return Err(Error::config("data", "observations with actions that count", "none"));
+        }
+        Ok(Errors { loss: loss / self.batches as f64, rmse: (squares / count).sqrt(), mae: magnitudes / count })
+    }
 }

@@ -41,6 +41,8 @@ pub struct LearnerConfig {
     pub frozen_outputs: Option<PathBuf>,
     /// The number type that the network computes in. Weights, gradients, the optimiser's state and the loss are f32.
     pub compute: DType,
+    /// Decay of the exponential moving average of the weights, which is kept beside them; without it there is none.
+    pub ema: Option<f64>,
     /// Everything random comes from it.
     pub seed: u64,
 }
@@ -56,6 +58,7 @@ impl LearnerConfig {
             gradient_checkpointing: false,
             frozen_outputs: None,
             compute: DType::F32,
+            ema: None,
             seed: 0,
         }
     }
@@ -234,6 +237,17 @@ impl<C: Components> Learner<C> {
         self.replica.policy()
     }
 
+    /// The policy with the average of its weights, where there is one.
+    pub fn ema_policy(&self) -> Option<Policy<C>> {
+        self.replica.ema_policy()
+    }
+
+    /// The learner with an average that was saved.
+    pub(crate) fn with_ema(mut self, policy: Policy<C>) -> Self {
+        self.replica.restore_ema(policy.network);
+        self
+    }
+
     /// Number of parameters that are trained, and of all.
     pub fn parameter_counts(&self) -> (usize, usize) {
         let all = parameters(self.replica.network()).iter().map(Parameter::count).sum();
@@ -258,7 +272,7 @@ impl<C: Components> Learner<C> {
         self
     }
 
-    /// The learning rate of the next step.
+    /// The learning rate of the next step, of parameters without one of their own.
     pub fn learning_rate(&self) -> f64 {
         let LearnerConfig { optimizer, schedule, .. } = self.replica.config();
         optimizer.learning_rate * schedule.factor(self.progress.step)
@@ -323,9 +337,10 @@ impl<C: Components> Learner<C> {
             }
             computed = computed.and_then(|()| self.replica.add(own?, share));
         }
-        let learning_rate = self.learning_rate();
-        self.workers.iter().try_for_each(|worker| worker.tell(Ok(Command::Finish(rounds, learning_rate))))?;
-        let own = self.replica.finish(computed, rounds, &*self.group, learning_rate);
+        let (learning_rate, step) = (self.learning_rate(), self.progress.step);
+        let now = (step, self.replica.config().schedule.factor(step));
+        self.workers.iter().try_for_each(|worker| worker.tell(Ok(Command::Finish(rounds, now))))?;
+        let own = self.replica.finish(computed, rounds, &*self.group, now);
         let others: Vec<Result<Outcome>> = self.workers.iter().map(Worker::outcome).collect();
         // Of the ranks that fail because of another one the first that failed by itself says why.
         let mut outcomes: Vec<Result<Outcome>> = std::iter::once(own).chain(others).collect();
@@ -343,7 +358,7 @@ impl<C: Components> Learner<C> {
         let Some(Outcome { loss, gradient_norm, observations, is_skipped, times, .. }) = first else {
             unreachable!("the first replica has an outcome")
         };
-        let (step, times) = (self.progress.step, StepTimes { data, ..times });
+        let times = StepTimes { data, ..times };
         self.progress.step += 1;
         self.progress.observations += observations as u64;
         if is_skipped {
@@ -383,8 +398,8 @@ struct Worker {
 enum Command {
     /// Add the gradients of a batch, which has this share of the step.
     Add(Box<Job>, f64),
-    /// Update the weights: the batches of the step, and the learning rate.
-    Finish(usize, f64),
+    /// Update the weights: the batches of the step, its number and the factor of the learning rates.
+    Finish(usize, (u64, f64)),
 }
 
 /// Batches that may wait for a worker.
@@ -400,9 +415,9 @@ impl Worker {
                 match command {
                     Ok(Command::Add(job, share)) => computed = computed.and_then(|()| replica.add(*job, share)),
                     Err(error) => computed = computed.and(Err(error)),
-                    Ok(Command::Finish(rounds, learning_rate)) => {
+                    Ok(Command::Finish(rounds, now)) => {
                         let done = std::mem::replace(&mut computed, Ok(()));
-                        if outbox.send(replica.finish(done, rounds, &member, learning_rate)).is_err() {
+                        if outbox.send(replica.finish(done, rounds, &member, now)).is_err() {
                             break;
                         }
                     }

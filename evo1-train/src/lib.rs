@@ -27,6 +27,7 @@ mod batch;
 mod checkpoint;
 mod config;
 mod data;
+mod ema;
 mod error;
 mod evaluate;
 mod frozen;
@@ -48,16 +49,16 @@ mod trainer;
 
 pub use batch::{BatchSource, TrainBatch};
 pub use config::{
-    CheckpointConfig, Compute, DataSource, PolicySource, Preset, ScheduleConfig, StatisticsSource, TokenizerSource,
-    TrainConfig, assign, parse_config, read_config,
+    CheckpointConfig, Compute, DataSource, HeldOutConfig, PolicySource, Preset, ScheduleConfig, StatisticsSource,
+    TokenizerSource, TrainConfig, assign, parse_config, read_config,
 };
 pub use data::DatasetBatches;
 pub use error::{Error, Result};
-pub use evaluate::{Evaluation, EvaluationConfig, evaluate, evaluate_with};
+pub use evaluate::{Errors, Evaluation, EvaluationConfig, evaluate, evaluate_with};
 pub use group::{Alone, Group};
 pub use identity::{Change, RunIdentity};
 pub use learner::{Draw, Learner, LearnerConfig, Progress, StepReport, StepTimes};
-pub use optimizer::{OptimizerConfig, global_norm};
+pub use optimizer::{OptimizerConfig, OptimizerGroup, global_norm};
 pub use parameters::{Parameter, TrainedParts, parameters, with_stable_ids};
 pub use schedule::{Decay, Schedule};
 pub use trainer::{Event, Finished, RunOptions, RunStart, Trainer};

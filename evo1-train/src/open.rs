@@ -9,15 +9,17 @@ use evo1::{
     device::allow_tf32,
     normalize::Statistics,
 };
-use evo1_data::{Augmentation, DataConfig, Mixture, Share, Suites};
+use evo1_data::{Augmentation, DataConfig, Mixture, Part, Share, Suites};
 use tracing::warn;
 
 use crate::{
-    Error, Result, RunOptions, TrainConfig, Trainer,
+    Error, HeldOutConfig, Result, RunOptions, TrainConfig, Trainer,
     config::{Compute, DataSource, StatisticsSource},
     data::DatasetBatches,
+    evaluate::{Probe, open_plain},
     identity::{differ, in_words},
     robot,
+    trainer::Source,
 };
 
 impl Trainer {
@@ -86,7 +88,7 @@ impl Trainer {
             }
         }
         Trainer::begin(config.clone(), policy, Arc::clone(&options.processes), lock, |policy| {
-            Ok(batches_for(policy, mixture, &config, config.share(&*options.processes))?)
+            source_of(policy, mixture, &config, options)
         })
     }
 
@@ -113,7 +115,7 @@ impl Trainer {
         Trainer::resume_with(config.clone(), device, options, |policy| {
             let PolicyConfig { cameras, action, .. } = &policy.config;
             let mixture = Mixture::open_with(&data, action.horizon, cameras, options.suites)?;
-            Ok(batches_for(policy, Arc::new(mixture), &config, config.share(&*options.processes))?)
+            source_of(policy, Arc::new(mixture), &config, options)
         })
     }
 }
@@ -138,9 +140,33 @@ fn allow(compute: Compute, device: &Device) -> Result<()> {
     }
 }
 
+/// What a run trains on, of a mixture, and what it looks at besides.
+fn source_of<C: Components>(
+    policy: &Policy<C>,
+    mixture: Arc<Mixture>,
+    config: &TrainConfig,
+    options: &RunOptions<'_>,
+) -> Result<Source> {
+    let probe = |held_out: &HeldOutConfig| {
+        let data = match &held_out.data {
+            Some(data) => data.read()?,
+            None => DataConfig { part: Part::HeldOut(held_out.episodes), ..config.data.read()? },
+        };
+        let mixture = open_plain(&data, policy, options.suites)?;
+        let HeldOutConfig { batches, batch_size, .. } = *held_out;
+        Ok::<_, Error>(Probe { mixture, batches, batch_size, seed: config.seed })
+    };
+    let held_out = config.held_out.as_ref().map(probe).transpose()?;
+    let batches = batches_for(policy, mixture, config, config.share(&*options.processes))?;
+    Ok(Source { batches, held_out })
+}
+
 /// The data's configuration, in which samples come as they are where the frozen model's outputs are kept.
 fn data_of(config: &TrainConfig) -> Result<DataConfig> {
-    let data = config.data.read()?;
+    let mut data = config.data.read()?;
+    if let Some(HeldOutConfig { data: None, episodes, .. }) = config.held_out {
+        data.part = Part::Trained(episodes);
+    }
     if config.cache_frozen && data.augmentation != Augmentation::None {
         let expected = "false where frames are augmented: no sample comes twice";
         return Err(Error::config("cache_frozen", expected, true));

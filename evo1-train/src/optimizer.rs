@@ -1,17 +1,20 @@
-//! AdamW over two groups of parameters, and the clipping of the global gradient norm.
+//! AdamW over groups of parameters, and the clipping of the global gradient norm.
 
 use burn::{
-    module::{Module, ModuleVisitor, Param, ParamGroup},
+    module::{Module, ModuleVisitor, Param, ParamGroup, ParamId},
     optim::{AdamWConfig, GradientsParams, ModuleOptimizer},
     tensor::Tensor,
 };
 use evo1::device::read;
 use serde::{Deserialize, Serialize};
 
-use crate::{Result, parameters::parameters};
+use crate::{
+    Error, Result,
+    parameters::{Parameter, parameters},
+};
 
 /// AdamW and the norm that gradients are clipped to.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimizerConfig {
     /// The largest learning rate, reached at the end of the warm-up: 1e-5.
@@ -25,11 +28,36 @@ pub struct OptimizerConfig {
     /// Gradients whose norm over all trained parameters is larger are scaled down to it: 1. With `null` nothing is
     /// clipped.
     pub clip_norm: Option<f64>,
+    /// Parameters with values of their own; the last group that a parameter matches counts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<OptimizerGroup>,
+}
+
+/// Parameters that are trained with other values than the rest, for example
+/// `{parameters: 'vlm\\.', learning_rate: 1e-6}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OptimizerGroup {
+    /// A regular expression that is found in the parameters' paths.
+    pub parameters: String,
+    /// Their largest learning rate; the optimiser's when `null`.
+    #[serde(default)]
+    pub learning_rate: Option<f64>,
+    /// Weight decay of those that decay; the optimiser's when `null`.
+    #[serde(default)]
+    pub weight_decay: Option<f32>,
 }
 
 impl Default for OptimizerConfig {
     fn default() -> Self {
-        Self { learning_rate: 1e-5, betas: (0.9, 0.999), epsilon: 1e-8, weight_decay: 1e-5, clip_norm: Some(1.0) }
+        Self {
+            learning_rate: 1e-5,
+            betas: (0.9, 0.999),
+            epsilon: 1e-8,
+            weight_decay: 1e-5,
+            clip_norm: Some(1.0),
+            groups: Vec::new(),
+        }
     }
 }
 
@@ -37,8 +65,11 @@ impl Default for OptimizerConfig {
 const CLIP_EPSILON: f64 = 1e-6;
 
 impl OptimizerConfig {
-    /// An optimiser of `module` with two groups: parameters that decay and those that do not.
-    pub fn build<M: Module>(&self, module: &M) -> ModuleOptimizer {
+    /// An optimiser of `module`, whose parameters decay or do not, each by its group.
+    ///
+    /// # Errors
+    /// When a group's pattern is no regular expression or matches no parameter that is trained.
+    pub fn build<M: Module>(&self, module: &M) -> Result<ModuleOptimizer> {
         let adamw = |weight_decay| {
             AdamWConfig::new()
                 .with_beta_1(self.betas.0)
@@ -47,9 +78,48 @@ impl OptimizerConfig {
                 .with_weight_decay(weight_decay)
                 .build()
         };
-        let undecayed = parameters(module).into_iter().filter(|parameter| !parameter.decays());
+        let trained: Vec<Parameter> = parameters(module).into_iter().filter(|parameter| parameter.is_trained).collect();
+        let mut optimizer = ModuleOptimizer::from(adamw(self.weight_decay));
+        for (at, group) in self.groups.iter().enumerate() {
+            let pattern = group.pattern()?;
+            let matching = trained.iter().filter(|parameter| pattern.matches(&parameter.id, Some(&parameter.path)));
+            let ids: Vec<ParamId> = matching.map(|parameter| parameter.id).collect();
+            if ids.is_empty() {
+                let field = format!("optimizer.groups[{at}].parameters");
+                return Err(Error::config(field, "a pattern that matches a trained parameter", &group.parameters));
+            }
+            let weight_decay = group.weight_decay.unwrap_or(self.weight_decay);
+            optimizer = optimizer.with_group(ParamGroup::from_ids(ids), adamw(weight_decay), None);
+        }
+        let undecayed = trained.into_iter().filter(|parameter| !parameter.decays());
         let ids = undecayed.map(|parameter| parameter.id).collect();
-        ModuleOptimizer::from(adamw(self.weight_decay)).with_group(ParamGroup::from_ids(ids), adamw(0.0), None)
+        Ok(optimizer.with_group(ParamGroup::from_ids(ids), adamw(0.0), None))
+    }
+
+    /// One step of `optimizer` with learning rates times `factor`: each group's own.
+    pub(crate) fn update<M: Module>(
+        &self,
+        optimizer: &mut ModuleOptimizer,
+        factor: f64,
+        mut module: M,
+        gradients: GradientsParams,
+    ) -> M {
+        // burn has no way to say the learning rates of several groups at once: each takes the gradients of its parameters.
+        let mut rest = gradients;
+        let groups = self.groups.iter().filter_map(|group| Some((group.pattern().ok()?, group.learning_rate?)));
+        for (pattern, learning_rate) in groups.collect::<Vec<_>>().into_iter().rev() {
+            let mut split = Split {
+                pattern,
+                path: Vec::new(),
+                from: rest,
+                own: GradientsParams::new(),
+                rest: GradientsParams::new(),
+            };
+            module.visit(&mut split);
+            rest = split.rest;
+            module = optimizer.step(learning_rate * factor, module, split.own);
+        }
+        optimizer.step(self.learning_rate * factor, module, rest)
     }
 
     /// Scales gradients of norm `norm` down to the largest one allowed: by `min(1, clip_norm / (norm + 1e-6))`.
@@ -61,6 +131,40 @@ impl OptimizerConfig {
         let mut scale = Scale { from: gradients, to: GradientsParams::new(), factor };
         module.visit(&mut scale);
         scale.to
+    }
+}
+
+impl OptimizerGroup {
+    fn pattern(&self) -> Result<ParamGroup> {
+        let invalid =
+            |error| Error::config("optimizer.groups.parameters", "a regular expression", format!("{error:?}"));
+        ParamGroup::from_regex(&self.parameters).map_err(invalid)
+    }
+}
+
+/// Takes the gradients of the parameters apart that a pattern matches.
+struct Split {
+    pattern: ParamGroup,
+    path: Vec<String>,
+    from: GradientsParams,
+    own: GradientsParams,
+    rest: GradientsParams,
+}
+
+impl ModuleVisitor for Split {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let Some(gradient) = self.from.remove::<D>(param.id) else { return };
+        let is_own = self.pattern.matches(&param.id, Some(&self.path.join(".")));
+        let to = if is_own { &mut self.own } else { &mut self.rest };
+        to.register(param.id, gradient);
     }
 }
 

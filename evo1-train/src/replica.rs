@@ -22,6 +22,7 @@ use evo1::{
 use crate::{
     Draw, Error, Group, LearnerConfig, Result, StepTimes,
     batch::PlacedBatch,
+    ema::Ema,
     frozen::{FrozenOutputs, check_is_frozen},
     gradients::{GradientSum, presence, reduced},
     learner::Job,
@@ -40,6 +41,8 @@ pub(crate) struct Replica<C: Components> {
     config: LearnerConfig,
     flow: Flow,
     frozen: Option<Arc<FrozenOutputs>>,
+    /// The average of the weights, on the first device.
+    ema: Option<Ema<Network<C>>>,
     /// The vision-language model in the number type of the computation, where it is not trained.
     cast_vlm: OnceCell<C::Vlm>,
     step: Step,
@@ -99,10 +102,11 @@ impl<C: Components> Replica<C> {
         let flow = policy.flow()?;
         let network = with_stable_ids(policy.network).train();
         let network = config.trained.apply(network)?;
-        let optimizer = config.optimizer.build(&network);
+        let optimizer = config.optimizer.build(&network)?;
         let policy = Policy::new_as(policy.config, network, policy.tokenizer, policy.statistics, &device);
         Ok(Self {
             preparer: preparer_for(&policy, &device),
+            ema: config.ema.map(|decay| Ema::new(&policy.network, decay)),
             policy,
             optimizer,
             config,
@@ -116,7 +120,10 @@ impl<C: Components> Replica<C> {
     /// The replica moved to a device.
     pub(crate) fn on(self, device: &Device) -> Self {
         let plain = device.clone().without_autodiff();
-        if plain == self.preparer.device { self } else { self.copy(device) }
+        if plain == self.preparer.device {
+            return self;
+        }
+        Self { ema: self.ema.as_ref().map(|ema| ema.on(&plain)), ..self.copy(device) }
     }
 
     /// The same weights and optimiser on another device.
@@ -131,6 +138,7 @@ impl<C: Components> Replica<C> {
             config: self.config.clone(),
             flow: self.flow.clone(),
             frozen: self.frozen.clone(),
+            ema: None,
             cast_vlm: OnceCell::new(),
             step: Step::default(),
         }
@@ -152,6 +160,18 @@ impl<C: Components> Replica<C> {
     pub(crate) fn policy(&self) -> Policy<C> {
         let Policy { config, network, tokenizer, statistics, .. } = self.policy.clone();
         Policy::new_as(config, network.valid(), tokenizer, statistics, &self.preparer.device)
+    }
+
+    /// The policy with the average of its weights, ready to predict, where there is one.
+    pub(crate) fn ema_policy(&self) -> Option<Policy<C>> {
+        let ema = self.ema.as_ref()?;
+        let Policy { config, tokenizer, statistics, .. } = self.policy.clone();
+        Some(Policy::new_as(config, ema.network.clone(), tokenizer, statistics, &self.preparer.device))
+    }
+
+    /// Goes on with an average that was saved.
+    pub(crate) fn restore_ema(&mut self, network: Network<C>) {
+        self.ema = self.config.ema.map(|decay| Ema::new(&with_stable_ids(network).train(), decay));
     }
 
     /// Takes the state of an earlier optimiser of the same parameters.
@@ -181,8 +201,8 @@ impl<C: Components> Replica<C> {
         Ok(())
     }
 
-    /// Updates the weights by the mean gradient of all ranks, if it is finite, and begins anew. Every rank takes part with
-    /// `rounds` batches, whether they were `computed` or not.
+    /// Updates the weights by the mean gradient of all ranks, if it is finite, and begins anew: step `at`, with learning
+    /// rates times `factor`. Every rank takes part with `rounds` batches, whether they were `computed` or not.
     ///
     /// # Errors
     /// When they were not, on this rank or another one.
@@ -191,7 +211,7 @@ impl<C: Components> Replica<C> {
         computed: Result<()>,
         rounds: usize,
         group: &dyn Group,
-        learning_rate: f64,
+        (at, factor): (u64, f64),
     ) -> Result<Outcome> {
         let Step { mut gradients, mut losses, observations, unusable, mut times } = std::mem::take(&mut self.step);
         let network = &self.policy.network;
@@ -220,7 +240,11 @@ impl<C: Components> Replica<C> {
         let is_skipped = !(loss.is_finite() && gradient_norm.is_finite());
         if !is_skipped {
             let gradients = self.config.optimizer.clip(gradients, gradient_norm, network);
-            self.policy.network = self.optimizer.step(learning_rate, network.clone(), gradients);
+            let updated = self.config.optimizer.update(&mut self.optimizer, factor, network.clone(), gradients);
+            self.policy.network = updated;
+            if let Some(ema) = &mut self.ema {
+                ema.update(&self.policy.network, at);
+            }
         }
         times.update = began.elapsed();
         Ok(Outcome { loss, gradient_norm, observations, is_skipped, unusable, times })

@@ -15,9 +15,10 @@ use evo1::{
 use evo1_data::Suites;
 
 use crate::{
-    Alone, BatchSource, Error, Group, Learner, Parameter, Result, StepReport, StepTimes, TrainConfig,
+    Alone, BatchSource, Error, Errors, Group, Learner, Parameter, Result, StepReport, StepTimes, TrainConfig,
     checkpoint::{Checkpoints, optimizer_of, saved},
     config::CONFIG_FILE,
+    evaluate::Probe,
     identity::RunIdentity,
     lock::RunLock,
     record::{EventFile, Fact, JsonLines, Metrics, Profile, Warned, write_curves, write_report},
@@ -53,6 +54,8 @@ pub struct Trainer<C: Components = Published> {
     config: TrainConfig,
     learner: Learner<C>,
     batches: Box<dyn BatchSource>,
+    /// What is held out, and is looked at by the first process.
+    held_out: Option<Probe>,
     identity: RunIdentity,
     checkpoints: Checkpoints,
     /// The run's folder, of the process that writes into it.
@@ -140,7 +143,7 @@ impl<C: Components> Trainer<C> {
     /// another process is at work in it.
     pub fn new(config: TrainConfig, policy: Policy<C>, batches: Box<dyn BatchSource>) -> Result<Self> {
         let lock = RunLock::take(&config.output)?;
-        Self::begin(config, policy, Arc::new(Alone), Some(lock), |_| Ok(batches))
+        Self::begin(config, policy, Arc::new(Alone), Some(lock), |_| Ok(Source { batches, held_out: None }))
     }
 
     /// [`Trainer::resume`] of a policy that may be made of other components, among several processes or with changes.
@@ -153,7 +156,7 @@ impl<C: Components> Trainer<C> {
         device: &Device,
         options: &RunOptions<'_>,
     ) -> Result<Self> {
-        Self::resume_with(config, device, options, |_| Ok(batches))
+        Self::resume_with(config, device, options, |_| Ok(Source { batches, held_out: None }))
     }
 
     /// [`Self::new`] among several processes, with batches that are made for the policy.
@@ -162,7 +165,7 @@ impl<C: Components> Trainer<C> {
         policy: Policy<C>,
         processes: Arc<dyn Group>,
         lock: Option<RunLock>,
-        batches: impl FnOnce(&Policy<C>) -> Result<Box<dyn BatchSource>>,
+        source: impl FnOnce(&Policy<C>) -> Result<Source>,
     ) -> Result<Self> {
         config.validate()?;
         if config.has_begun() {
@@ -172,10 +175,11 @@ impl<C: Components> Trainer<C> {
         let device = policy.device().clone();
         let policy = with_dropout(policy, config.dropout);
         let learner = on_devices(Learner::new(policy.clone(), config.learner()?)?, &config, &device, &processes)?;
-        let batches = batches(&policy)?;
+        let Source { batches, held_out } = source(&policy)?;
+        check_held_out(&config, &held_out)?;
         let trained: Vec<Parameter> = learner.trained_parameters().collect();
         let identity = RunIdentity::of(&config, &*processes, &trained, batches.identity());
-        Self::with_learner(config, learner, batches, identity, lock)
+        Self::with_learner(config, learner, Source { batches, held_out }, identity, lock)
     }
 
     /// [`Trainer::resume`] with batches that are made for the checkpoint's policy.
@@ -183,7 +187,7 @@ impl<C: Components> Trainer<C> {
         config: TrainConfig,
         device: &Device,
         options: &RunOptions<'_>,
-        batches: impl FnOnce(&Policy<C>) -> Result<Box<dyn BatchSource>>,
+        source: impl FnOnce(&Policy<C>) -> Result<Source>,
     ) -> Result<Self> {
         config.validate()?;
         let lock = options.lock(&config.output)?;
@@ -194,19 +198,29 @@ impl<C: Components> Trainer<C> {
         report.warn();
         let (progress, before) = saved(&newest)?;
         let learner = Learner::new(policy.clone(), config.learner()?)?;
-        let batches = batches(&policy)?;
+        let Source { batches, held_out } = source(&policy)?;
+        check_held_out(&config, &held_out)?;
         let trained: Vec<Parameter> = learner.trained_parameters().collect();
         let identity = RunIdentity::of(&config, &*options.processes, &trained, batches.identity());
         let identity = identity.going_on_from(&before, progress.step, &options.allow_change)?;
         let record = optimizer_of(&newest, &trained, &progress, identity.trained != before.trained)?;
-        let learner = on_devices(learner.restored(record, progress), &config, device, &options.processes)?;
-        Self::with_learner(config, learner, batches, identity, lock)
+        let mut learner = learner.restored(record, progress);
+        if config.ema.is_some() {
+            let folder = Checkpoints::ema_of(&newest);
+            if folder.is_dir() {
+                learner = learner.with_ema(Policy::load_as::<C>(&folder, &load)?.0);
+            } else {
+                tracing::warn!("{}: there is no average of the weights: it begins with those of now", newest.display());
+            }
+        }
+        let learner = on_devices(learner, &config, device, &options.processes)?;
+        Self::with_learner(config, learner, Source { batches, held_out }, identity, lock)
     }
 
     fn with_learner(
         config: TrainConfig,
         learner: Learner<C>,
-        batches: Box<dyn BatchSource>,
+        Source { batches, held_out }: Source,
         identity: RunIdentity,
         lock: Option<RunLock>,
     ) -> Result<Self> {
@@ -218,7 +232,7 @@ impl<C: Components> Trainer<C> {
         let open =
             if lock.is_some() { Checkpoints::open } else { |run: &Path, config| Ok(Checkpoints::of(run, config)) };
         let checkpoints = open(&config.output, config.checkpoints)?;
-        Ok(Self { config, learner, batches, identity, checkpoints, lock })
+        Ok(Self { config, learner, batches, held_out, identity, checkpoints, lock })
     }
 
     /// Runs to the end, or until `on_event` breaks; then, and where anything goes wrong, a checkpoint is saved.
@@ -284,7 +298,12 @@ impl<C: Components> Trainer<C> {
             }
             let step = self.learner.progress().step;
             let is_last = step == self.config.steps;
-            if step.is_multiple_of(self.config.log_every) || is_last {
+            let is_looked_at =
+                self.config.held_out.as_ref().is_some_and(|held_out| step.is_multiple_of(held_out.every));
+            if self.lock.is_some() && (is_looked_at || is_last) {
+                self.look_at_held_out(record)?;
+            }
+            if step.is_multiple_of(self.config.log_every) || is_last || is_looked_at {
                 let (line, failure) = record.log(&self.learner);
                 run.listener.tell(Event::Logged(line));
                 failure.into_iter().for_each(|text| run.warn(record, text));
@@ -304,6 +323,17 @@ impl<C: Components> Trainer<C> {
         Ok(())
     }
 
+    /// Computes the errors on what is held out, if they are not those of the present step already.
+    fn look_at_held_out(&self, record: &mut RunLog) -> Result<()> {
+        let step = self.learner.progress().step;
+        let Some(probe) = self.held_out.as_ref().filter(|_| record.looked_at != Some(step)) else { return Ok(()) };
+        record.held_out = Some(probe.errors(&self.learner.policy(), |_| ())?);
+        let of_average = self.learner.ema_policy().map(|policy| probe.errors(&policy, |_| ()));
+        record.held_out_ema = of_average.transpose()?;
+        record.looked_at = Some(step);
+        Ok(())
+    }
+
     /// Saves the last step, waiting for room where the disk is full, until that is done or the run is broken off.
     fn save_at_the_end(&self, record: &mut RunLog, run: &mut Run<impl FnMut(&Event) -> ControlFlow<()>>) -> Result<()> {
         let is_wanted = run.listener.flow.is_continue();
@@ -320,7 +350,10 @@ impl<C: Components> Trainer<C> {
     }
 
     fn save(&self, record: &mut RunLog, run: &mut Run<impl FnMut(&Event) -> ControlFlow<()>>) -> Result<()> {
-        let path = self.checkpoints.save(&self.learner, &self.identity, record.losses_since_save.value())?;
+        self.look_at_held_out(record)?;
+        let held_out = record.held_out_ema.or(record.held_out).map(|errors| errors.loss);
+        let loss = held_out.unwrap_or_else(|| record.losses_since_save.value());
+        let path = self.checkpoints.save(&self.learner, &self.identity, loss)?;
         record.losses_since_save = Mean::default();
         run.listener.tell(Event::Saved(path));
         if let Err(error) = self.report(record, run.start, &run.text) {
@@ -363,6 +396,10 @@ impl<C: Components> Trainer<C> {
                 self.checkpoints.best().map_or("none".into(), |(step, loss)| format!("step {step}, loss {loss:.4}")),
             ),
         ];
+        for (what, errors) in [("held out", record.held_out), ("held out, averaged weights", record.held_out_ema)] {
+            let text = |errors: Errors| format!("loss {:.4}, action error {:.4}", errors.loss, errors.rmse);
+            facts.extend(errors.map(|errors| (what, text(errors))));
+        }
         facts.extend(last.map(|line| ("milliseconds of a step", line.times.to_string())));
         facts.extend(memory_mb().map(|mb| ("memory of the process, at most", format!("{mb:.0} MB"))));
         facts.extend(
@@ -405,6 +442,21 @@ impl<C: Components> Trainer<C> {
         let changes = changes.map(|change| format!("the run goes on as another one: {}", change.text));
         small.into_iter().chain(changes).collect()
     }
+}
+
+/// What a run trains on, and what it looks at besides.
+pub(crate) struct Source {
+    pub(crate) batches: Box<dyn BatchSource>,
+    pub(crate) held_out: Option<Probe>,
+}
+
+/// Fails where something is to be held out of batches that come from elsewhere.
+fn check_held_out(config: &TrainConfig, held_out: &Option<Probe>) -> Result<()> {
+    if config.held_out.is_some() && held_out.is_none() {
+        let expected = "null where batches do not come from the configuration's data";
+        return Err(Error::config("held_out", expected, "something"));
+    }
+    Ok(())
 }
 
 /// The learner on the devices of the configuration, or on the one that it was made on.
@@ -489,6 +541,10 @@ struct RunLog {
     losses_since_save: Mean,
     learning_rate: f64,
     times: StepTimes,
+    held_out: Option<Errors>,
+    held_out_ema: Option<Errors>,
+    /// The step that they are of.
+    looked_at: Option<u64>,
 }
 
 /// A mean that grows by one value at a time.
@@ -545,6 +601,9 @@ impl RunLog {
             losses_since_save: Mean::default(),
             learning_rate: 0.0,
             times: StepTimes::default(),
+            held_out: None,
+            held_out_ema: None,
+            looked_at: None,
         })
     }
 
@@ -582,13 +641,18 @@ impl RunLog {
             skipped: progress.skipped,
             seconds: self.began.elapsed().as_secs_f64(),
             times: Profile::of(self.times, self.steps_since_log),
+            held_out: self.held_out.filter(|_| self.looked_at == Some(progress.step)),
+            held_out_ema: self.held_out_ema.filter(|_| self.looked_at == Some(progress.step)),
         };
-        let values = [
+        let mut values = vec![
             ("loss", metrics.loss),
             ("gradient_norm", metrics.gradient_norm),
             ("learning_rate", metrics.learning_rate),
             ("samples_per_second", metrics.samples_per_second),
         ];
+        values.extend(metrics.held_out.map(|errors| ("held_out/loss", errors.loss)));
+        values.extend(metrics.held_out.map(|errors| ("held_out/rmse", errors.rmse)));
+        values.extend(metrics.held_out_ema.map(|errors| ("held_out_ema/loss", errors.loss)));
         let written = self.metrics.push(metrics);
         let events = self.events.as_mut().map_or(Ok(()), |events| events.scalars(progress.step, &values));
         let failure = written.err().map(|error| error.to_string()).or(events.err().map(|error| error.to_string()));

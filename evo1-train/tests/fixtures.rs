@@ -73,6 +73,7 @@ impl Fixture {
             clip_norm: Some(hyper[2]),
             betas: (hyper[3] as f32, hyper[4] as f32),
             epsilon: hyper[5] as f32,
+            groups: Vec::new(),
         };
         LearnerConfig::new(trained, optimizer, Schedule { warmup: 0, total: 2, decay: Decay::Constant })
     }

@@ -7,7 +7,7 @@ use evo1::{
     Choice, Components,
     cost::{Workload, costs_as},
 };
-use evo1_train::{DataSource, Evaluation, EvaluationConfig, evaluate_with};
+use evo1_train::{DataSource, Errors, Evaluation, EvaluationConfig, evaluate_with};
 use eyre::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
@@ -119,7 +119,7 @@ impl Evaluate {
             .with_style(ProgressStyle::with_template("{bar:40} batch {pos} of {len}, {eta} left")?);
         let evaluation = evaluate_with(&policy, &config, &common.suites, |done| bar.set_position(done as u64))?;
         bar.finish_and_clear();
-        let Evaluation { loss, rmse, mae, samples, milliseconds } = evaluation;
+        let Evaluation { errors: Errors { loss, rmse, mae }, samples, milliseconds } = evaluation;
         let costs = costs_as::<C>(&policy.config, &Workload::of(&policy.config))?;
         let parameters = costs.iter().map(|component| component.parameters).sum();
         let flops = costs.iter().map(|component| component.flops).sum();

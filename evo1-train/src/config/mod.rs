@@ -54,6 +54,10 @@ pub struct TrainConfig {
     pub optimizer: OptimizerConfig,
     /// The learning rate's schedule.
     pub schedule: ScheduleConfig,
+    /// Decay of an exponential moving average of the weights, which is evaluated and saved beside them: none.
+    pub ema: Option<f64>,
+    /// Loss and action error on observations that are not trained on, during the run: none.
+    pub held_out: Option<HeldOutConfig>,
     /// The number type of the computation: f32. Weights, gradients and loss stay in f32.
     pub compute: Compute,
     /// Keep of the vision-language model only what passes between its layers, and run each again for its gradients: less
@@ -97,6 +101,8 @@ impl Default for TrainConfig {
             dropout: None,
             optimizer: OptimizerConfig::default(),
             schedule: ScheduleConfig::default(),
+            ema: None,
+            held_out: None,
             compute: Compute::F32,
             gradient_checkpointing: false,
             cache_frozen: false,
@@ -174,12 +180,13 @@ pub enum StatisticsSource {
 }
 
 /// The learning rate's schedule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ScheduleConfig {
     /// Steps of the linear warm-up: 300. The first step's rate is 0.
     pub warmup_steps: u64,
-    /// What follows: `cosine` to 0 at the last step, or `constant`.
+    /// What follows: `cosine` or `linear` to 0 at the last step, `constant`, `inverse-sqrt`, `{exponential: 0.999}` or
+    /// `{step: {every: 1000, by: 0.5}}`.
     pub decay: Decay,
 }
 
@@ -199,13 +206,35 @@ pub struct CheckpointConfig {
     pub keep: usize,
     /// Checkpoints at multiples of these steps are kept for good; `null` for none.
     pub keep_every: Option<u64>,
-    /// Keep the checkpoint with the lowest mean loss since the one before it, as well.
+    /// Keep the checkpoint with the lowest loss, as well: on what is held out, else the mean since the one before it.
     pub keep_best: bool,
 }
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
         Self { every: 2500, keep: 2, keep_every: None, keep_best: true }
+    }
+}
+
+/// Observations that are not trained on, and how often they are looked at.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HeldOutConfig {
+    /// The part of each dataset's episodes that is not trained on: 0.1. They lie at equal distances.
+    pub episodes: f64,
+    /// Other data, instead of episodes of the run's own.
+    pub data: Option<DataSource>,
+    /// Steps between two evaluations: 500. The last step is always evaluated, and each that is saved.
+    pub every: u64,
+    /// Batches of an evaluation: 4, always the same.
+    pub batches: usize,
+    /// Observations of such a batch: 16.
+    pub batch_size: usize,
+}
+
+impl Default for HeldOutConfig {
+    fn default() -> Self {
+        Self { episodes: 0.1, data: None, every: 500, batches: 4, batch_size: 16 }
     }
 }
 
@@ -280,6 +309,9 @@ impl TrainConfig {
             absolute(path)?;
         }
         self.data.make_absolute()?;
+        if let Some(HeldOutConfig { data: Some(data), .. }) = &mut self.held_out {
+            data.make_absolute()?;
+        }
         Ok(self)
     }
 
@@ -302,7 +334,8 @@ impl TrainConfig {
     pub fn learner(&self) -> Result<LearnerConfig> {
         Ok(LearnerConfig {
             trained: self.trained()?,
-            optimizer: self.optimizer,
+            optimizer: self.optimizer.clone(),
+            ema: self.ema,
             schedule: Schedule { warmup: self.schedule.warmup_steps, total: self.steps, decay: self.schedule.decay },
             draws: self.draws,
             gradient_checkpointing: self.gradient_checkpointing,
@@ -336,7 +369,7 @@ impl TrainConfig {
                 return Err(Error::config(field, "at least 1", 0));
             }
         }
-        let OptimizerConfig { learning_rate, betas, epsilon, weight_decay, clip_norm } = self.optimizer;
+        let OptimizerConfig { learning_rate, betas, epsilon, weight_decay, clip_norm, .. } = self.optimizer;
         let is_in = |value: f32, range: std::ops::Range<f32>| range.contains(&value);
         for (field, expected, holds, got) in [
             ("optimizer.learning_rate", "above 0", learning_rate.is_finite() && learning_rate > 0.0, learning_rate),
@@ -360,6 +393,24 @@ impl TrainConfig {
                 return Err(Error::config(field, expected, got));
             }
         }
+        if let Some(decay) = self.ema.filter(|decay| !(0.0..1.0).contains(decay)) {
+            return Err(Error::config("ema", "from 0 to below 1", decay));
+        }
+        if let Some(HeldOutConfig { episodes, data, every, batches, batch_size }) = &self.held_out {
+            if [*every, *batches as u64, *batch_size as u64].contains(&0) {
+                return Err(Error::config("held_out", "`every`, `batches` and `batch_size` of at least 1", "0"));
+            }
+            if data.is_none() && !(*episodes > 0.0 && *episodes < 1.0) {
+                return Err(Error::config("held_out.episodes", "a part between 0 and 1", episodes));
+            }
+        }
+        for (at, group) in self.optimizer.groups.iter().enumerate() {
+            if group.learning_rate.is_some_and(|rate| !(rate.is_finite() && rate >= 0.0)) {
+                let got = group.learning_rate.unwrap_or_default();
+                return Err(Error::config(format!("optimizer.groups[{at}].learning_rate"), "at least 0", got));
+            }
+        }
+        self.schedule.decay.validate()?;
         self.policy.validate(self.stage == Some(2))
     }
 }

@@ -11,7 +11,7 @@ use evo1_plot::{
 };
 
 use super::Metrics;
-use crate::{Error, Result};
+use crate::{Error, Errors, Result};
 
 /// Width and height of the picture in pixels.
 const SIZE: (f64, f64) = (1000.0, 760.0);
@@ -19,6 +19,8 @@ const SIZE: (f64, f64) = (1000.0, 760.0);
 const LOSS_HEIGHT: f64 = 0.6;
 const LOSS: Color = Color(0x1f, 0x5a, 0xa8);
 const PALE: Color = Color(0xb5, 0xcc, 0xe8);
+const HELD_OUT: Color = Color(0xc2, 0x5b, 0x00);
+const HELD_OUT_EMA: Color = Color(0x2e, 0x7d, 0x32);
 const RATE: Color = Color(0xc2, 0x5b, 0x00);
 /// Logged steps of which a smoothed loss is the mean: this part of all, each way.
 const SMOOTHING: usize = 40;
@@ -30,7 +32,17 @@ const SMOOTHING: usize = 40;
 pub fn write_curves(path: &Path, metrics: &[Metrics]) -> Result<()> {
     let (width, height) = SIZE;
     let (middle, split) = (0.5 * width, LOSS_HEIGHT * height);
-    let loss = smoothed_chart("Loss (logarithmic)", points(metrics, |line| line.loss));
+    let mut loss = smoothed_chart("Loss (logarithmic)", points(metrics, |line| line.loss));
+    for (errors, color) in [
+        ((|line: &Metrics| line.held_out) as fn(&Metrics) -> Option<Errors>, HELD_OUT),
+        (|line: &Metrics| line.held_out_ema, HELD_OUT_EMA),
+    ] {
+        let points = points(metrics, |line| errors(line).map_or(f64::NAN, |errors| errors.loss));
+        if !points.is_empty() {
+            loss.title = "Loss (logarithmic): blue in training, orange held out, green by the averaged weights";
+            loss.curves.push(Curve { points, color, width: 2.0 });
+        }
+    }
     let norm = smoothed_chart("Gradient norm (logarithmic)", points(metrics, |line| line.gradient_norm));
     let rate = Curve { points: points(metrics, |line| line.learning_rate), color: RATE, width: 2.0 };
     let rate = Curves { title: "Learning rate", x_name: "step", scale: Scale::FromZero, curves: vec![rate] };
@@ -82,6 +94,8 @@ mod tests {
             skipped: 0,
             seconds: 1.0,
             times: Profile::default(),
+            held_out: None,
+            held_out_ema: None,
         }
     }
 

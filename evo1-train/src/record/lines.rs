@@ -82,6 +82,8 @@ mod tests {
             skipped: 0,
             seconds: 1.0,
             times: Profile::default(),
+            held_out: None,
+            held_out_ema: None,
         }
     }
 

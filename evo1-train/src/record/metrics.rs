@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::StepTimes;
+use crate::{Errors, StepTimes};
 
 /// One line of `metrics.jsonl`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -32,6 +32,12 @@ pub struct Metrics {
     /// Where the time of a step went.
     #[serde(default)]
     pub times: Profile,
+    /// Errors on what is held out, where they were computed after this step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out: Option<Errors>,
+    /// The same of the average of the weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out_ema: Option<Errors>,
 }
 
 /// Mean milliseconds of the parts of a step ([`StepTimes`]).

@@ -6,7 +6,7 @@ use evo1::files::write_atomically;
 use evo1_plot::html::Page;
 
 use super::{Metrics, Warned};
-use crate::Result;
+use crate::{Errors, Result};
 
 /// A line of the report's table: what, and its value.
 pub type Fact = (&'static str, String);
@@ -35,22 +35,33 @@ pub fn write_report(
     if warnings.len() > WARNINGS {
         page = page.warning(&format!("and {} more in warnings.jsonl", warnings.len() - WARNINGS));
     }
+    // Where something is held out, the lines that say how far the policy is from it.
+    let looked_at: Vec<&Metrics> = metrics.iter().filter(|line| line.held_out.is_some()).collect();
+    let metrics = if looked_at.is_empty() { metrics.iter().collect() } else { looked_at };
     let every = metrics.len().div_ceil(ROWS).max(1);
     let row = |line: &Metrics| {
         let Metrics { step, loss, gradient_norm, learning_rate, samples, .. } = line;
+        let error = |of: fn(&Errors) -> f64| {
+            line.held_out.as_ref().map(of).map_or(String::new(), |value| format!("{value:.4}"))
+        };
         [
             step.to_string(),
             format!("{loss:.4}"),
+            error(|errors| errors.loss),
+            error(|errors| errors.rmse),
             format!("{gradient_norm:.3}"),
             format!("{learning_rate:.2e}"),
             samples.to_string(),
         ]
     };
-    let rows: Vec<&Metrics> = metrics.iter().rev().step_by(every).collect();
+    let rows: Vec<&Metrics> = metrics.into_iter().rev().step_by(every).collect();
     let page = page
         .facts(facts.iter().map(|(what, value)| (*what, value.as_str())))
         .picture_at("curves.png", "Loss, learning rate and gradient norm over the steps")
-        .table(&["step", "loss", "gradient norm", "learning rate", "samples"], rows.into_iter().rev().map(row))
+        .table(
+            &["step", "loss", "held-out loss", "held-out action error", "gradient norm", "learning rate", "samples"],
+            rows.into_iter().rev().map(row),
+        )
         .heading("Configuration")
         .lines(configuration)
         .finish();
