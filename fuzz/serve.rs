@@ -5,9 +5,9 @@ use evo1::config::Cameras;
 use evo1_serve::{
     client,
     protocol::{
-        Scaling, Shape,
+        ObservationOptions, Scaling, Shape,
         json::{self, JsonOptions},
-        openpi::{self, OpenPiOptions},
+        lerobot, openpi,
     },
 };
 
@@ -15,7 +15,7 @@ use evo1_serve::{
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub(crate) const TARGETS: [Target; 2] = [("messages", messages), ("openpi", openpi)];
+pub(crate) const TARGETS: [Target; 3] = [("messages", messages), ("openpi", openpi), ("lerobot", lerobot)];
 
 const SHAPE: Shape = Shape { views: 2, image_size: 4, state: 24, action: 24, horizon: 4 };
 
@@ -39,9 +39,23 @@ pub(crate) fn messages(data: &[u8]) {
 /// A message of openpi's protocol.
 pub(crate) fn openpi(data: &[u8]) {
     for cameras in [Cameras::default(), Cameras::named(["image"])] {
-        if let Ok(request) = openpi::parse(data, &SHAPE, &OpenPiOptions { cameras, prompt: None }) {
+        if let Ok(request) = openpi::parse(data, &SHAPE, &ObservationOptions { cameras, prompt: None }) {
             assert!(request.observation.state.iter().all(|value| value.is_finite()));
             assert!(request.observation.views.len() <= SHAPE.views);
+        }
+    }
+}
+
+/// Messages of LeRobot's asynchronous inference: what a client says of itself, and an observation.
+pub(crate) fn lerobot(data: &[u8]) {
+    const INSTRUCTIONS: &[u8] = include_bytes!("corpus/lerobot/instructions");
+    let options = ObservationOptions { cameras: Cameras::default(), prompt: None };
+    let own = lerobot::instructions(data).ok();
+    let known = lerobot::instructions(INSTRUCTIONS).expect("a client's own");
+    for instructions in own.iter().chain([&known]) {
+        if let Ok(Some(timed)) = lerobot::parse(data, instructions, &SHAPE, &options, |_, _| true) {
+            assert!(timed.state.iter().all(|value| value.is_finite()));
+            assert!(timed.request.observation.views.len() <= SHAPE.views);
         }
     }
 }

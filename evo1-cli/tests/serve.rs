@@ -104,6 +104,9 @@ fn wrong_use_is_refused_with_the_remedy() {
     refused(&["--token", ""], 1, "--token: the token is empty");
     refused(&["--token-file", "no.tokens"], 1, "no.tokens");
     refused(&["--max-in-flight", "0"], 1, "--max-in-flight");
+    refused(&["--lerobot", "0.0.0.0:0"], 1, "neither tokens nor TLS");
+    refused(&["--lerobot", "127.0.0.1:0", "--token", "x"], 1, "--insecure");
+    refused(&["--lerobot-fps", "10"], 2, "--lerobot");
     refused(&["--allow-host", "http://robot"], 1, "--allow-host");
     refused(&["--allow-origin", "robot.example"], 1, "SCHEME://HOST");
 }

@@ -41,11 +41,12 @@ impl Budget {
 }
 
 impl Reservation {
-    fn none(budget: Arc<Budget>) -> Self {
+    pub(crate) fn none(budget: Arc<Budget>) -> Self {
         Self { budget, bytes: 0 }
     }
 
-    fn grow(&mut self, bytes: usize) -> bool {
+    /// Takes so many bytes more, if they are left.
+    pub(crate) fn grow(&mut self, bytes: usize) -> bool {
         let within = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= self.budget.limit);
         let fits = self.budget.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).is_ok();
         self.bytes += if fits { bytes } else { 0 };

@@ -9,7 +9,7 @@ use evo1::{
 use futures_util::{SinkExt, StreamExt, stream::FuturesOrdered};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_tungstenite::{
     WebSocketStream,
@@ -28,7 +28,7 @@ use crate::{
         json::{self, Parsed},
         openpi,
     },
-    server::{Last, Phase, Shared},
+    server::{Phase, Shared},
 };
 
 /// Bytes asked of the socket at once.
@@ -199,7 +199,7 @@ where
         self.shared.metrics.stage("parse", received.elapsed());
         let accepted = request.and_then(|request| {
             let request = self.counted(request);
-            self.enqueue(self.guided(request), memory, received)
+            self.submit(self.guided(request), memory, received)
         });
         pending.push_back(match accepted {
             Ok(answer) => Box::pin(async move { Outcome { id, result: answer.await, received } }),
@@ -223,48 +223,23 @@ where
         Arc::new(request)
     }
 
-    /// Puts a request into the queue and returns what waits for its answer. It holds the request's memory.
-    fn enqueue(
+    fn submit(
         &self,
         request: Arc<Request>,
         memory: Reservation,
         received: Instant,
     ) -> Result<impl Future<Output = Result<Answer, RequestError>> + Send + 'static, RequestError> {
-        let shared = self.shared.clone();
-        if *shared.phase.borrow() == Phase::Draining {
-            return Err(RequestError::new(ErrorKind::ShuttingDown, "the server is shutting down"));
-        }
-        shared.model.check(&request)?;
         if self.terms.latest {
-            shared.queue.supersede(self.number);
+            self.shared.check(&request)?;
+            self.shared.queue.supersede(self.number);
         }
-        let ticket = shared.queue.push(self.number, request.clone())?;
-        let deadline = request.deadline.or(shared.options.deadline);
-        let is_page = self.terms.is_page;
-        Ok(async move {
-            let _memory = memory;
-            let answer = match deadline {
-                None => ticket.wait().await,
-                Some(deadline) => timeout_at(received + deadline, ticket.wait()).await.unwrap_or_else(|_| {
-                    let message = format!("no answer within {} ms", deadline.as_millis());
-                    Err(RequestError::new(ErrorKind::DeadlineExceeded, message))
-                }),
-            };
-            if let (Ok(answer), false) = (&answer, is_page) {
-                shared.remember(Last { request, answer: answer.clone(), received: received.into_std() });
-            }
-            answer
-        })
+        self.shared.submit(self.number, request, memory, received, !self.terms.is_page)
     }
 
     /// Sends a reply, or what stands for an error.
     async fn finish(&mut self, outcome: Outcome) -> Result<(), End> {
         let Outcome { id, result, received } = outcome;
-        let finite = result.and_then(|answer| match answer.chunk.values().iter().all(|value| value.is_finite()) {
-            true => Ok(answer),
-            false => Err(RequestError::new(ErrorKind::NonFinite, "the prediction is not finite")),
-        });
-        let answer = match finite {
+        let answer = match result {
             Ok(answer) => answer,
             Err(error) => return self.refuse(&error, id.as_ref()).await,
         };
@@ -397,7 +372,7 @@ async fn parse(shared: Arc<Shared>, dialect: Dialect, payload: Bytes) -> Parsed 
     let _turn = shared.parsers.acquire().await;
     let parse = move || match dialect {
         Dialect::Json { .. } => json::parse(&payload, &at_work.shape, at_work.json_options()),
-        Dialect::OpenPi => Parsed { id: None, request: openpi::parse(&payload, &at_work.shape, &at_work.openpi) },
+        Dialect::OpenPi => Parsed { id: None, request: openpi::parse(&payload, &at_work.shape, &at_work.observations) },
     };
     tokio::task::spawn_blocking(parse).await.unwrap_or_else(|error| {
         let message = format!("the message could not be parsed: {error}");

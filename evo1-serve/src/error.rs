@@ -16,6 +16,15 @@ pub enum Error {
         /// The address.
         bind: SocketAddr,
     },
+    /// Anybody could move the robot by the door that has no lock.
+    #[error(
+        "--lerobot {bind}: LeRobot's clients know neither tokens nor TLS, so that anybody who reaches this address could use \
+         the policy: listen on loopback without a token, or say --insecure"
+    )]
+    InsecureLeRobot {
+        /// The address.
+        bind: SocketAddr,
+    },
     /// An option cannot be used.
     #[error("--{option}: {message}")]
     Option {

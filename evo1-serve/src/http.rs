@@ -46,11 +46,7 @@ pub(crate) fn respond(request: Request<Incoming>, shared: Arc<Shared>, permit: A
     let path = request.uri().path().to_owned();
     let query = Query::parse(request.uri().query().unwrap_or_default());
     if let Some(stranger) = foreign_host(request.headers(), &shared.options) {
-        let message = format!(
-            "`{stranger}` is not known to be a name of this server: without a token it answers to addresses, `localhost` and the \
-             names of --allow-host"
-        );
-        return forbidden(message);
+        return forbidden(unknown_host(&stranger));
     }
     if request.headers().contains_key(UPGRADE) {
         return websocket(request, &path, &query, shared, permit);
@@ -186,18 +182,27 @@ fn authorized(headers: &HeaderMap, query: &Query, shared: &Shared) -> Result<Opt
 /// The name by which a request asks for the server, if it may not. A page can give its own name this server's address (DNS
 /// rebinding) and would be of one site with it then; it has no token, and cannot name an address.
 fn foreign_host(headers: &HeaderMap, options: &ServerOptions) -> Option<String> {
-    if !options.tokens.is_empty() {
-        return None;
-    }
     let given = headers.get(HOST).map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned()).unwrap_or_default();
-    let is_known = given.parse::<Authority>().is_ok_and(|authority| {
+    (options.tokens.is_empty() && !is_known_host(&given, options)).then_some(given)
+}
+
+/// Whether a client without a token may ask for the server by this name.
+pub(crate) fn is_known_host(given: &str, options: &ServerOptions) -> bool {
+    given.parse::<Authority>().is_ok_and(|authority| {
         let name = authority.host();
         let is_allowed = |allowed: &String| allowed.eq_ignore_ascii_case(name);
         name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
             || name.eq_ignore_ascii_case("localhost")
             || options.allow_hosts.iter().any(is_allowed)
-    });
-    (!is_known).then_some(given)
+    })
+}
+
+/// What who asks for the server by a name that it does not know is told.
+pub(crate) fn unknown_host(name: &str) -> String {
+    format!(
+        "`{name}` is not known to be a name of this server: without a token it answers to addresses, `localhost` and the \
+         names of --allow-host"
+    )
 }
 
 /// The origin of a browser's page that neither comes from this server nor is allowed; robots' clients send no origin.

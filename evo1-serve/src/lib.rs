@@ -2,7 +2,7 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | [`protocol`] | messages: Evo-1's websocket JSON and openpi's msgpack |
+//! | [`protocol`] | messages: Evo-1's websocket JSON, openpi's msgpack and LeRobot's pickles |
 //! | [`scale`] | OpenCV's bilinear scaling |
 //! | [`Model`] | what is served: a [`PolicyModel`], or anything else that predicts |
 //! | [`Server`] | connections, the queue and the one thread that computes |
@@ -18,6 +18,7 @@ pub mod client;
 mod connection;
 mod error;
 mod http;
+mod lerobot;
 mod metrics;
 mod model;
 mod options;

@@ -20,6 +20,10 @@ pub struct ServerOptions {
     pub bind: SocketAddr,
     /// Tokens of which clients must bring one, as `Authorization: Bearer TOKEN`, `Authorization: Api-Key TOKEN` or `?token=`.
     pub tokens: Tokens,
+    /// Where LeRobot's clients (asynchronous inference, gRPC) find it; nowhere when `None`. They know neither tokens nor TLS.
+    pub lerobot: Option<SocketAddr>,
+    /// Actions that a robot of LeRobot's executes in a second: what the times in replies to it are counted by.
+    pub lerobot_fps: f64,
     /// Certificate chain and private key, PEM files, for TLS.
     pub tls: Option<(PathBuf, PathBuf)>,
     /// How often these files are looked at; new connections get what they hold then.
@@ -37,10 +41,10 @@ pub struct ServerOptions {
     pub swaps_channels: bool,
     /// Who scales frames of the JSON protocol.
     pub scaling: Scaling,
-    /// Cameras of the openpi protocol in the order of the policy's views; empty: the policy's own, or as they come where it
+    /// Cameras of openpi's and LeRobot's observations in the order of the policy's views; empty: the policy's own, or as they come where it
     /// knows none.
     pub cameras: Vec<String>,
-    /// The instruction of openpi's observations that have none; they are refused when `None`.
+    /// The instruction of observations that have none: openpi's are refused when `None`, LeRobot's have an empty one then.
     pub prompt: Option<String>,
     /// Most requests that wait for the device; one more is answered *overloaded* at once.
     pub queue: usize,
@@ -70,6 +74,8 @@ impl Default for ServerOptions {
         Self {
             bind: SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT)),
             tokens: Tokens::default(),
+            lerobot: None,
+            lerobot_fps: 30.0,
             tls: None,
             tls_renewal: Duration::from_secs(60),
             allow_hosts: Vec::new(),
@@ -100,6 +106,12 @@ impl ServerOptions {
         if !self.bind.ip().is_loopback() && self.tokens.is_empty() && !self.is_insecure {
             return Err(Error::Insecure { bind: self.bind });
         }
+        if let Some(bind) = self.lerobot
+            && (!bind.ip().is_loopback() || !self.tokens.is_empty() || self.tls.is_some())
+            && !self.is_insecure
+        {
+            return Err(Error::InsecureLeRobot { bind });
+        }
         let positive = [
             ("queue", self.queue),
             ("max-in-flight", self.max_in_flight),
@@ -111,6 +123,9 @@ impl ServerOptions {
         let wrong = |option, message: String| Err(Error::Option { option, message });
         if let Some((option, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
             return wrong(option, "it must be at least 1".into());
+        }
+        if !(self.lerobot_fps > 0.0 && self.lerobot_fps.is_finite()) {
+            return wrong("lerobot-fps", format!("it must be above 0, got {}", self.lerobot_fps));
         }
         if self.tls_renewal.is_zero() {
             return wrong("tls-renewal", "it must be longer than nothing".into());
@@ -157,6 +172,16 @@ mod tests {
         ServerOptions { tokens, ..open.clone() }.validate().expect("with a token");
         ServerOptions { is_insecure: true, ..open }.validate().expect("told");
         ServerOptions::default().validate().expect("loopback");
+        let lerobot =
+            |address: [u8; 4]| ServerOptions { lerobot: Some((address, 8080).into()), ..ServerOptions::default() };
+        lerobot([127, 0, 0, 1]).validate().expect("loopback");
+        let message = lerobot([0, 0, 0, 0]).validate().expect_err("insecure").to_string();
+        assert!(message.contains("--lerobot 0.0.0.0:8080") && message.contains("--insecure"), "{message}");
+        ServerOptions { is_insecure: true, ..lerobot([0, 0, 0, 0]) }.validate().expect("told");
+        let mut tokens = Tokens::default();
+        tokens.add("robot", "t").expect("a token");
+        ServerOptions { tokens, ..lerobot([127, 0, 0, 1]) }.validate().expect_err("a door beside the locked one");
+        ServerOptions { lerobot_fps: 0.0, ..ServerOptions::default() }.validate().expect_err("no time passes");
         assert!(ServerOptions { queue: 0, ..ServerOptions::default() }.validate().is_err());
         assert!(Tokens::default().add("robot", "").is_err());
     }

@@ -1,6 +1,6 @@
-//! Bilinear scaling of frames as OpenCV's `resize` does it on 8-bit images, to the bit.
+//! Bilinear scaling of frames as OpenCV's `resize` and torch's `interpolate` do it on 8-bit images, to the bit.
 //!
-//! Fixed-point arithmetic of 11 bits for each axis, pixel centres at halves, edges clamped, no antialias. Halving both
+//! OpenCV: fixed-point arithmetic of 11 bits for each axis, pixel centres at halves, edges clamped, no antialias. Halving both
 //! sides exactly takes the mean of 2 × 2 pixels, which is what OpenCV does in place of bilinear there.
 //! Source: OpenCV `modules/imgproc/src/resize.cpp`.
 
@@ -106,6 +106,74 @@ fn taps(input: usize, output: usize, clamps_weight: bool) -> Vec<Tap> {
         .collect()
 }
 
+/// A frame of `width` × `height` pixels as torch's `interpolate` makes it of 8-bit images (`bilinear`, no aligned corners, no
+/// antialias), to the bit: rows first, then columns, each rounded to 8 bits.
+/// Source: PyTorch `aten/src/ATen/native/cpu/UpSampleKernel.cpp`.
+///
+/// # Panics
+/// When `width` or `height` is 0.
+pub fn resize_as_torch(frame: Frame, width: usize, height: usize) -> Frame {
+    if (frame.width(), frame.height()) == (width, height) {
+        return frame;
+    }
+    let (input_width, input_height) = (frame.width(), frame.height());
+    let rows: Vec<u8> = match torch_taps(input_width, width) {
+        None => frame.rgb().to_vec(),
+        Some((taps, bits)) => {
+            let mix = |row: &[u8], tap: &Tap| {
+                let pixel = |side: usize| &row[tap.at[side] * CHANNELS..][..CHANNELS];
+                let (left, right) = (pixel(0), pixel(1));
+                [0, 1, 2].map(|channel| rounded(left[channel], right[channel], tap.weight, bits))
+            };
+            let rows = frame.rgb().chunks_exact(input_width * CHANNELS);
+            rows.flat_map(|row| taps.iter().flat_map(move |tap| mix(row, tap))).collect()
+        }
+    };
+    let rgb: Vec<u8> = match torch_taps(input_height, height) {
+        None => rows,
+        Some((taps, bits)) => {
+            let row = |y: usize| &rows[y * width * CHANNELS..][..width * CHANNELS];
+            let line = |tap: &Tap| {
+                let weight = tap.weight;
+                row(tap.at[0])
+                    .iter()
+                    .zip(row(tap.at[1]))
+                    .map(move |(&upper, &lower)| rounded(upper, lower, weight, bits))
+            };
+            taps.iter().flat_map(line).collect()
+        }
+    };
+    Frame::new(width, height, rgb).expect("three values were written for every pixel")
+}
+
+fn rounded(first: u8, second: u8, weight: [i32; 2], bits: u32) -> u8 {
+    let sum = i32::from(first) * weight[0] + i32::from(second) * weight[1];
+    ((sum + (1 << (bits - 1))) >> bits).clamp(0, 255) as u8
+}
+
+/// Torch's taps of an axis and the fractional bits of their weights, as many as the largest leaves room for in 16 bits.
+/// Nothing where the axis keeps its size.
+fn torch_taps(input: usize, output: usize) -> Option<(Vec<Tap>, u32)> {
+    if input == output {
+        return None;
+    }
+    let scale = input as f64 / output as f64;
+    let last = input - 1;
+    let exact: Vec<([usize; 2], [f64; 2])> = (0..output)
+        .map(|index| {
+            let position = (scale * (index as f64 + 0.5) - 0.5).max(0.0);
+            let at = (position.floor() as usize).min(last);
+            let fraction = (position - at as f64).clamp(0.0, 1.0);
+            if at == last { ([last; 2], [1.0, 0.0]) } else { ([at, at + 1], [1.0 - fraction, fraction]) }
+        })
+        .collect();
+    let largest = exact.iter().flat_map(|(_, weight)| *weight).fold(0.0, f64::max);
+    let fixed = |weight: f64, bits: u32| (0.5 + weight * f64::from(1 << bits)) as i32;
+    let bits = (0..22).find(|&bits| fixed(largest, bits + 1) >= 1 << 15).unwrap_or(22);
+    let taps = exact.into_iter().map(|(at, weight)| Tap { at, weight: weight.map(|weight| fixed(weight, bits)) });
+    Some((taps.collect(), bits))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,6 +213,30 @@ mod tests {
             assert_eq!(levels.iter().map(|&v| u64::from(v)).sum::<u64>(), sum, "{case}");
             assert_eq!((1..).zip(levels).map(|(i, &v)| i * u64::from(v)).sum::<u64>(), weighted, "{case}");
         }
+    }
+
+    #[test]
+    fn levels_are_those_of_torch() {
+        // As above, of `torch.nn.functional.interpolate` on uint8 to 640 × 480 (torch 2.11).
+        let cases = [
+            ((640, 400), 117_644_908, 54_230_117_959_855, [59, 96, 133], [180, 217, 254]),
+            ((320, 480), 117_688_209, 54_307_289_986_093, [58, 95, 132], [238, 19, 56]),
+            ((1280, 720), 117_858_118, 54_305_744_075_246, [133, 42, 79], [138, 47, 84]),
+            ((91, 37), 94_278_777, 45_241_784_934_390, [48, 85, 122], [164, 201, 238]),
+            ((1, 1), 34_099_200, 15_712_951_142_400, [0, 37, 74], [0, 37, 74]),
+            ((2, 3), 35_481_600, 16_624_816_801_440, [0, 37, 74], [6, 43, 80]),
+            ((641, 479), 117_618_972, 54_213_955_125_672, [110, 147, 184], [91, 128, 165]),
+            ((1920, 1080), 117_602_838, 54_186_701_875_864, [235, 16, 53], [196, 233, 14]),
+        ];
+        for ((width, height), sum, weighted, inner, last) in cases {
+            let scaled = resize_as_torch(synthetic(width, height), 640, 480);
+            let (levels, case) = (scaled.rgb(), format!("{width} × {height}"));
+            assert_eq!(levels[(100 * 640 + 200) * 3..][..3], inner, "{case}");
+            assert_eq!(levels[(640 * 480 - 1) * 3..], last, "{case}");
+            assert_eq!(levels.iter().map(|&v| u64::from(v)).sum::<u64>(), sum, "{case}");
+            assert_eq!((1..).zip(levels).map(|(i, &v)| i * u64::from(v)).sum::<u64>(), weighted, "{case}");
+        }
+        assert_eq!(resize_as_torch(synthetic(30, 20), 30, 20), synthetic(30, 20));
     }
 
     #[test]

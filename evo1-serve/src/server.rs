@@ -17,16 +17,16 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    time::{MissedTickBehavior, interval, sleep, timeout, timeout_at},
 };
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
-    Answer, Description, Error, Model, Request, Result, ServerOptions,
-    budget::Budget,
-    http,
+    Answer, Description, Error, ErrorKind, Model, Request, RequestError, Result, ServerOptions,
+    budget::{Budget, Reservation},
+    http, lerobot,
     metrics::Metrics,
-    protocol::{Shape, json::JsonOptions, openpi::OpenPiOptions},
+    protocol::{ObservationOptions, Shape, json::JsonOptions},
     queue::Queue,
     tls::Certificate,
     worker::{self, Batching, Health},
@@ -64,8 +64,8 @@ pub(crate) struct Shared {
     pub(crate) model: Arc<dyn Model>,
     pub(crate) shape: Shape,
     pub(crate) description: Description,
-    /// How requests of openpi's protocol are read.
-    pub(crate) openpi: OpenPiOptions,
+    /// How observations are read whose images have names.
+    pub(crate) observations: ObservationOptions,
     pub(crate) queue: Arc<Queue>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) budget: Arc<Budget>,
@@ -94,7 +94,48 @@ impl Shared {
         JsonOptions { swaps_channels: self.options.swaps_channels, scaling: self.options.scaling }
     }
 
-    pub(crate) fn remember(&self, last: Last) {
+    /// Fails when a request cannot be computed, or none is taken any more.
+    pub(crate) fn check(&self, request: &Request) -> Result<(), RequestError> {
+        match *self.phase.borrow() {
+            Phase::Draining => Err(RequestError::new(ErrorKind::ShuttingDown, "the server is shutting down")),
+            Phase::Serving => self.model.check(request),
+        }
+    }
+
+    /// Puts a connection's request into the queue and returns what waits for its answer. It holds the request's memory. An
+    /// answer that is not finite is an error. People see the last request that `is_shown`.
+    pub(crate) fn submit(
+        self: &Arc<Self>,
+        connection: u64,
+        request: Arc<Request>,
+        memory: Reservation,
+        received: tokio::time::Instant,
+        is_shown: bool,
+    ) -> Result<impl Future<Output = Result<Answer, RequestError>> + Send + 'static, RequestError> {
+        self.check(&request)?;
+        let shared = self.clone();
+        let ticket = shared.queue.push(connection, request.clone())?;
+        let deadline = request.deadline.or(shared.options.deadline);
+        Ok(async move {
+            let _memory = memory;
+            let answer = match deadline {
+                None => ticket.wait().await,
+                Some(deadline) => timeout_at(received + deadline, ticket.wait()).await.unwrap_or_else(|_| {
+                    let message = format!("no answer within {} ms", deadline.as_millis());
+                    Err(RequestError::new(ErrorKind::DeadlineExceeded, message))
+                }),
+            }?;
+            if is_shown {
+                shared.remember(Last { request, answer: answer.clone(), received: received.into_std() });
+            }
+            match answer.chunk.values().iter().all(|value| value.is_finite()) {
+                true => Ok(answer),
+                false => Err(RequestError::new(ErrorKind::NonFinite, "the prediction is not finite")),
+            }
+        })
+    }
+
+    fn remember(&self, last: Last) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(last));
     }
 
@@ -107,6 +148,7 @@ impl Shared {
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
+    lerobot: Option<TcpListener>,
     tls: Option<Certificate>,
     shared: Arc<Shared>,
     worker: JoinHandle<()>,
@@ -135,6 +177,10 @@ impl Server {
         let failed = |reason| Error::Bind { bind, reason };
         let listener = TcpListener::bind(bind).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
+        let lerobot = match options.lerobot {
+            None => None,
+            Some(bind) => Some(TcpListener::bind(bind).await.map_err(|reason| Error::Bind { bind, reason })?),
+        };
         let start = |error: &dyn std::fmt::Display| Error::Start(error.to_string());
         let metrics = Arc::new(Metrics::new().map_err(|error| start(&error))?);
         let queue = Queue::new(options.queue);
@@ -145,12 +191,15 @@ impl Server {
         let description = model.description();
         let cameras = match options.cameras.as_slice() {
             [] => description.cameras.clone(),
-            names => Cameras::named(names.iter().cloned()),
+            names => {
+                let sizes = Some(&description.cameras.sizes).filter(|sizes| sizes.len() == names.len());
+                Cameras { sizes: sizes.cloned().unwrap_or_default(), ..Cameras::named(names.iter().cloned()) }
+            }
         };
         let shared = Shared {
             shape: model.shape(),
             description,
-            openpi: OpenPiOptions { cameras, prompt: options.prompt.clone() },
+            observations: ObservationOptions { cameras, prompt: options.prompt.clone() },
             budget: Budget::new(options.max_memory),
             phase: watch::Sender::new(Phase::Serving),
             parsers: Semaphore::new(processors),
@@ -162,12 +211,17 @@ impl Server {
             metrics,
             health,
         };
-        Ok(Self { listener, address, tls, shared: Arc::new(shared), worker })
+        Ok(Self { listener, address, lerobot, tls, shared: Arc::new(shared), worker })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where LeRobot's clients find it.
+    pub fn lerobot_address(&self) -> Option<SocketAddr> {
+        self.lerobot.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 
     /// What tells it to stop.
@@ -190,7 +244,8 @@ impl Server {
     /// # Errors
     /// When the model stops computing, or requests are still under way when the time to end has passed.
     pub async fn run(self) -> Result<()> {
-        let Self { listener, mut tls, shared, worker, .. } = self;
+        let Self { listener, lerobot, mut tls, shared, worker, .. } = self;
+        let sessions = lerobot::Sessions::default();
         let most = u32::try_from(shared.options.max_connections).unwrap_or(u32::MAX).min(Semaphore::MAX_PERMITS as u32);
         let permits = Arc::new(Semaphore::new(most as usize));
         let (mut phase, mut health) = (shared.phase.subscribe(), shared.health.clone());
@@ -201,11 +256,12 @@ impl Server {
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let worker_stopped = loop {
             tokio::select! {
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => accept(stream, tls.as_ref().map(Certificate::acceptor), &shared, &permits),
-                    Err(error) => {
-                        tracing::warn!("a connection could not be accepted: {error}");
-                        sleep(ACCEPT_PAUSE).await;
+                stream = accepted(&listener) => if let Some((stream, permit)) = admitted(stream, &shared, &permits) {
+                    accept(stream, tls.as_ref().map(Certificate::acceptor), &shared, permit);
+                },
+                stream = accepted_if(lerobot.as_ref()) => {
+                    if let Some((stream, permit)) = admitted(stream, &shared, &permits) {
+                        lerobot::serve(stream, shared.clone(), sessions.clone(), permit);
                     }
                 },
                 _ = renewal.tick() => if let Some(certificate) = &mut tls {
@@ -219,7 +275,7 @@ impl Server {
                 _ = &mut stops => break true,
             }
         };
-        drop(listener);
+        drop((listener, lerobot));
         shared.phase.send_replace(Phase::Draining);
         let time = if worker_stopped { FAREWELL } else { shared.options.drain_timeout };
         let drained = timeout(time, permits.acquire_many(most)).await.is_ok();
@@ -237,16 +293,46 @@ impl Server {
     }
 }
 
-/// Serves a connection in a task of its own, if there is room for one more.
-fn accept(stream: TcpStream, tls: Option<TlsAcceptor>, shared: &Arc<Shared>, permits: &Arc<Semaphore>) {
+/// The next connection.
+async fn accepted(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            Err(error) => {
+                tracing::warn!("a connection could not be accepted: {error}");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// The next connection of a listener, if there is one; else it waits for ever.
+async fn accepted_if(listener: Option<&TcpListener>) -> TcpStream {
+    match listener {
+        Some(listener) => accepted(listener).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A connection and its permit, if there is room for one more.
+fn admitted(
+    stream: TcpStream,
+    shared: &Shared,
+    permits: &Arc<Semaphore>,
+) -> Option<(TcpStream, Arc<OwnedSemaphorePermit>)> {
     let Ok(permit) = permits.clone().try_acquire_owned() else {
         tracing::warn!("a connection was refused: {} are open, which is the limit", shared.options.max_connections);
-        return;
+        return None;
     };
     // Both make a connection better; it works without.
     let _ = stream.set_nodelay(true);
     let _ = socket2::SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE);
-    let (shared, permit) = (shared.clone(), Arc::new(permit));
+    Some((stream, Arc::new(permit)))
+}
+
+/// Serves a connection in a task of its own.
+fn accept(stream: TcpStream, tls: Option<TlsAcceptor>, shared: &Arc<Shared>, permit: Arc<OwnedSemaphorePermit>) {
+    let shared = shared.clone();
     tokio::spawn(async move {
         match tls {
             None => converse(stream, shared, permit).await,

@@ -181,7 +181,13 @@ impl ConfigFiles {
         let read = |vlm: Option<&str>| upstream::parse(Path::new("policy"), &text, vlm).ok().map(|read| read.config);
         let is_meant = vlm.is_some() || read(None).is_some_and(|read| read.vlm == config.vlm);
         let vlm = if is_meant { vlm } else { Some(format!("{:#}\n", vlm_document(&config.vlm, image_token))) };
-        let is_said = read(vlm.as_deref()).is_some_and(|read| read == *config);
+        let is_said = read(vlm.as_deref()).is_some_and(|mut read| {
+            // LeRobot must be told sizes of frames; where none are known they are the model's.
+            if config.cameras.sizes.is_empty() {
+                read.cameras.sizes.clear();
+            }
+            read == *config
+        });
         let own = (!is_said).then(|| format!("{:#}\n", config.document()));
         Self { config: text, vlm, own }
     }

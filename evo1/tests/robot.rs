@@ -99,6 +99,7 @@ fn every_format_predicts_the_same_of_any_robot_without_a_mask() {
             cameras: Cameras {
                 names: (0..views).map(|view| format!("observation.images.camera_{}", (view + case) % 3)).collect(),
                 optional: if views > 1 { rng.random_range(0..2) } else { 0 },
+                sizes: (0..views as usize).map(|view| [640 + view, 480]).collect(),
                 ..Cameras::default()
             },
             n_action_steps: rng.random::<bool>().then_some(7),

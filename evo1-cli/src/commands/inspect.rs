@@ -91,14 +91,16 @@ fn known(width: Option<usize>) -> String {
 
 /// The cameras in the order of the views, and by what other names observations may call them.
 fn cameras(policy: &PolicyConfig) -> Vec<String> {
-    let Cameras { names, optional, aliases } = &policy.cameras;
+    let Cameras { names, optional, aliases, sizes } = &policy.cameras;
     if names.is_empty() {
         return vec![format!("unknown: up to {} views, in the order in which frames come", policy.max_views)];
     }
     let also = |name: &String| -> String {
         aliases.iter().filter(|(_, stands_for)| *stands_for == name).map(|(alias, _)| format!(", or {alias}")).collect()
     };
-    let mut lines: Vec<String> = names.iter().map(|name| format!("{name}{}", also(name))).collect();
+    let size = |view: usize| sizes.get(view).map(|[width, height]| format!(", {width} × {height}")).unwrap_or_default();
+    let line = |(view, name): (usize, &String)| format!("{name}{}{}", also(name), size(view));
+    let mut lines: Vec<String> = names.iter().enumerate().map(line).collect();
     if *optional > 0 {
         lines.push(format!("of which {optional} may be lacking"));
     }

@@ -23,7 +23,7 @@ const TOKEN_NAME: &str = "default";
 const OTHER_FILES: u64 = 256;
 
 /// Serve a policy to robots: openpi's websocket protocol at /openpi, Evo-1's JSON at any other path or as --protocol says, a
-/// page for people at /.
+/// page for people at /; LeRobot's asynchronous inference where --lerobot says.
 ///
 /// Answers are those of `evo1 infer` for the same observation and seed. A connection's first request starts from --seed, the
 /// next from that plus 1, and so on, unless a request brings a `seed` of its own. SIGTERM ends the server when the requests under way
@@ -48,6 +48,14 @@ pub(crate) struct Serve {
     /// File of further tokens: on each line the name of a holder, which the metrics show, and a token
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+
+    /// Where to answer LeRobot's RobotClient (asynchronous inference, gRPC) too; it knows neither tokens nor TLS
+    #[arg(long, value_name = "ADDR:PORT")]
+    lerobot: Option<SocketAddr>,
+
+    /// Actions that a robot of LeRobot's executes in a second
+    #[arg(long, value_name = "N", default_value_t = ServerOptions::default().lerobot_fps, requires = "lerobot")]
+    lerobot_fps: f64,
 
     /// Certificate chain for TLS, PEM; it and its key are looked at every minute, so that they can be renewed
     #[arg(long, value_name = "FILE", requires = "tls_key")]
@@ -85,12 +93,13 @@ pub(crate) struct Serve {
     #[arg(long)]
     normalized: bool,
 
-    /// Cameras of openpi's observations, in the order of the policy's views; when left out those of the policy, or as they
+    /// Cameras of openpi's and LeRobot's observations, in the order of the policy's views; when left out those of the policy, or as they
     /// come where it knows none
     #[arg(long, value_name = "NAME")]
     camera: Vec<String>,
 
-    /// Instruction of openpi's observations that have no `prompt`, which are refused when left out
+    /// Instruction of openpi's observations that have no `prompt`, which are refused when left out, and of LeRobot's whose
+    /// `task` is empty
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
 
@@ -218,6 +227,9 @@ impl Serve {
             let scheme = if options.tls.is_some() { "wss" } else { "ws" };
             let server = Server::bind(Arc::new(model), options).await?;
             say!("listening on {scheme}://{}", server.address())?;
+            if let Some(address) = server.lerobot_address() {
+                say!("listening on grpc://{address} for LeRobot's clients")?;
+            }
             stop_on_signal(server.stop_handle())?;
             server.run().await?;
             info!("stopped: all requests have their answers");
@@ -237,6 +249,8 @@ impl Serve {
         Ok(ServerOptions {
             bind: self.bind,
             tokens: self.tokens()?,
+            lerobot: self.lerobot,
+            lerobot_fps: self.lerobot_fps,
             tls: self.tls_cert.clone().zip(self.tls_key.clone()),
             allow_hosts: self.allow_host.clone(),
             allow_origins: self.allow_origin.clone(),

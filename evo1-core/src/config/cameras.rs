@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::check_fields;
 use crate::{Error, Result};
 
+/// Longest side of a camera's frames in pixels.
+const MAX_SIDE: usize = 16_384;
+
 /// Which camera each view of a prompt shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -18,12 +21,20 @@ pub struct Cameras {
     pub optional: usize,
     /// Other names of cameras, each with the name in [`Self::names`] that it stands for. LeRobot's `rename_map`.
     pub aliases: BTreeMap<String, String>,
+    /// Width and height of the frames that LeRobot's policy server scales each camera's to, in pixels and in the order of
+    /// [`Self::names`]; empty where they are unknown. LeRobot's shapes of `input_features`.
+    pub sizes: Vec<[usize; 2]>,
 }
 
 impl Cameras {
     /// Cameras with these names, all of which an observation must have.
     pub fn named(names: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self { names: names.into_iter().map(Into::into).collect(), ..Self::default() }
+    }
+
+    /// Whether a camera's frames can have this size.
+    pub(super) fn is_size(size: &[usize; 2]) -> bool {
+        size.iter().all(|side| (1..=MAX_SIDE).contains(side))
     }
 
     /// Whether nothing is known of them.
@@ -77,7 +88,7 @@ impl Cameras {
 
     /// Fails unless every name is another, every alias stands for one of them, and they are no more than the views.
     pub(super) fn validate(&self, max_views: usize, origin: &str) -> Result<()> {
-        let Self { names, optional, aliases } = self;
+        let Self { names, optional, aliases, sizes } = self;
         let stray = aliases.values().find(|name| !names.contains(name));
         check_fields(
             origin,
@@ -93,6 +104,18 @@ impl Cameras {
                 (
                     *optional == 0 || *optional < names.len(),
                     ("empty_cameras", "fewer than the cameras", format!("{optional} of {}", names.len())),
+                ),
+                (
+                    sizes.is_empty() || sizes.len() == names.len(),
+                    (
+                        "cameras.sizes",
+                        "one for each of the names, or none",
+                        format!("{} for {}", sizes.len(), names.len()),
+                    ),
+                ),
+                (
+                    sizes.iter().all(Self::is_size),
+                    ("cameras.sizes", "sides from 1 to 16384 pixels", format!("{sizes:?}")),
                 ),
                 (
                     stray.is_none(),

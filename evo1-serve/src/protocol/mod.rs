@@ -1,12 +1,15 @@
 //! The protocols, from bytes to requests and from answers to bytes.
 
+mod array;
 pub mod json;
+pub mod lerobot;
 mod msgpack;
 pub mod openpi;
+mod pickle;
 mod pixel;
 mod scan;
 
-use evo1::Frame;
+use evo1::{Frame, View, config::Cameras};
 
 use crate::{RequestError, scale::resize_bilinear};
 
@@ -52,6 +55,28 @@ fn scaled(frame: Frame, shape: &Shape, scaling: Scaling) -> Frame {
         Scaling::OpenCv => resize_bilinear(frame, shape.image_size, shape.image_size),
         Scaling::Policy => frame,
     }
+}
+
+/// How observations are read whose images have names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObservationOptions {
+    /// The cameras, in the order of the policy's views.
+    pub cameras: Cameras,
+    /// The instruction of an observation that has none.
+    pub prompt: Option<String>,
+}
+
+/// Views in the policy's order.
+fn ordered(views: Vec<(String, View)>, shape: &Shape, options: &ObservationOptions) -> Result<Vec<View>, RequestError> {
+    const REMEDY: &str = "`evo1 serve --camera` says what clients call them, in the order of the policy's views";
+    let names: Vec<String> = views.iter().map(|(name, _)| format!("`{name}`")).collect();
+    let refused = |problem: String| RequestError::invalid(format!("{problem}; {REMEDY}"));
+    let views = options.cameras.arrange(views).map_err(|error| refused(error.to_string()))?;
+    if views.len() > shape.views {
+        let (most, got) = (shape.views, views.len());
+        return Err(refused(format!("the policy has {most} views, got {got}: {}", names.join(", "))));
+    }
+    Ok(views.into_iter().map(|view| view.unwrap_or(View::Absent)).collect())
 }
 
 fn checked_instruction(text: String) -> Result<String, RequestError> {

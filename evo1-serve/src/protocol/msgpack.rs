@@ -3,8 +3,9 @@
 //! A message of a hundred megabytes may claim a hundred million elements, so that their number is limited: observations
 //! have few, and their bulk is in arrays, which are slices of the message.
 
-use half::f16;
 use rmp::{Marker, decode};
+
+use super::array::Array;
 
 /// Most values of a message.
 const MAX_VALUES: usize = 10_000;
@@ -24,14 +25,6 @@ pub(super) enum Value<'a> {
     List(Vec<Value<'a>>),
     Map(Vec<(Value<'a>, Value<'a>)>),
     Array(Array<'a>),
-}
-
-/// A numpy array; its data fills its shape.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Array<'a> {
-    pub(super) dtype: &'a str,
-    pub(super) shape: Vec<usize>,
-    pub(super) data: &'a [u8],
 }
 
 /// The value of a whole message.
@@ -131,12 +124,7 @@ fn array<'a>(entries: Vec<(Value<'a>, Value<'a>)>) -> Result<Value<'a>, String> 
         .iter()
         .map(|size| Ok(usize::try_from(size.whole()?).unwrap_or(usize::MAX)))
         .collect::<Result<_, String>>()?;
-    let array = Array { dtype, shape, data };
-    let elements = array.shape.iter().try_fold(array.item_size()?, |product, &size| product.checked_mul(size));
-    if elements != Some(data.len()) {
-        return Err(format!("an array of shape {:?} and dtype {dtype} has {} bytes", array.shape, data.len()));
-    }
-    Ok(Value::Array(array))
+    Array::new(dtype, shape, data).map(Value::Array)
 }
 
 impl Value<'_> {
@@ -183,41 +171,6 @@ impl Value<'_> {
             Self::Float(value) => Ok(*value as f32),
             Self::Bool(value) => Ok(f32::from(u8::from(*value))),
             other => Err(format!("a number, got {}", other.kind())),
-        }
-    }
-}
-
-impl Array<'_> {
-    pub(super) fn is_float(&self) -> bool {
-        matches!(self.dtype, "<f2" | "<f4" | "<f8")
-    }
-
-    fn item_size(&self) -> Result<usize, String> {
-        match self.dtype {
-            "|u1" | "|i1" | "|b1" => Ok(1),
-            "<f2" => Ok(2),
-            "<f4" | "<i4" => Ok(4),
-            "<f8" | "<i8" => Ok(8),
-            other => Err(format!("arrays of dtype {other} are not read; use uint8, int, float16, float32 or float64")),
-        }
-    }
-
-    /// The elements as single-precision numbers.
-    pub(super) fn floats(&self) -> Result<Vec<f32>, String> {
-        let four =
-            |read: fn([u8; 4]) -> f32| self.data.chunks_exact(4).map(|b| read([b[0], b[1], b[2], b[3]])).collect();
-        let eight = |read: fn([u8; 8]) -> f32| {
-            self.data.chunks_exact(8).map(|b| read([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]])).collect()
-        };
-        match self.dtype {
-            "<f2" => Ok(self.data.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()),
-            "<f4" => Ok(four(f32::from_le_bytes)),
-            "<i4" => Ok(four(|bytes| i32::from_le_bytes(bytes) as f32)),
-            "<f8" => Ok(eight(|bytes| f64::from_le_bytes(bytes) as f32)),
-            "<i8" => Ok(eight(|bytes| i64::from_le_bytes(bytes) as f32)),
-            "|u1" | "|b1" => Ok(self.data.iter().map(|&value| value.into()).collect()),
-            "|i1" => Ok(self.data.iter().map(|&value| f32::from(value as i8)).collect()),
-            other => Err(format!("numbers, got dtype {other}")),
         }
     }
 }

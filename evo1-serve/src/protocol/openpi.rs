@@ -7,32 +7,26 @@
 //!
 //! Names differ from robot to robot in openpi, so that entries are known by their kind:
 //! - Three-dimensional arrays, and those in a map `images`, are camera views, each that of the camera in
-//!   [`OpenPiOptions::cameras`] whose name it has or, where no names are known, as they come; height × width × 3 or
+//!   [`ObservationOptions::cameras`] whose name it has or, where no names are known, as they come; height × width × 3 or
 //!   3 × height × width, 8-bit or floats from 0 to 1. `None` is a camera that is absent.
 //! - `observation/state` or `state` is the state; without it, all numbers and vectors below `observation/`, joined as they
 //!   come.
-//! - `prompt` is the instruction, or [`OpenPiOptions::prompt`] where there is none. `arm_key`, `dataset_key`, `embodiment`, `seed`, `steps` and `deadline_ms` are those of
+//! - `prompt` is the instruction, or [`ObservationOptions::prompt`] where there is none. `arm_key`, `dataset_key`, `embodiment`, `seed`, `steps` and `deadline_ms` are those of
 //!   the JSON protocol. Nothing else is looked at.
 
 use std::time::Duration;
 
-use evo1::{ActionChunk, FinishOptions, Frame, Observation, StatisticsKey, View, config::Cameras};
+use evo1::{ActionChunk, FinishOptions, Frame, Observation, StatisticsKey, View};
 use rmp::encode;
 
 use super::{
-    Shape, checked_instruction,
-    msgpack::{Array, Value, decode},
+    ObservationOptions, Shape,
+    array::Array,
+    checked_instruction,
+    msgpack::{Value, decode},
+    ordered,
 };
 use crate::{Answer, Description, Request, RequestError};
-
-/// How messages are read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OpenPiOptions {
-    /// The cameras, in the order of the policy's views.
-    pub cameras: Cameras,
-    /// The instruction of an observation that has none.
-    pub prompt: Option<String>,
-}
 
 /// The message that a client gets when it has connected.
 pub fn metadata(description: &Description) -> Vec<u8> {
@@ -40,7 +34,7 @@ pub fn metadata(description: &Description) -> Vec<u8> {
 }
 
 /// Reads a request.
-pub fn parse(message: &[u8], shape: &Shape, options: &OpenPiOptions) -> Result<Request, RequestError> {
+pub fn parse(message: &[u8], shape: &Shape, options: &ObservationOptions) -> Result<Request, RequestError> {
     let value = decode(message).map_err(RequestError::invalid)?;
     let Value::Map(entries) = value else {
         return Err(RequestError::invalid(format!("a request must be a map, got {}", value.kind())));
@@ -123,19 +117,6 @@ impl Fields {
         }
         Ok(())
     }
-}
-
-/// Views in the policy's order. The policy scales them: openpi has no scaling of its own to be equal to.
-fn ordered(views: Vec<(String, View)>, shape: &Shape, options: &OpenPiOptions) -> Result<Vec<View>, RequestError> {
-    const REMEDY: &str = "`evo1 serve --camera` says what clients call them, in the order of the policy's views";
-    let names: Vec<String> = views.iter().map(|(name, _)| format!("`{name}`")).collect();
-    let refused = |problem: String| RequestError::invalid(format!("{problem}; {REMEDY}"));
-    let views = options.cameras.arrange(views).map_err(|error| refused(error.to_string()))?;
-    if views.len() > shape.views {
-        let (most, got) = (shape.views, views.len());
-        return Err(refused(format!("the policy has {most} views, got {got}: {}", names.join(", "))));
-    }
-    Ok(views.into_iter().map(|view| view.unwrap_or(View::Absent)).collect())
 }
 
 /// A list or an array of finite numbers.
@@ -245,12 +226,14 @@ pub fn write_array(out: &mut Vec<u8>, chunk: &ActionChunk) -> Result<(), encode:
 
 #[cfg(test)]
 mod tests {
+    use evo1::config::Cameras;
+
     use super::*;
 
     const SHAPE: Shape = Shape { views: 3, image_size: 2, state: 24, action: 24, horizon: 50 };
 
-    fn options(cameras: &[&str]) -> OpenPiOptions {
-        OpenPiOptions { cameras: Cameras::named(cameras.iter().copied()), prompt: None }
+    fn options(cameras: &[&str]) -> ObservationOptions {
+        ObservationOptions { cameras: Cameras::named(cameras.iter().copied()), prompt: None }
     }
 
     fn array(out: &mut Vec<u8>, dtype: &str, shape: &[u64], data: &[u8]) {
@@ -343,7 +326,7 @@ mod tests {
 
     #[test]
     fn an_observation_without_a_prompt_gets_the_one_that_the_server_has() {
-        let told = OpenPiOptions { prompt: Some("open the drawer".into()), ..options(&[]) };
+        let told = ObservationOptions { prompt: Some("open the drawer".into()), ..options(&[]) };
         let instruction =
             |text: &[u8], options| parse(text, &SHAPE, options).map(|request| request.observation.instruction);
         let (without, with) = (message(&[("state", &state)]), message(&[("state", &state), ("prompt", &prompt)]));

@@ -86,6 +86,8 @@ impl Model for Scripted {
 /// A running server; it is stopped when dropped.
 pub(crate) struct Running {
     pub(crate) address: SocketAddr,
+    /// Where LeRobot's clients find it.
+    pub(crate) lerobot: Option<SocketAddr>,
     stop: Stop,
     thread: Option<JoinHandle<evo1_serve::Result<()>>>,
 }
@@ -99,12 +101,14 @@ impl Running {
             runtime.expect("a runtime").block_on(async {
                 let server = Server::bind(Arc::new(model), options).await?;
                 server.ready().await?;
-                sender.send((server.address(), server.stop_handle())).expect("the test waits");
+                sender
+                    .send((server.address(), server.lerobot_address(), server.stop_handle()))
+                    .expect("the test waits");
                 server.run().await
             })
         });
-        let (address, stop) = receiver.recv().expect("the server starts");
-        Self { address, stop, thread: Some(thread) }
+        let (address, lerobot, stop) = receiver.recv().expect("the server starts");
+        Self { address, lerobot, stop, thread: Some(thread) }
     }
 
     pub(crate) fn scripted(options: ServerOptions) -> Self {

@@ -113,7 +113,7 @@ pub(super) fn read(policy: &Document, vlm: Option<&Document>) -> Result<PolicyCo
     let steps = root.count("n_action_steps")?;
     Ok(PolicyConfig {
         max_views,
-        cameras: cameras(&root)?,
+        cameras: cameras(&root, model.image_size)?,
         n_action_steps: steps.filter(|&steps| steps != action.horizon),
         max_text_length: root.count("max_text_length")?.unwrap_or(1024),
         num_inference_steps: root.count("num_inference_timesteps")?.unwrap_or(profile.semantics().default_steps),
@@ -143,7 +143,11 @@ pub fn lerobot_document(config: &PolicyConfig) -> Value {
     };
     let views: Map<String, Value> = names
         .into_iter()
-        .map(|name| (name, json!({ "type": "VISUAL", "shape": [3, size, size] })))
+        .enumerate()
+        .map(|(view, name)| {
+            let [width, height] = config.cameras.sizes.get(view).copied().unwrap_or([size; 2]);
+            (name, json!({ "type": "VISUAL", "shape": [3, height, width] }))
+        })
         .chain([("observation.state".into(), json!({ "type": "STATE", "shape": [state_dim] }))])
         .collect();
     json!({
@@ -193,17 +197,21 @@ fn unknown_camera(view: usize) -> String {
 
 /// The cameras that LeRobot looks at: the features that are pictures, in their order, and those that it adds for as many as
 /// may be lacking.
-fn cameras(root: &Fields<'_>) -> Result<Cameras> {
+fn cameras(root: &Fields<'_>, image_size: usize) -> Result<Cameras> {
     let optional = root.count("empty_cameras")?.unwrap_or(0);
     if optional > MOST_EMPTY_CAMERAS {
         return Err(root.invalid("empty_cameras", format!("at most {MOST_EMPTY_CAMERAS}"), optional));
     }
-    let mut names = Vec::new();
+    let (mut names, mut sizes) = (Vec::new(), Vec::new());
     if let Some(features) = root.object("input_features")? {
         for name in features.keys() {
             let feature = features.required_object(name)?;
             if feature.text("type")? == Some("VISUAL") {
                 names.push(name.to_owned());
+                sizes.push(match feature.counts("shape")?.as_deref() {
+                    Some(&[3, height, width]) => Some([width, height]).filter(|size| Cameras::is_size(size)),
+                    _ => None,
+                });
             }
         }
     }
@@ -212,7 +220,10 @@ fn cameras(root: &Fields<'_>) -> Result<Cameras> {
     }
     let added = (0..optional).map(|empty| format!("observation.images.empty_camera_{empty}"));
     names.extend(added.filter(|name| !names.contains(name)).collect::<Vec<_>>());
-    Ok(Cameras { names, optional, ..Cameras::default() })
+    // LeRobot gives the cameras that it adds the model's size.
+    sizes.resize(names.len(), Some([image_size; 2]));
+    let sizes = sizes.into_iter().collect::<Option<_>>().unwrap_or_default();
+    Ok(Cameras { names, optional, sizes, ..Cameras::default() })
 }
 
 /// First dimension of the shape of a feature.
@@ -295,6 +306,29 @@ mod tests {
         let config = upstream.config;
         assert_eq!((config.action.horizon, config.action.max_action_dim, config.action_dim), (4, 5, Some(4)));
         assert_eq!((config.vlm.language.num_layers, config.vlm.tokens_per_tile()), (2, 4));
+    }
+
+    #[test]
+    fn sizes_of_frames_are_read_and_written_where_every_camera_has_one() {
+        let sizes = |edit: fn(&mut Map<String, Value>)| parse(edit).expect("a policy").config.cameras.sizes;
+        assert_eq!(sizes(|_| {}), [[56, 56], [56, 56]]);
+        let wide = |fields: &mut Map<String, Value>| {
+            fields["input_features"]["observation.images.cam1"]["shape"] = json!([3, 480, 640]);
+            fields["empty_cameras"] = json!(1);
+            fields["max_views"] = json!(3);
+        };
+        let config = parse(wide).expect("a policy").config;
+        assert_eq!(config.cameras.sizes, [[56, 56], [640, 480], [56, 56]], "LeRobot adds cameras of the model's size");
+        let written = lerobot_document(&config);
+        assert_eq!(written["input_features"]["observation.images.cam1"]["shape"], json!([3, 480, 640]));
+        for shape in [json!([480, 640, 3]), json!([3, 0, 640]), json!([3, 480, 99_999]), json!([640])] {
+            let mut text: Value =
+                serde_json::from_str(include_str!("../../../../fixtures/tiny-lerobot/config.json")).expect("JSON");
+            text["input_features"]["observation.images.cam1"]["shape"] = shape;
+            let vlm = include_str!("../../../../fixtures/tiny-lerobot/vlm_config.json");
+            let read = parse_upstream(Path::new("policy"), &text.to_string(), Some(vlm)).expect("a policy");
+            assert_eq!(read.config.cameras.sizes, Vec::<[usize; 2]>::new());
+        }
     }
 
     #[test]
