@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 /// Options of every subcommand.
-#[derive(Args)]
+#[derive(Clone, Args)]
 pub(crate) struct Common {
     /// Device to compute on: auto, flex, ndarray, cpu, wgpu, vulkan, metal, webgpu or cuda, with an index as in cuda:1
     #[arg(long, global = true, env = "EVO1_DEVICE", default_value = "auto", value_parser = parse_device)]

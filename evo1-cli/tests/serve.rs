@@ -16,12 +16,14 @@ use std::{
 };
 
 use evo1::{
-    Frame, Observation, View,
+    Frame, Observation, Policy, View,
+    convert::Format,
+    device::DeviceName,
     rng::{self, RngExt},
     test_support::fixture,
 };
 use evo1_serve::{
-    client::{CallOptions, ClientOptions, Reply, read_reply},
+    client::{CallOptions, Client, ClientOptions, Reply, read_reply},
     protocol::json,
 };
 use support::{
@@ -100,6 +102,8 @@ fn wrong_use_is_refused_with_the_remedy() {
     refused(&["--tls-cert", "no.pem", "--tls-key", "no.pem"], 1, "no.pem");
     refused(&["--gripper", "1:2"], 2, "COLUMN:THRESHOLD:ABOVE:BELOW");
     refused(&["--policy", "/no/such/policy"], 1, "/no/such/policy");
+    refused(&["--policy", "a=x", "--policy", "y"], 1, "NAME=DIR");
+    refused(&["--policy", "a=/no/such/policy"], 1, "/no/such/policy");
     refused(&["--protocol", "pi"], 2, "openpi");
     refused(&["--token", ""], 1, "--token: the token is empty");
     refused(&["--token-file", "no.tokens"], 1, "no.tokens");
@@ -109,6 +113,45 @@ fn wrong_use_is_refused_with_the_remedy() {
     refused(&["--lerobot-fps", "10"], 2, "--lerobot");
     refused(&["--allow-host", "http://robot"], 1, "--allow-host");
     refused(&["--allow-origin", "robot.example"], 1, "SCHEME://HOST");
+}
+
+#[test]
+fn policies_have_names_and_sighup_takes_what_their_directories_hold_now() {
+    let device = "flex".parse::<DeviceName>().expect("a name").open().expect("the CPU");
+    let folder = tempfile::tempdir().expect("a folder");
+    let save = |name: &str, seed| {
+        let policy = Policy::tiny(seed, &device).expect("tiny");
+        policy.save(&folder.path().join(name), Format::Burnpack).expect("saved");
+    };
+    save("one", 1);
+    save("two", 2);
+    let directory = |name: &str| format!("{name}={}", folder.path().join(name).display());
+    let (one, two) = (directory("one"), directory("two"));
+    let server = serving(&["--policy", &one, "--policy", &two, "--normalized"]);
+    let predict = |client: &mut Client| {
+        let call = CallOptions { seed: Some(1), ..CallOptions::default() };
+        client.predict(&sample(), &call).expect("a reply").chunk
+    };
+    let connect = |path: &str| {
+        let options = ClientOptions { action_dim: Some(4), ..ClientOptions::default() };
+        Client::connect(&format!("{}{path}", server.address), options).expect("a connection")
+    };
+    let (mut first, mut second) = (connect(""), connect("/policy/two"));
+    let (old, other) = (predict(&mut first), predict(&mut second));
+    assert_ne!(old, other);
+    save("one", 2);
+    assert_eq!(predict(&mut first), old, "files alone change nothing");
+    let id = server.process.id().to_string();
+    assert!(Command::new("kill").args(["-HUP", &id]).status().expect("kill runs").success());
+    let start = Instant::now();
+    while predict(&mut first) == old {
+        assert!(start.elapsed() < Duration::from_secs(60), "SIGHUP changed nothing");
+        sleep(Duration::from_millis(50));
+    }
+    assert_eq!(predict(&mut first), other, "on the same connection");
+    assert_eq!(predict(&mut second), other);
+    let (code, log) = server.terminate();
+    assert_eq!(code, Some(0), "{log}");
 }
 
 #[test]

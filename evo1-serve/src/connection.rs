@@ -24,11 +24,12 @@ use crate::{
     Answer, ErrorKind, Request, RequestError, RequestId,
     budget::{Meter, Metered, Reservation},
     http::OPENPI_PATH,
+    policies::Served,
     protocol::{
         json::{self, Parsed},
         openpi,
     },
-    server::{Phase, Shared},
+    server::{Phase, Shared, Submission},
 };
 
 /// Bytes asked of the socket at once.
@@ -67,6 +68,8 @@ pub(crate) enum Dialect {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ConnectionOptions {
     pub(crate) dialect: Dialect,
+    /// The place of its policy.
+    pub(crate) policy: usize,
     /// `queue=latest`: a new request takes the place of those that wait.
     pub(crate) latest: bool,
     /// The page's own requests are no robot's.
@@ -76,6 +79,7 @@ pub(crate) struct ConnectionOptions {
 /// A request's end.
 struct Outcome {
     id: Option<RequestId>,
+    served: Arc<Served>,
     result: Result<Answer, RequestError>,
     received: Instant,
 }
@@ -104,8 +108,8 @@ struct Connection<S> {
     holder: Option<String>,
     /// Requests so far.
     requests: u64,
-    /// The previous reply's chunk, normalised, which the next may be guided to.
-    chunk: Option<ActionChunk>,
+    /// The previous reply's chunk, normalised, which the next may be guided to if the same model computes it.
+    chunk: Option<(Arc<Served>, ActionChunk)>,
     /// How long the previous request took, which openpi's clients are told.
     previous: Option<Duration>,
 }
@@ -147,7 +151,7 @@ where
 {
     async fn run(&mut self) -> End {
         if self.terms.dialect == Dialect::OpenPi {
-            let metadata = openpi::metadata(&self.shared.description);
+            let metadata = openpi::metadata(&self.served().description);
             if let Err(end) = self.send(Message::Binary(metadata.into())).await {
                 return end;
             }
@@ -195,17 +199,23 @@ where
         let metrics = &self.shared.metrics;
         metrics.stage("receive", arrival);
         metrics.received_bytes.inc_by(payload.len() as u64);
-        let Parsed { id, request } = parse(self.shared.clone(), self.terms.dialect, payload).await;
+        let served = self.served();
+        let Parsed { id, request } = parse(&self.shared, served.clone(), self.terms.dialect, payload).await;
         self.shared.metrics.stage("parse", received.elapsed());
         let accepted = request.and_then(|request| {
             let request = self.counted(request);
-            self.submit(self.guided(request), memory, received)
+            self.submit(self.guided(request, &served), served.clone(), memory, received)
         });
         pending.push_back(match accepted {
-            Ok(answer) => Box::pin(async move { Outcome { id, result: answer.await, received } }),
-            Err(error) => Box::pin(std::future::ready(Outcome { id, result: Err(error), received })),
+            Ok(answer) => Box::pin(async move { Outcome { id, served, result: answer.await, received } }),
+            Err(error) => Box::pin(std::future::ready(Outcome { id, served, result: Err(error), received })),
         });
         Ok(())
+    }
+
+    /// The model that its policy is now.
+    fn served(&self) -> Arc<Served> {
+        self.shared.policies.served(self.terms.policy)
     }
 
     fn counted(&mut self, request: Request) -> Request {
@@ -215,8 +225,9 @@ where
     }
 
     /// The request with the chunk that it asks to be guided to; the first of a connection is free.
-    fn guided(&self, mut request: Request) -> Arc<Request> {
-        request.guidance = request.rtc.zip(self.chunk.as_ref()).and_then(|(rtc, chunk)| {
+    fn guided(&self, mut request: Request, served: &Arc<Served>) -> Arc<Request> {
+        let chunk = self.chunk.as_ref().filter(|(model, _)| Arc::ptr_eq(model, served));
+        request.guidance = request.rtc.zip(chunk).and_then(|(rtc, (_, chunk))| {
             let left_over = rest_of(chunk, rtc.executed)?;
             Some(ChunkGuidance { config: rtc.config, left_over, delay: rtc.delay })
         });
@@ -226,19 +237,21 @@ where
     fn submit(
         &self,
         request: Arc<Request>,
+        served: Arc<Served>,
         memory: Reservation,
         received: Instant,
     ) -> Result<impl Future<Output = Result<Answer, RequestError>> + Send + 'static, RequestError> {
         if self.terms.latest {
-            self.shared.check(&request)?;
+            self.shared.check(&served, &request)?;
             self.shared.queue.supersede(self.number);
         }
-        self.shared.submit(self.number, request, memory, received, !self.terms.is_page)
+        let (policy, is_shown) = (self.terms.policy, !self.terms.is_page);
+        self.shared.submit(Submission { connection: self.number, policy, served, request, memory, received, is_shown })
     }
 
     /// Sends a reply, or what stands for an error.
     async fn finish(&mut self, outcome: Outcome) -> Result<(), End> {
-        let Outcome { id, result, received } = outcome;
+        let Outcome { id, served, result, received } = outcome;
         let answer = match result {
             Ok(answer) => answer,
             Err(error) => return self.refuse(&error, id.as_ref()).await,
@@ -258,9 +271,9 @@ where
         let sending = Instant::now();
         self.send(reply).await?;
         self.previous = Some(received.elapsed());
-        self.chunk = Some(answer.normalized.clone());
+        self.chunk = Some((served, answer.normalized.clone()));
         let metrics = &self.shared.metrics;
-        metrics.answered(protocol, self.holder.as_deref(), &answer);
+        metrics.answered(protocol, self.shared.policies.name(self.terms.policy), self.holder.as_deref(), &answer);
         metrics.stage("send", sending.elapsed());
         metrics.stage("total", received.elapsed());
         Ok(())
@@ -367,12 +380,11 @@ where
 }
 
 /// Parses a message beside the threads that talk to clients, which have others to serve.
-async fn parse(shared: Arc<Shared>, dialect: Dialect, payload: Bytes) -> Parsed {
-    let at_work = shared.clone();
+async fn parse(shared: &Shared, served: Arc<Served>, dialect: Dialect, payload: Bytes) -> Parsed {
     let _turn = shared.parsers.acquire().await;
     let parse = move || match dialect {
-        Dialect::Json { .. } => json::parse(&payload, &at_work.shape, at_work.json_options()),
-        Dialect::OpenPi => Parsed { id: None, request: openpi::parse(&payload, &at_work.shape, &at_work.observations) },
+        Dialect::Json { .. } => json::parse(&payload, &served.shape, served.json),
+        Dialect::OpenPi => Parsed { id: None, request: openpi::parse(&payload, &served.shape, &served.observations) },
     };
     tokio::task::spawn_blocking(parse).await.unwrap_or_else(|error| {
         let message = format!("the message could not be parsed: {error}");

@@ -21,7 +21,7 @@ use crate::{
     ServerOptions,
     connection::{self, ConnectionOptions, Dialect},
     protocol::Protocol,
-    server::{Phase, Shared},
+    server::{Phase, ReloadError, Shared},
     watchdog::Stall,
     worker::Health,
 };
@@ -39,22 +39,39 @@ pub(crate) const OPENPI_PATH: &str = "/openpi";
 /// Path of Evo-1's protocol, whatever other paths speak.
 pub(crate) const EVO1_PATH: &str = "/evo1";
 
+/// What the path of a policy begins with; its name follows, then a path as above.
+const POLICY_PATH: &str = "/policy/";
+
+/// The header that names a policy.
+const POLICY_HEADER: &str = "x-evo1-policy";
+
 type Reply = Response<Full<Bytes>>;
 
 /// Answers a request. `permit` is held by the websocket that it may become.
-pub(crate) fn respond(request: Request<Incoming>, shared: Arc<Shared>, permit: Arc<OwnedSemaphorePermit>) -> Reply {
+pub(crate) async fn respond(
+    request: Request<Incoming>,
+    shared: Arc<Shared>,
+    permit: Arc<OwnedSemaphorePermit>,
+) -> Reply {
     let path = request.uri().path().to_owned();
     let query = Query::parse(request.uri().query().unwrap_or_default());
     if let Some(stranger) = foreign_host(request.headers(), &shared.options) {
         return forbidden(unknown_host(&stranger));
     }
+    let Selected { policy, path } = match select(&path, &query, request.headers(), &shared) {
+        Ok(selected) => selected,
+        Err(message) => return text(StatusCode::NOT_FOUND, message),
+    };
     if request.headers().contains_key(UPGRADE) {
-        return websocket(request, &path, &query, shared, permit);
+        return websocket(request, path, &query, shared, permit, policy.unwrap_or(0));
+    }
+    if path == "/reload" {
+        return reload(&request, &query, &shared, policy).await;
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here");
     }
-    match path.as_str() {
+    match path {
         "/" => page(),
         "/healthz" => text(StatusCode::OK, "OK"),
         "/readyz" => ready(&shared),
@@ -63,7 +80,7 @@ pub(crate) fn respond(request: Request<Incoming>, shared: Arc<Shared>, permit: A
             let metrics = shared.metrics.text(shared.queue.len(), shared.budget.used());
             typed("text/plain; version=0.0.4; charset=utf-8", metrics)
         }
-        "/info" => info(&shared),
+        "/info" => info(&shared, policy.unwrap_or(0)),
         "/last" => last(&shared),
         OPENPI_PATH | EVO1_PATH => text(StatusCode::UPGRADE_REQUIRED, "connect with a websocket here"),
         path => match path.strip_prefix("/last/view/").and_then(|view| view.parse().ok()) {
@@ -81,6 +98,7 @@ struct Query {
     errors: Option<String>,
     reply: Option<String>,
     client: Option<String>,
+    policy: Option<String>,
 }
 
 impl Query {
@@ -93,6 +111,7 @@ impl Query {
                 "errors" => &mut query.errors,
                 "reply" => &mut query.reply,
                 "client" => &mut query.client,
+                "policy" => &mut query.policy,
                 _ => continue,
             };
             *place = Some(value.into_owned());
@@ -101,7 +120,7 @@ impl Query {
     }
 
     /// How a websocket at `path` is to be treated, where other paths than those of one protocol speak `protocol`.
-    fn terms(&self, path: &str, protocol: Protocol) -> Result<ConnectionOptions, String> {
+    fn terms(&self, path: &str, policy: usize, protocol: Protocol) -> Result<ConnectionOptions, String> {
         let is = |name: &str, value: &Option<String>, known: &str| match value.as_deref() {
             None => Ok(false),
             Some(value) if value == known => Ok(true),
@@ -122,9 +141,56 @@ impl Query {
         };
         Ok(ConnectionOptions {
             dialect,
+            policy,
             latest: is("queue", &self.queue, "latest")?,
             is_page: self.client.as_deref() == Some("page"),
         })
+    }
+}
+
+/// What a client asks for.
+struct Selected<'a> {
+    /// The place of the policy that it names, if it names one.
+    policy: Option<usize>,
+    /// The path behind the policy's.
+    path: &'a str,
+}
+
+/// The policy that a client names: by the path, a header, or the query of those who can do neither.
+fn select<'a>(path: &'a str, query: &Query, headers: &HeaderMap, shared: &Shared) -> Result<Selected<'a>, String> {
+    let header = headers.get(POLICY_HEADER).map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned());
+    let (name, path) = match path.strip_prefix(POLICY_PATH) {
+        Some(rest) => {
+            // openpi's client, given a URL and a port, appends the port to the path.
+            let end = rest.find(['/', ':']).unwrap_or(rest.len());
+            let rest = rest.split_at(end);
+            (Some(rest.0.to_owned()), if rest.1.starts_with('/') { rest.1 } else { "/" })
+        }
+        None => (header.or_else(|| query.policy.clone()), path),
+    };
+    let Some(name) = name else { return Ok(Selected { policy: None, path }) };
+    let Some(policy) = shared.policies.find(&name) else {
+        let names: Vec<&str> = shared.policies.names().collect();
+        return Err(format!("there is no policy `{name}`, but there is `{}`", names.join("`, `")));
+    };
+    Ok(Selected { policy: Some(policy), path })
+}
+
+/// Loads policies anew: the one that is named, or all.
+async fn reload(request: &Request<Incoming>, query: &Query, shared: &Shared, policy: Option<usize>) -> Reply {
+    if request.method() != Method::POST {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "POST loads the policies anew");
+    }
+    if authorized(request.headers(), query, shared).is_err() {
+        return unauthorized();
+    }
+    if let Some(origin) = foreign_origin(request.headers(), &shared.options.allow_origins) {
+        return forbidden(foreign_page(&origin));
+    }
+    match shared.reload(policy).await {
+        Ok(names) => text(StatusCode::OK, format!("loaded anew: {}", names.join(", "))),
+        Err(error @ ReloadError::UnderWay) => text(StatusCode::CONFLICT, error.to_string()),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     }
 }
 
@@ -134,17 +200,16 @@ fn websocket(
     query: &Query,
     shared: Arc<Shared>,
     permit: Arc<OwnedSemaphorePermit>,
+    policy: usize,
 ) -> Reply {
     let Ok(holder) = authorized(request.headers(), query, &shared) else { return unauthorized() };
     if let Some(origin) = foreign_origin(request.headers(), &shared.options.allow_origins) {
-        let message =
-            format!("pages of other sites may not use this server, unless --allow-origin names them: `{origin}`");
-        return forbidden(message);
+        return forbidden(foreign_page(&origin));
     }
     if *shared.phase.borrow() == Phase::Draining {
         return text(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down");
     }
-    let terms = match query.terms(path, shared.options.protocol) {
+    let terms = match query.terms(path, policy, shared.options.protocol) {
         Ok(terms) => terms,
         Err(message) => return text(StatusCode::BAD_REQUEST, message),
     };
@@ -215,6 +280,10 @@ fn foreign_origin(headers: &HeaderMap, allowed: &[String]) -> Option<String> {
     (!is_own && !allowed.contains(&origin)).then_some(origin)
 }
 
+fn foreign_page(origin: &str) -> String {
+    format!("pages of other sites may not use this server, unless --allow-origin names them: `{origin}`")
+}
+
 fn ready(shared: &Shared) -> Reply {
     match (*shared.phase.borrow(), *shared.health.borrow()) {
         (Phase::Draining, _) => text(StatusCode::SERVICE_UNAVAILABLE, "shutting down"),
@@ -231,8 +300,10 @@ fn ready(shared: &Shared) -> Reply {
 }
 
 /// What is served, and how messages are read.
-fn info(shared: &Shared) -> Reply {
-    let mut info = json!(shared.description);
+fn info(shared: &Shared, policy: usize) -> Reply {
+    let mut info = json!(shared.policies.served(policy).description);
+    info["name"] = shared.policies.name(policy).into();
+    info["policies"] = shared.policies.names().collect();
     info["swaps_channels"] = shared.options.swaps_channels.into();
     info["version"] = env!("CARGO_PKG_VERSION").into();
     typed("application/json", info.to_string())
@@ -254,6 +325,7 @@ fn last(shared: &Shared) -> Reply {
         .collect();
     milliseconds.insert("queue".into(), (last.answer.queued.as_secs_f64() * 1e3).into());
     let document = json!({
+        "policy": last.policy,
         "seconds_ago": last.received.elapsed().as_secs_f64(),
         "prompt": observation.instruction,
         "state": observation.state,
@@ -313,7 +385,7 @@ mod tests {
 
     #[test]
     fn terms_come_from_the_query() {
-        let terms = |path: &str, query: &str| Query::parse(query).terms(path, Protocol::Evo1);
+        let terms = |path: &str, query: &str| Query::parse(query).terms(path, 0, Protocol::Evo1);
         let json = terms("/", "queue=latest&errors=json&x=1").expect("known values");
         assert_eq!(json.dialect, Dialect::Json { json_errors: true, object_replies: false });
         assert!(json.latest && !json.is_page);
@@ -333,7 +405,7 @@ mod tests {
             ("/evo1", Some(Protocol::Evo1)),
         ] {
             for told in [Protocol::Evo1, Protocol::OpenPi] {
-                let dialect = Query::default().terms(path, told).expect("terms").dialect;
+                let dialect = Query::default().terms(path, 0, told).expect("terms").dialect;
                 assert_eq!(dialect == Dialect::OpenPi, expected.unwrap_or(told) == Protocol::OpenPi, "{path} {told:?}");
             }
         }

@@ -36,8 +36,9 @@ use crate::{
     ErrorKind, RequestError,
     budget::Reservation,
     http,
+    policies::Served,
     protocol::lerobot::{self, Filter, Instructions, Moment, POLICY_TYPE, Timed},
-    server::{Phase, Shared},
+    server::{Phase, Shared, Submission},
 };
 
 /// How long `GetActions` waits for an observation.
@@ -90,6 +91,8 @@ struct Empty {}
 struct Session {
     /// Its number among connections, by which it has its turn in the queue.
     number: u64,
+    /// The place of its policy.
+    policy: usize,
     instructions: Arc<Instructions>,
     state: Mutex<State>,
     arrived: Notify,
@@ -105,6 +108,7 @@ struct State {
 /// The observation that is predicted from next.
 struct Waiting {
     timed: Timed,
+    served: Arc<Served>,
     memory: Reservation,
     received: Instant,
 }
@@ -317,7 +321,6 @@ impl Connection {
 
     fn instruct(&self, message: &[u8]) -> Result<Response<Empty>, RequestError> {
         let instructions = lerobot::instructions(message)?;
-        let served = &self.shared.description.policy;
         if instructions.policy_type != POLICY_TYPE {
             return Err(RequestError::invalid(format!(
                 "this server has a policy of type `{POLICY_TYPE}`, and the client asks for `{}`: start it with \
@@ -325,13 +328,20 @@ impl Connection {
                 instructions.policy_type
             )));
         }
-        if !is_same_policy(&instructions.policy, served) {
+        let policies = &self.shared.policies;
+        let is_asked = |(place, name): (usize, &str)| {
+            is_same_policy(&instructions.policy, name)
+                || is_same_policy(&instructions.policy, &policies.served(place).description.policy)
+        };
+        let Some(policy) = policies.names().enumerate().position(is_asked) else {
+            let names: Vec<&str> = policies.names().collect();
             return Err(RequestError::invalid(format!(
-                "this server has the policy `{served}`, and the client asks for `{}`: start it with \
-                 --pretrained_name_or_path={served}",
-                instructions.policy
+                "this server has `{}`, and the client asks for `{}`: start it with --pretrained_name_or_path={}",
+                names.join("`, `"),
+                instructions.policy,
+                names[0]
             )));
-        }
+        };
         tracing::info!(
             "LeRobot's client at {} asks for {} actions of `{}`; they are predicted on this server's device",
             self.peer,
@@ -340,6 +350,7 @@ impl Connection {
         );
         *self.slot() = Some(Arc::new(Session {
             number: self.shared.next_connection(),
+            policy,
             instructions: Arc::new(instructions),
             state: Mutex::default(),
             arrived: Notify::new(),
@@ -362,19 +373,20 @@ impl Connection {
         let metrics = &self.shared.metrics;
         metrics.stage("receive", received - started);
         metrics.received_bytes.inc_by(message.len() as u64);
-        let (shared, of) = (self.shared.clone(), session.clone());
+        let served = self.shared.policies.served(session.policy);
+        let (at_work, of) = (served.clone(), session.clone());
         let _turn = self.shared.parsers.acquire().await;
         let parsed = tokio::task::spawn_blocking(move || {
             let accepts = |moment: &Moment, state: &[f32]| of.lock().filter.accepts(moment, state);
-            lerobot::parse(&message, &of.instructions, &shared.shape, &shared.observations, accepts)
+            lerobot::parse(&message, &of.instructions, &at_work.shape, &at_work.observations, accepts)
         });
         let parsed = parsed.await.unwrap_or_else(|error| {
             Err(RequestError::new(ErrorKind::Internal, format!("the message could not be parsed: {error}")))
         });
         metrics.stage("parse", received.elapsed());
         if let Some(timed) = parsed.map_err(failed)? {
-            self.shared.check(&timed.request).map_err(failed)?;
-            session.lock().waiting = Some(Waiting { timed, memory, received });
+            self.shared.check(&served, &timed.request).map_err(failed)?;
+            session.lock().waiting = Some(Waiting { timed, served, memory, received });
             session.arrived.notify_one();
         }
         Ok(Response::new(Empty {}))
@@ -425,7 +437,7 @@ impl Connection {
         let Ok(waiting) = timeout(PATIENCE, self.next(&session)).await else {
             return Ok(Response::new(Data::default()));
         };
-        let Waiting { timed, memory, received } = waiting.map_err(|error| self.failed(&error))?;
+        let Waiting { timed, served, memory, received } = waiting.map_err(|error| self.failed(&error))?;
         let (undo, number) = {
             let mut state = session.lock();
             let number = state.requests;
@@ -433,7 +445,9 @@ impl Connection {
             (state.filter.note(&timed), number)
         };
         let request = Arc::new(crate::Request { number, ..timed.request });
-        let answer = match self.shared.submit(session.number, request, memory, received, true) {
+        let (connection, policy) = (session.number, session.policy);
+        let submission = Submission { connection, policy, served, request, memory, received, is_shown: true };
+        let answer = match self.shared.submit(submission) {
             Ok(answer) => answer.await,
             Err(error) => Err(error),
         };
@@ -444,7 +458,7 @@ impl Connection {
         let (period, most) = (self.shared.options.lerobot_fps.recip(), session.instructions.actions_per_chunk);
         let data = lerobot::reply(&answer.chunk, &timed.moment, period, most);
         let metrics = &self.shared.metrics;
-        metrics.answered("lerobot", None, &answer);
+        metrics.answered("lerobot", self.shared.policies.name(policy), None, &answer);
         metrics.stage("total", received.elapsed());
         Ok(Response::new(Data { data: data.into() }))
     }

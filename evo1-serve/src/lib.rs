@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | [`protocol`] | messages: Evo-1's websocket JSON, openpi's msgpack and LeRobot's pickles |
 //! | [`scale`] | OpenCV's bilinear scaling |
-//! | [`Model`] | what is served: a [`PolicyModel`], or anything else that predicts |
+//! | [`Model`] | what is served: a [`PolicyModel`], or anything else that predicts; several by their names ([`NamedModel`]) |
 //! | [`Server`] | connections, the queue and the one thread that computes |
 //! | [`client`] | a client for robots that run Rust |
 //!
@@ -22,6 +22,7 @@ mod lerobot;
 mod metrics;
 mod model;
 mod options;
+mod policies;
 pub mod protocol;
 mod queue;
 mod request;
@@ -35,6 +36,7 @@ mod worker;
 pub use error::{Error, Result};
 pub use model::{Description, Model, PolicyModel, Robot};
 pub use options::{DEFAULT_PORT, MAX_MESSAGE, ServerOptions};
+pub use policies::{Load, NamedModel, is_policy_name};
 pub use request::{Answer, ErrorKind, Request, RequestError, RequestId, Rtc};
-pub use server::{Server, Stop};
+pub use server::{Reload, ReloadError, Server, Stop};
 pub use tokens::Tokens;

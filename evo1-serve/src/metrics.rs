@@ -23,6 +23,8 @@ pub(crate) struct Metrics {
     connections_total: IntCounter,
     token_connections: IntGaugeVec,
     token_requests: IntCounterVec,
+    policy_requests: IntCounterVec,
+    reloads: IntCounterVec,
     queue: IntGauge,
     pub(crate) received_bytes: IntCounter,
     memory: IntGauge,
@@ -72,6 +74,8 @@ impl Metrics {
                 &["token"],
             )?,
             token_requests: counters("evo1_token_requests_total", "Requests answered, by holder of a token.", "token")?,
+            policy_requests: counters("evo1_policy_requests_total", "Requests answered, by policy.", "policy")?,
+            reloads: counters("evo1_reloads_total", "Times that a policy was loaded anew, by result.", "result")?,
             queue: IntGauge::new("evo1_queue_length", "Requests that wait for the device.")?,
             received_bytes: IntCounter::new("evo1_received_bytes_total", "Bytes of complete messages.")?,
             memory: IntGauge::new("evo1_request_memory_bytes", "Memory held by messages and waiting requests.")?,
@@ -85,13 +89,15 @@ impl Metrics {
             // A kind that has not happened yet is a 0, not a hole.
             metrics.errors.with_label_values(&[kind.name()]);
         }
-        let all: [Box<dyn prometheus::core::Collector>; 14] = [
+        let all: [Box<dyn prometheus::core::Collector>; 16] = [
             Box::new(metrics.requests.clone()),
             Box::new(metrics.errors.clone()),
             Box::new(metrics.connections.clone()),
             Box::new(metrics.connections_total.clone()),
             Box::new(metrics.token_connections.clone()),
             Box::new(metrics.token_requests.clone()),
+            Box::new(metrics.policy_requests.clone()),
+            Box::new(metrics.reloads.clone()),
             Box::new(metrics.queue.clone()),
             Box::new(metrics.received_bytes.clone()),
             Box::new(metrics.memory.clone()),
@@ -122,8 +128,13 @@ impl Metrics {
         self.stages.with_label_values(&[stage]).observe(time.as_secs_f64());
     }
 
-    pub(crate) fn answered(&self, protocol: &str, holder: Option<&str>, answer: &Answer) {
+    pub(crate) fn reloaded(&self, is_done: bool) {
+        self.reloads.with_label_values(&[if is_done { "done" } else { "failed" }]).inc();
+    }
+
+    pub(crate) fn answered(&self, protocol: &str, policy: &str, holder: Option<&str>, answer: &Answer) {
         self.requests.with_label_values(&[protocol]).inc();
+        self.policy_requests.with_label_values(&[policy]).inc();
         if let Some(holder) = holder {
             self.token_requests.with_label_values(&[holder]).inc();
         }

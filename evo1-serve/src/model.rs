@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use evo1::{
     Components, FinishOptions, Frame, Noise, Observation, PredictOptions, Published, Rollout, StatisticsKey, View,
-    config::{Cameras, GripperRule},
+    config::{Cameras, GripperRule, Profile},
     normalize::Statistics,
 };
 use serde::Serialize;
 
-use crate::{Answer, ErrorKind, Request, RequestError, protocol::Shape};
+use crate::{
+    Answer, ErrorKind, Request, RequestError,
+    protocol::{Scaling, Shape},
+};
 
 /// Most Euler steps that a request may ask for.
 const MAX_STEPS: usize = 1000;
@@ -24,6 +27,11 @@ pub trait Model: Send + Sync + 'static {
 
     /// What it is, for people and for clients that ask.
     fn description(&self) -> Description;
+
+    /// Who scales frames of the JSON protocol, unless the server is told.
+    fn scaling(&self) -> Scaling {
+        Scaling::OpenCv
+    }
 
     /// A request like those to come, which shows that the model works.
     fn sample(&self) -> Request;
@@ -150,6 +158,14 @@ impl<C: Components> Model for PolicyModel<C> {
             robots: robots
                 .map(|(key, robot)| Robot { key, state_dim: robot.state.width(), action_dim: robot.action.width() })
                 .collect(),
+        }
+    }
+
+    fn scaling(&self) -> Scaling {
+        match self.rollout.policy().config.profile {
+            // LeRobot has no such server: its frames go to the policy as the camera gives them.
+            Profile::LeRobot => Scaling::Policy,
+            _ => Scaling::OpenCv,
         }
     }
 

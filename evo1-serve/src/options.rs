@@ -39,8 +39,8 @@ pub struct ServerOptions {
     pub protocol: Protocol,
     /// The first and third channel of JSON images change places, as the authors' server does.
     pub swaps_channels: bool,
-    /// Who scales frames of the JSON protocol.
-    pub scaling: Scaling,
+    /// Who scales frames of the JSON protocol; whom the model says when `None`.
+    pub scaling: Option<Scaling>,
     /// Cameras of openpi's and LeRobot's observations in the order of the policy's views; empty: the policy's own, or as they come where it
     /// knows none.
     pub cameras: Vec<String>,
@@ -83,7 +83,7 @@ impl Default for ServerOptions {
             is_insecure: false,
             protocol: Protocol::Evo1,
             swaps_channels: true,
-            scaling: Scaling::OpenCv,
+            scaling: None,
             cameras: Vec::new(),
             prompt: None,
             queue: 64,

@@ -10,7 +10,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use evo1::config::Cameras;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -22,11 +21,11 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
-    Answer, Description, Error, ErrorKind, Model, Request, RequestError, Result, ServerOptions,
+    Answer, Error, ErrorKind, Model, NamedModel, Request, RequestError, Result, ServerOptions,
     budget::{Budget, Reservation},
     http, lerobot,
     metrics::Metrics,
-    protocol::{ObservationOptions, Shape, json::JsonOptions},
+    policies::{Policies, Served},
     queue::Queue,
     tls::Certificate,
     worker::{self, Batching, Health},
@@ -61,12 +60,8 @@ pub(crate) enum Phase {
 /// What all connections share.
 pub(crate) struct Shared {
     pub(crate) options: ServerOptions,
-    pub(crate) model: Arc<dyn Model>,
-    pub(crate) shape: Shape,
-    pub(crate) description: Description,
-    /// How observations are read whose images have names.
-    pub(crate) observations: ObservationOptions,
-    pub(crate) queue: Arc<Queue>,
+    pub(crate) policies: Policies,
+    pub(crate) queue: Arc<Queue<Arc<Served>>>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) phase: watch::Sender<Phase>,
@@ -74,15 +69,50 @@ pub(crate) struct Shared {
     /// As many messages are parsed at once as there are processors.
     pub(crate) parsers: Semaphore,
     connections: AtomicU64,
+    /// Held while a policy is loaded anew.
+    reloading: tokio::sync::Mutex<()>,
     last: Mutex<Option<Arc<Last>>>,
 }
 
 /// The last request of a robot and its answer.
 #[derive(Debug)]
 pub(crate) struct Last {
+    /// The policy's name.
+    pub(crate) policy: String,
     pub(crate) request: Arc<Request>,
     pub(crate) answer: Answer,
     pub(crate) received: Instant,
+}
+
+/// A request on its way into the queue.
+pub(crate) struct Submission {
+    /// Whose turn it is.
+    pub(crate) connection: u64,
+    /// The policy's place.
+    pub(crate) policy: usize,
+    /// Its model.
+    pub(crate) served: Arc<Served>,
+    pub(crate) request: Arc<Request>,
+    pub(crate) memory: Reservation,
+    pub(crate) received: tokio::time::Instant,
+    /// People may see it and its answer.
+    pub(crate) is_shown: bool,
+}
+
+/// Why a policy was not loaded anew.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReloadError {
+    /// Another one is being loaded.
+    #[error("a policy is being loaded already")]
+    UnderWay,
+    /// The policy of before stays.
+    #[error("`{name}` stays as it is: {reason}")]
+    Failed {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
 }
 
 impl Shared {
@@ -90,31 +120,24 @@ impl Shared {
         self.connections.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub(crate) fn json_options(&self) -> JsonOptions {
-        JsonOptions { swaps_channels: self.options.swaps_channels, scaling: self.options.scaling }
-    }
-
     /// Fails when a request cannot be computed, or none is taken any more.
-    pub(crate) fn check(&self, request: &Request) -> Result<(), RequestError> {
+    pub(crate) fn check(&self, served: &Served, request: &Request) -> Result<(), RequestError> {
         match *self.phase.borrow() {
             Phase::Draining => Err(RequestError::new(ErrorKind::ShuttingDown, "the server is shutting down")),
-            Phase::Serving => self.model.check(request),
+            Phase::Serving => served.model.check(request),
         }
     }
 
-    /// Puts a connection's request into the queue and returns what waits for its answer. It holds the request's memory. An
-    /// answer that is not finite is an error. People see the last request that `is_shown`.
+    /// Puts a request into the queue and returns what waits for its answer. It holds the request's memory. An answer that is
+    /// not finite is an error.
     pub(crate) fn submit(
         self: &Arc<Self>,
-        connection: u64,
-        request: Arc<Request>,
-        memory: Reservation,
-        received: tokio::time::Instant,
-        is_shown: bool,
+        submission: Submission,
     ) -> Result<impl Future<Output = Result<Answer, RequestError>> + Send + 'static, RequestError> {
-        self.check(&request)?;
+        let Submission { connection, policy, served, request, memory, received, is_shown } = submission;
+        self.check(&served, &request)?;
         let shared = self.clone();
-        let ticket = shared.queue.push(connection, request.clone())?;
+        let ticket = shared.queue.push(connection, served, request.clone())?;
         let deadline = request.deadline.or(shared.options.deadline);
         Ok(async move {
             let _memory = memory;
@@ -125,14 +148,52 @@ impl Shared {
                     Err(RequestError::new(ErrorKind::DeadlineExceeded, message))
                 }),
             }?;
+            if !answer.chunk.values().iter().all(|value| value.is_finite()) {
+                return Err(RequestError::new(ErrorKind::NonFinite, "the prediction is not finite"));
+            }
             if is_shown {
-                shared.remember(Last { request, answer: answer.clone(), received: received.into_std() });
+                let policy = shared.policies.name(policy).to_owned();
+                shared.remember(Last { policy, request, answer: answer.clone(), received: received.into_std() });
             }
-            match answer.chunk.values().iter().all(|value| value.is_finite()) {
-                true => Ok(answer),
-                false => Err(RequestError::new(ErrorKind::NonFinite, "the prediction is not finite")),
-            }
+            Ok(answer)
         })
+    }
+
+    /// Loads policies anew, all or that of a place, and has each take its place once it is warm. Those of before answer until
+    /// then, and stay where one cannot be loaded.
+    pub(crate) async fn reload(&self, place: Option<usize>) -> Result<Vec<String>, ReloadError> {
+        let _one_at_a_time = self.reloading.try_lock().map_err(|_| ReloadError::UnderWay)?;
+        let places = match place {
+            Some(place) => vec![place],
+            None => (0..self.policies.names().count()).collect(),
+        };
+        let mut done = Vec::new();
+        for place in places {
+            let name = self.policies.name(place).to_owned();
+            let loaded = self.load(place).await;
+            self.metrics.reloaded(loaded.is_ok());
+            match loaded {
+                Ok(served) => self.policies.replace(place, served),
+                Err(reason) => {
+                    tracing::warn!("`{name}` stays as it is: {reason}");
+                    return Err(ReloadError::Failed { name, reason });
+                }
+            }
+            tracing::info!("`{name}` has been loaded anew");
+            done.push(name);
+        }
+        Ok(done)
+    }
+
+    /// A place's policy, loaded anew and warm.
+    async fn load(&self, place: usize) -> Result<Arc<Served>, String> {
+        let load = self.policies.load(place).ok_or("it cannot be loaded anew")?;
+        let loaded = tokio::task::spawn_blocking(move || load()).await;
+        let model = loaded.map_err(|error| format!("loading it failed: {error}"))??;
+        let served = Arc::new(Served::new(model, &self.options));
+        let warm = self.queue.warm_up(served.clone()).await;
+        warm.map_err(|_| "the model has stopped".to_owned())?.map_err(|error| error.to_string())?;
+        Ok(served)
     }
 
     fn remember(&self, last: Last) {
@@ -165,13 +226,39 @@ impl Stop {
     }
 }
 
+/// Has a server load its policies anew.
+#[derive(Clone)]
+pub struct Reload(Arc<Shared>);
+
+impl Reload {
+    /// Loads every policy anew, and has each take its place once it is warm. Connections stay, and requests under way are
+    /// answered by the policies of before, which stay where one cannot be loaded.
+    ///
+    /// # Errors
+    /// When one cannot be loaded, is the same again for want of a [`NamedModel::load`], or fails at its first prediction; or
+    /// when another call has not ended.
+    pub async fn all(&self) -> Result<Vec<String>, ReloadError> {
+        self.0.reload(None).await
+    }
+}
+
 impl Server {
     /// Listens, and starts the thread that computes.
     ///
     /// # Errors
-    /// When the options do not fit together, the address or a certificate cannot be used, or the system gives no thread.
+    /// As [`Self::bind_all`].
     pub async fn bind(model: Arc<dyn Model>, options: ServerOptions) -> Result<Self> {
+        Self::bind_all(vec![NamedModel::of(model)], options).await
+    }
+
+    /// [`Self::bind`] for several models, of which the first is that of clients that name none.
+    ///
+    /// # Errors
+    /// When the options or the names do not fit together, an address or a certificate cannot be used, or the system gives no
+    /// thread.
+    pub async fn bind_all(models: Vec<NamedModel>, options: ServerOptions) -> Result<Self> {
         options.validate()?;
+        let policies = Policies::new(models, &options)?;
         let tls = options.tls.as_ref().map(|(chain, key)| Certificate::read(chain, key)).transpose()?;
         let bind = options.bind;
         let failed = |reason| Error::Bind { bind, reason };
@@ -186,27 +273,17 @@ impl Server {
         let queue = Queue::new(options.queue);
         let batching = Batching { max: options.max_batch, wait: options.batch_wait };
         let (health, worker) =
-            worker::spawn(model.clone(), queue.clone(), metrics.clone(), batching).map_err(|error| start(&error))?;
+            worker::spawn(policies.all(), queue.clone(), metrics.clone(), batching).map_err(|error| start(&error))?;
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let description = model.description();
-        let cameras = match options.cameras.as_slice() {
-            [] => description.cameras.clone(),
-            names => {
-                let sizes = Some(&description.cameras.sizes).filter(|sizes| sizes.len() == names.len());
-                Cameras { sizes: sizes.cloned().unwrap_or_default(), ..Cameras::named(names.iter().cloned()) }
-            }
-        };
         let shared = Shared {
-            shape: model.shape(),
-            description,
-            observations: ObservationOptions { cameras, prompt: options.prompt.clone() },
             budget: Budget::new(options.max_memory),
             phase: watch::Sender::new(Phase::Serving),
             parsers: Semaphore::new(processors),
             connections: AtomicU64::new(0),
+            reloading: tokio::sync::Mutex::default(),
             last: Mutex::default(),
             options,
-            model,
+            policies,
             queue,
             metrics,
             health,
@@ -227,6 +304,11 @@ impl Server {
     /// What tells it to stop.
     pub fn stop_handle(&self) -> Stop {
         Stop(self.shared.phase.clone())
+    }
+
+    /// What has it load its policies anew.
+    pub fn reload_handle(&self) -> Reload {
+        Reload(self.shared.clone())
     }
 
     /// Waits until the first prediction is done and requests are answered without delay.
@@ -352,8 +434,8 @@ where
 {
     let mut phase = shared.phase.subscribe();
     let service = hyper::service::service_fn(move |request| {
-        let response = http::respond(request, shared.clone(), permit.clone());
-        std::future::ready(Ok::<_, std::convert::Infallible>(response))
+        let (shared, permit) = (shared.clone(), permit.clone());
+        async move { Ok::<_, std::convert::Infallible>(http::respond(request, shared, permit).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -20,16 +20,22 @@ const RECENT: usize = 31;
 /// Watches the thread that predicts.
 #[derive(Debug)]
 pub(crate) struct Watchdog {
-    state: Mutex<State>,
+    running: Mutex<Option<Running>>,
     stalls: IntCounter,
 }
 
+/// Times of a model's last predictions, each divided by its work.
 #[derive(Debug, Default)]
-struct State {
-    /// Times of the last predictions, each divided by its work.
-    recent: VecDeque<Duration>,
-    /// Since when there is a prediction, and how many times the usual work it is.
-    running: Option<(Instant, f64)>,
+pub(crate) struct Pace(Mutex<VecDeque<Duration>>);
+
+/// The present prediction.
+#[derive(Debug, Clone, Copy)]
+struct Running {
+    since: Instant,
+    /// How many times the usual work it is.
+    work: f64,
+    /// How long it takes as a rule; the first one has nothing to be held against.
+    usual: Option<Duration>,
 }
 
 /// A prediction that stalls.
@@ -42,57 +48,74 @@ pub(crate) struct Stall {
 }
 
 /// A prediction that is watched for as long as this lives.
-pub(crate) struct Watched<'a>(&'a Watchdog);
+pub(crate) struct Watched<'a> {
+    watchdog: &'a Watchdog,
+    pace: &'a Pace,
+}
+
+impl Pace {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Duration>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The median, once there is one.
+    fn usual(&self) -> Option<Duration> {
+        let mut recent: Vec<Duration> = self.lock().iter().copied().collect();
+        recent.sort_unstable();
+        recent.get(recent.len() / 2).copied()
+    }
+
+    fn note(&self, time: Duration) {
+        let mut recent = self.lock();
+        recent.push_back(time);
+        let surplus = recent.len().saturating_sub(RECENT);
+        recent.drain(..surplus);
+    }
+}
 
 impl Watchdog {
     /// A watchdog that counts in `stalls`.
     pub(crate) fn new(stalls: IntCounter) -> Self {
-        Self { state: Mutex::default(), stalls }
+        Self { running: Mutex::default(), stalls }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Option<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Watches a prediction whose `work` is so many times the usual one.
-    pub(crate) fn watch(&self, work: f64) -> Watched<'_> {
-        self.lock().running = Some((Instant::now(), work.max(1.0)));
-        Watched(self)
+    /// Watches a prediction of a model of this pace, whose `work` is so many times the usual one.
+    pub(crate) fn watch<'a>(&'a self, pace: &'a Pace, work: f64) -> Watched<'a> {
+        let work = work.max(1.0);
+        let usual = pace.usual().map(|usual| usual.mul_f64(work));
+        *self.lock() = Some(Running { since: Instant::now(), work, usual });
+        Watched { watchdog: self, pace }
     }
 
     /// How long the present prediction has been running.
     pub(crate) fn running(&self) -> Option<Duration> {
-        self.lock().running.map(|(since, _)| since.elapsed())
+        self.lock().map(|running| running.since.elapsed())
     }
 
-    /// The present prediction, if it stalls. The first one has nothing to be held against.
+    /// The present prediction, if it stalls.
     pub(crate) fn stall(&self) -> Option<Stall> {
-        self.lock().stall()
+        self.lock().and_then(|running| running.stall())
     }
 }
 
-impl State {
+impl Running {
     fn stall(&self) -> Option<Stall> {
-        let (since, work) = self.running?;
-        let mut recent: Vec<Duration> = self.recent.iter().copied().collect();
-        recent.sort_unstable();
-        let usual = recent.get(recent.len() / 2)?.mul_f64(work);
-        let running = since.elapsed();
+        let (running, usual) = (self.since.elapsed(), self.usual?);
         (running > usual.mul_f64(FACTOR).max(LEAST)).then_some(Stall { running, usual })
     }
 }
 
 impl Drop for Watched<'_> {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
-        if let Some(Stall { running, usual }) = state.stall() {
-            self.0.stalls.inc();
+        let Some(ended) = self.watchdog.lock().take() else { return };
+        if let Some(Stall { running, usual }) = ended.stall() {
+            self.watchdog.stalls.inc();
             tracing::warn!("a prediction took {running:.1?}, where {usual:.1?} are usual");
         }
-        if let Some((since, work)) = state.running.take() {
-            state.recent.push_back(since.elapsed().div_f64(work));
-            let surplus = state.recent.len().saturating_sub(RECENT);
-            state.recent.drain(..surplus);
-        }
+        self.pace.note(ended.since.elapsed().div_f64(ended.work));
     }
 }

@@ -9,15 +9,16 @@ use std::{
 use tokio::sync::watch;
 
 use crate::{
-    Model, Request,
+    Request,
     metrics::Metrics,
-    queue::{Job, Queue},
+    policies::Served,
+    queue::{Job, Queue, WarmUp, Work},
 };
 
 /// How the worker is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Health {
-    /// It computes its first prediction, which may compile kernels and allocate memory.
+    /// It computes each policy's first prediction, which may compile kernels and allocate memory.
     WarmingUp,
     /// It answers.
     Ready,
@@ -38,8 +39,8 @@ pub(crate) struct Batching {
 /// # Errors
 /// When the system gives no thread.
 pub(crate) fn spawn(
-    model: Arc<dyn Model>,
-    queue: Arc<Queue>,
+    policies: Vec<Arc<Served>>,
+    queue: Arc<Queue<Arc<Served>>>,
     metrics: Arc<Metrics>,
     batching: Batching,
 ) -> std::io::Result<(watch::Receiver<Health>, JoinHandle<()>)> {
@@ -47,14 +48,20 @@ pub(crate) fn spawn(
     let thread = thread::Builder::new().name("evo1-device".into()).spawn(move || {
         let end = End { health: sender, queue: queue.clone() };
         // An error of the sample is an answer too; what matters is that the model ran.
-        if let Err(error) = model.warm_up() {
-            tracing::warn!("the warm-up prediction failed: {error}");
+        for served in policies {
+            if let Err(error) = served.model.warm_up() {
+                tracing::warn!("the warm-up prediction failed: {error}");
+            }
         }
         end.health.send_replace(Health::Ready);
-        let can_join = |one: &Request, other: &Request| model.can_batch(one, other);
-        let steps = model.description().steps;
-        while let Some(batch) = queue.next_batch(batching.max, batching.wait, can_join) {
-            compute(&*model, steps, batch, &metrics);
+        let can_join = |one: &Job<Arc<Served>>, other: &Job<Arc<Served>>| {
+            Arc::ptr_eq(&one.model, &other.model) && one.model.model.can_batch(&one.request, &other.request)
+        };
+        while let Some(work) = queue.next(batching.max, batching.wait, can_join) {
+            match work {
+                Work::Batch(batch) => compute(batch, &metrics),
+                Work::WarmUp(WarmUp { model, done }) => drop(done.send(model.model.warm_up())),
+            }
         }
     })?;
     Ok((health, thread))
@@ -63,7 +70,7 @@ pub(crate) fn spawn(
 /// Tells of the worker's end, however it comes.
 struct End {
     health: watch::Sender<Health>,
-    queue: Arc<Queue>,
+    queue: Arc<Queue<Arc<Served>>>,
 }
 
 impl Drop for End {
@@ -73,16 +80,16 @@ impl Drop for End {
     }
 }
 
-/// Computes a batch. `steps` are the Euler steps of requests that do not say.
-fn compute(model: &dyn Model, steps: usize, batch: Vec<Job>, metrics: &Metrics) {
-    if batch.is_empty() {
-        return;
-    }
+/// Computes a batch.
+fn compute(batch: Vec<Job<Arc<Served>>>, metrics: &Metrics) {
+    let Some(first) = batch.first() else { return };
+    let served = first.model.clone();
+    let steps = served.description.steps;
     let start = Instant::now();
     let requests: Vec<&Request> = batch.iter().map(|job| &*job.request).collect();
     let most = requests.iter().filter_map(|request| request.steps).max().unwrap_or(steps);
-    let watched = metrics.watchdog.watch(most as f64 / steps.max(1) as f64);
-    let predicted = model.predict(&requests);
+    let watched = metrics.watchdog.watch(&served.pace, most as f64 / steps.max(1) as f64);
+    let predicted = served.model.predict(&requests);
     drop(watched);
     match predicted {
         Ok(answers) => {
@@ -94,6 +101,6 @@ fn compute(model: &dyn Model, steps: usize, batch: Vec<Job>, metrics: &Metrics) 
         }
         Err(error) if batch.len() == 1 => batch.into_iter().for_each(|job| job.finish(Err(error.clone()))),
         // One request must not fail the others.
-        Err(_) => batch.into_iter().for_each(|job| compute(model, steps, vec![job], metrics)),
+        Err(_) => batch.into_iter().for_each(|job| compute(vec![job], metrics)),
     }
 }

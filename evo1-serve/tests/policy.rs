@@ -31,7 +31,7 @@ fn model(policy: &Policy) -> PolicyModel {
 }
 
 fn options() -> ServerOptions {
-    ServerOptions { scaling: Scaling::Policy, ..ServerOptions::default() }
+    ServerOptions { scaling: Some(Scaling::Policy), ..ServerOptions::default() }
 }
 
 fn observation(seed: u64) -> Observation {

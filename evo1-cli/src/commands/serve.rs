@@ -1,13 +1,19 @@
 //! `evo1 serve`: the policy server.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
-
-use clap::{Args, ValueEnum};
-use evo1::{
-    Components,
-    config::{GripperRule, Profile},
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
 };
-use evo1_serve::{DEFAULT_PORT, MAX_MESSAGE, PolicyModel, Server, ServerOptions, Stop, Tokens, protocol};
+
+use burn::tensor::Device;
+use clap::{Args, ValueEnum};
+use evo1::{Components, config::GripperRule};
+use evo1_serve::{
+    DEFAULT_PORT, Load, MAX_MESSAGE, Model, NamedModel, PolicyModel, Reload, ReloadError, Server, ServerOptions, Stop,
+    Tokens, is_policy_name, protocol,
+};
 use eyre::{Result, WrapErr, bail, eyre};
 use tracing::info;
 
@@ -27,15 +33,16 @@ const OTHER_FILES: u64 = 256;
 ///
 /// Answers are those of `evo1 infer` for the same observation and seed. A connection's first request starts from --seed, the
 /// next from that plus 1, and so on, unless a request brings a `seed` of its own. SIGTERM ends the server when the requests under way
-/// have their answers.
+/// have their answers; SIGHUP loads the policies anew.
 #[derive(Args)]
 #[command(
     after_help = "Example:\n  evo1 serve --policy DIR\n  evo1 serve --policy DIR --bind 0.0.0.0:9000 --token SECRET --tls-cert cert.pem --tls-key key.pem"
 )]
 pub(crate) struct Serve {
-    /// Policy directory; the embedded policy when left out
-    #[arg(long, value_name = "DIR")]
-    policy: Option<PathBuf>,
+    /// Policy directory; the embedded policy when left out. Several have names, which clients say in the path
+    /// (/policy/NAME) or a header (X-Evo1-Policy); the first is that of clients that name none
+    #[arg(long, value_name = "[NAME=]DIR")]
+    policy: Vec<String>,
 
     /// Where to listen; port 0 takes a free one
     #[arg(long, value_name = "ADDR:PORT", default_value_t = SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT)))]
@@ -182,37 +189,19 @@ impl Serve {
     pub(crate) fn run<C: Components>(self, common: &Common) -> Result<()> {
         let options = self.options()?;
         options.validate()?;
+        let sources = sources(&self.policy)?;
         let device = common.open_device()?;
-        let mut policy = common.policy::<C>(self.policy.as_deref(), &device)?;
-        if policy.statistics.is_none() && !self.normalized {
-            bail!(
-                "the policy has no statistics, so that states and actions are in normalised units, which no robot has: add \
-                 its `norm_stats.json` or LeRobot's processor files, or serve it so with `--normalized`"
-            );
-        }
-        if let Some(gripper) = self.gripper {
-            policy.config.gripper = Some(gripper);
-            policy.config.validate("--gripper")?;
-        }
-        let scaling = self.scaling.unwrap_or(match policy.config.profile {
-            // LeRobot has no such server: its frames go to the policy as the camera gives them.
-            Profile::LeRobot => Scaling::Policy,
-            _ => Scaling::Opencv,
+        let (this, common) = (Arc::new(self), Arc::new(common.clone()));
+        let models = sources.into_iter().map(|Source { name, directory }| {
+            let model: Arc<dyn Model> = Arc::new(this.model::<C>(&common, directory.as_deref(), &device)?);
+            let (this, common, device) = (this.clone(), common.clone(), device.clone());
+            let load: Load = Arc::new(move || match this.model::<C>(&common, directory.as_deref(), &device) {
+                Ok(model) => Ok(Arc::new(model)),
+                Err(error) => Err(format!("{error:#}")),
+            });
+            Ok(NamedModel { name, model, load: Some(load) })
         });
-        let options = ServerOptions {
-            scaling: match scaling {
-                Scaling::Opencv => protocol::Scaling::OpenCv,
-                Scaling::Policy => protocol::Scaling::Policy,
-            },
-            ..options
-        };
-        let model = PolicyModel {
-            rollout: policy.packed().into(),
-            name: Common::policy_name(self.policy.as_deref()),
-            seed: self.seed,
-            steps: self.steps.map(|steps| steps as usize),
-            smoothing: self.smoothing,
-        };
+        let models = models.collect::<Result<Vec<_>>>()?;
         // Without as many files the limit on connections would be the system's.
         let files = options.max_connections as u64 + OTHER_FILES;
         if let Err(error) = rlimit::increase_nofile_limit(files) {
@@ -225,15 +214,43 @@ impl Serve {
             .wrap_err("cannot start the threads that talk to clients")?;
         runtime.block_on(async {
             let scheme = if options.tls.is_some() { "wss" } else { "ws" };
-            let server = Server::bind(Arc::new(model), options).await?;
+            let server = Server::bind_all(models, options).await?;
             say!("listening on {scheme}://{}", server.address())?;
             if let Some(address) = server.lerobot_address() {
                 say!("listening on grpc://{address} for LeRobot's clients")?;
             }
             stop_on_signal(server.stop_handle())?;
+            reload_on_signal(server.reload_handle())?;
             server.run().await?;
             info!("stopped: all requests have their answers");
             Ok(())
+        })
+    }
+
+    /// The policy of a directory as it is served.
+    fn model<C: Components>(
+        &self,
+        common: &Common,
+        directory: Option<&Path>,
+        device: &Device,
+    ) -> Result<PolicyModel<C>> {
+        let mut policy = common.policy::<C>(directory, device)?;
+        if policy.statistics.is_none() && !self.normalized {
+            bail!(
+                "the policy has no statistics, so that states and actions are in normalised units, which no robot has: add \
+                 its `norm_stats.json` or LeRobot's processor files, or serve it so with `--normalized`"
+            );
+        }
+        if let Some(gripper) = self.gripper {
+            policy.config.gripper = Some(gripper);
+            policy.config.validate("--gripper")?;
+        }
+        Ok(PolicyModel {
+            rollout: policy.packed().into(),
+            name: Common::policy_name(directory),
+            seed: self.seed,
+            steps: self.steps.map(|steps| steps as usize),
+            smoothing: self.smoothing,
         })
     }
 
@@ -260,6 +277,10 @@ impl Serve {
                 Protocol::Openpi => protocol::Protocol::OpenPi,
             },
             swaps_channels: !self.no_channel_swap,
+            scaling: self.scaling.map(|scaling| match scaling {
+                Scaling::Opencv => protocol::Scaling::OpenCv,
+                Scaling::Policy => protocol::Scaling::Policy,
+            }),
             cameras: self.camera.clone(),
             prompt: self.prompt.clone(),
             queue: self.queue,
@@ -274,6 +295,40 @@ impl Serve {
             drain_timeout: Duration::from_secs(self.drain_timeout_s),
             ..ServerOptions::default()
         })
+    }
+}
+
+/// A policy of the command line.
+#[derive(Debug, PartialEq, Eq)]
+struct Source {
+    name: String,
+    directory: Option<PathBuf>,
+}
+
+/// What `--policy` names. A directory whose own name has a `=` is one if it is there.
+fn sources(given: &[String]) -> Result<Vec<Source>> {
+    let named = |text: &String| match text.split_once('=') {
+        Some((name, directory)) if is_policy_name(name) && !Path::new(text).exists() => {
+            (Some(name.to_owned()), PathBuf::from(directory))
+        }
+        _ => (None, PathBuf::from(text)),
+    };
+    match given {
+        [] => Ok(vec![Source { name: Common::policy_name(None), directory: None }]),
+        [one] => {
+            let (name, directory) = named(one);
+            let name = name.unwrap_or_else(|| Common::policy_name(Some(&directory)));
+            Ok(vec![Source { name, directory: Some(directory) }])
+        }
+        several => {
+            let source = |text: &String| match named(text) {
+                (Some(name), directory) => Ok(Source { name, directory: Some(directory) }),
+                (None, _) => Err(eyre!(
+                    "--policy {text}: of several policies each needs a name of letters, digits, `.`, `-` and `_`: NAME=DIR"
+                )),
+            };
+            several.iter().map(source).collect()
+        }
     }
 }
 
@@ -298,6 +353,27 @@ fn stop_on_signal(stop: Stop) -> Result<()> {
         signals.next().await;
         std::process::exit(1);
     });
+    Ok(())
+}
+
+/// Loads the policies anew at every SIGHUP.
+#[cfg(unix)]
+fn reload_on_signal(reload: Reload) -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangup = signal(SignalKind::hangup()).wrap_err("cannot listen for signals")?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            // What went wrong is logged where it did.
+            if let Err(error @ ReloadError::UnderWay) = reload.all().await {
+                tracing::warn!("SIGHUP: {error}");
+            }
+        }
+    });
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn reload_on_signal(_: Reload) -> Result<()> {
     Ok(())
 }
 

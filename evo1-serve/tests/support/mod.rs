@@ -11,7 +11,7 @@ use std::{
 
 use evo1::{ActionChunk, Observation, View, test_support::frame};
 use evo1_serve::{
-    Answer, Description, ErrorKind, Model, Request, RequestError, Server, ServerOptions, Stop,
+    Answer, Description, ErrorKind, Model, NamedModel, Request, RequestError, Server, ServerOptions, Stop,
     client::{CallOptions, Client, ClientOptions},
     protocol::{Shape, json},
 };
@@ -94,12 +94,16 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn with(model: impl Model, options: ServerOptions) -> Self {
+        Self::with_all(vec![NamedModel::of(Arc::new(model))], options)
+    }
+
+    pub(crate) fn with_all(models: Vec<NamedModel>, options: ServerOptions) -> Self {
         let options = ServerOptions { bind: SocketAddr::from(([127, 0, 0, 1], 0)), ..options };
         let (sender, receiver) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
             runtime.expect("a runtime").block_on(async {
-                let server = Server::bind(Arc::new(model), options).await?;
+                let server = Server::bind_all(models, options).await?;
                 server.ready().await?;
                 sender
                     .send((server.address(), server.lerobot_address(), server.stop_handle()))
