@@ -24,7 +24,7 @@ use evo1::{
 };
 use evo1_serve::{
     client::{CallOptions, Client, ClientOptions, Reply, read_reply},
-    protocol::json,
+    protocol::json::{self, WireOptions},
 };
 use support::{
     command, document, evo1, refusal,
@@ -304,7 +304,7 @@ fn attack(address: SocketAddr, rng: &mut rng::ChaCha8Rng) {
     if kind < 6 {
         let _ = socket.read();
     }
-    let text = json::encode(&small(), &CallOptions::default(), &ClientOptions::default());
+    let text = json::encode(&small(), &CallOptions::default(), &WireOptions::default());
     let message = match kind {
         3 => Message::binary((0..rng.random_range(0..2000)).map(|_| rng.random()).collect::<Vec<u8>>()),
         4 => Message::binary([&[0xdf, 0xff, 0xff, 0xff, 0xff][..], &[0xc0; 5000]].concat()),

@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use evo1::{ActionChunk, Observation};
+use evo1::{ActionChunk, Observation, StatisticsKey, config::Cameras};
 use serde::Deserialize;
 use tokio_rustls::rustls::{
     ClientConfig, RootCertStore,
@@ -30,7 +30,11 @@ use tokio_tungstenite::tungstenite::{
     handshake::HandshakeError, http::HeaderValue, protocol::WebSocketConfig, stream::MaybeTlsStream,
 };
 
-use crate::{MAX_MESSAGE, RequestId, Rtc, protocol::json};
+use crate::{
+    MAX_MESSAGE, RequestId, Robot, Rtc,
+    http::INFO_HEADER,
+    protocol::json::{self, WireOptions},
+};
 
 /// How a client connects.
 #[derive(Debug, Clone)]
@@ -50,11 +54,9 @@ pub struct ClientOptions {
     pub reconnect: Reconnect,
     /// Is told what becomes of the connection.
     pub listener: Option<Listener>,
-    /// Frames are sent as BGR, because the server swaps the channels.
-    pub swaps_channels: bool,
-    /// Padded width of an action on the wire: 24.
-    pub max_action_dim: usize,
-    /// Values of the robot's actions, for observations without an action mask, which are refused without it.
+    /// Frames are sent as BGR, because the server swaps the channels; when `None` as the server says, and the authors' does.
+    pub swaps_channels: Option<bool>,
+    /// Values of the robot's actions, for observations without an action mask; those that the server knows when `None`.
     pub action_dim: Option<usize>,
 }
 
@@ -68,8 +70,7 @@ impl Default for ClientOptions {
             read_timeout: Duration::from_secs(30),
             reconnect: Reconnect::default(),
             listener: None,
-            swaps_channels: true,
-            max_action_dim: 24,
+            swaps_channels: None,
             action_dim: None,
         }
     }
@@ -127,6 +128,40 @@ impl Listener {
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Listener")
+    }
+}
+
+/// What a server says of its policy when a client connects: `/info`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct ServerInfo {
+    /// The policy.
+    pub policy: String,
+    /// Steps of a chunk.
+    pub horizon: usize,
+    /// Actions of a chunk that are meant to be executed before the next one is asked for.
+    pub n_action_steps: usize,
+    /// Padded width of an action.
+    pub max_action_dim: usize,
+    /// Width of the robot's action, where it is known.
+    pub action_dim: Option<usize>,
+    /// Width of the robot's state, where it is known.
+    pub state_dim: Option<usize>,
+    /// Camera views.
+    pub views: usize,
+    /// The cameras of the views: [`Cameras::arrange`] puts frames with names in their order.
+    pub cameras: Cameras,
+    /// Whether the server swaps the first and third channel of images.
+    pub swaps_channels: bool,
+    /// Robots whose statistics it has.
+    pub robots: Vec<Robot>,
+}
+
+impl ServerInfo {
+    /// Width of the actions of the robot with these statistics, as far as it is known.
+    pub fn action_dim_of(&self, statistics: &StatisticsKey) -> Option<usize> {
+        let key = [&statistics.arm, &statistics.dataset].into_iter().flatten().map(String::as_str).collect::<Vec<_>>();
+        let robot = self.robots.iter().find(|robot| robot.key == key.join("/"));
+        self.action_dim.or(robot.map(|robot| robot.action_dim))
     }
 }
 
@@ -226,7 +261,11 @@ impl Client {
     /// [`ClientError::Refused`] leaves the connection as it is. [`ClientError::Connection`], [`ClientError::Timeout`] and
     /// [`ClientError::Reply`] end it.
     pub fn predict(&mut self, observation: &Observation, call: &CallOptions) -> Result<Reply, ClientError> {
-        if observation.action_mask.is_none() && self.options.action_dim.is_none() {
+        let link = self.linked()?;
+        let wire = self.options.wire(link.info.as_ref(), observation);
+        let horizon = link.info.as_ref().map(|info| info.horizon);
+        self.link = Some(link);
+        if observation.action_mask.is_none() && wire.action_dim.is_none() {
             return Err(ClientError::UnknownActionWidth);
         }
         let id = call.request_id.clone().unwrap_or_else(|| {
@@ -234,11 +273,34 @@ impl Client {
             RequestId::Number(self.requests)
         });
         let call = CallOptions { request_id: Some(id.clone()), ..call.clone() };
-        let message = json::encode(observation, &call, &self.options);
+        let message = json::encode(observation, &call, &wire);
         self.converse(&message, |reply| {
             let reply = WireReply::read(reply)?;
-            if reply.is_to(&id) { reply.chunk().map(Some) } else { Ok(None) }
+            if !reply.is_to(&id) {
+                return Ok(None);
+            }
+            let reply = reply.chunk()?;
+            match horizon.filter(|&horizon| horizon != reply.chunk.horizon()) {
+                Some(horizon) => {
+                    let got = reply.chunk.horizon();
+                    Err(ClientError::Reply(format!("a chunk has {horizon} actions, as the server said, got {got}")))
+                }
+                None => Ok(Some(reply)),
+            }
         })
+    }
+
+    /// What the server said when the connection was made; nothing without a connection, or from the authors' server.
+    pub fn info(&self) -> Option<&ServerInfo> {
+        self.link.as_ref()?.info.as_ref()
+    }
+
+    /// The connection, which is made anew if it has ended.
+    fn linked(&mut self) -> Result<Link, ClientError> {
+        match self.link.take() {
+            Some(link) => Ok(link),
+            None => self.reconnect(),
+        }
     }
 
     /// Sends a message as it is and waits for the reply, as it is: the next one, whatever its id.
@@ -255,10 +317,7 @@ impl Client {
         message: &str,
         accept: impl FnMut(&str) -> Result<Option<T>, ClientError>,
     ) -> Result<T, ClientError> {
-        let mut link = match self.link.take() {
-            Some(link) => link,
-            None => self.reconnect()?,
-        };
+        let mut link = self.linked()?;
         let result = link.converse(message, &self.url, &self.options, accept);
         match &result {
             Ok(_) | Err(ClientError::Refused { .. }) => self.link = Some(link),
@@ -330,6 +389,7 @@ impl ClientError {
 struct Link {
     socket: WebSocket<MaybeTlsStream<Timed>>,
     deadline: Deadline,
+    info: Option<ServerInfo>,
 }
 
 impl Link {
@@ -338,7 +398,7 @@ impl Link {
         let late = |error: WsError| ClientError::of(url, &error, "no connection", options.connect_timeout);
         let separator = if url.contains('?') { '&' } else { '?' };
         let path = if url.splitn(4, '/').count() < 4 { "/" } else { "" };
-        let full = format!("{url}{path}{separator}errors=json&reply=object");
+        let full = format!("{url}{path}{separator}errors=json&reply=object&info=json");
         let mut request = full.into_client_request().map_err(|error| failed(&error))?;
         if let Some(token) = &options.token {
             let value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|error| failed(&error))?;
@@ -355,7 +415,13 @@ impl Link {
         let connector = if is_tls { Connector::Rustls(tls_config(options)?) } else { Connector::Plain };
         let config = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
         match client_tls_with_config(request, stream, Some(config), Some(connector)) {
-            Ok((socket, _)) => Ok(Self { socket, deadline }),
+            Ok((mut socket, response)) => {
+                let info = match response.headers().contains_key(INFO_HEADER) {
+                    true => Some(read_info(&mut socket, url, options)?),
+                    false => None,
+                };
+                Ok(Self { socket, deadline, info })
+            }
             Err(HandshakeError::Failure(error)) => Err(late(error)),
             Err(HandshakeError::Interrupted(_)) => Err(failed(&"the handshake was interrupted")),
         }
@@ -391,6 +457,40 @@ impl Link {
                 Ok(_) => {}
                 Err(error) => return Err(ClientError::of(url, &error, "no reply", read_timeout)),
             }
+        }
+    }
+}
+
+/// The message that says what is served.
+fn read_info(
+    socket: &mut WebSocket<MaybeTlsStream<Timed>>,
+    url: &str,
+    options: &ClientOptions,
+) -> Result<ServerInfo, ClientError> {
+    loop {
+        match socket.read() {
+            Ok(Message::Text(text)) => {
+                let unreadable = |error| ClientError::Reply(format!("what the server says of its policy: {error}"));
+                return serde_json::from_str(&text).map_err(unreadable);
+            }
+            Ok(Message::Ping(_) | Message::Pong(_)) => {}
+            Ok(other) => return Err(ClientError::connection(url, &format!("it began with {other:?}"))),
+            Err(error) => return Err(ClientError::of(url, &error, "no connection", options.connect_timeout)),
+        }
+    }
+}
+
+impl ClientOptions {
+    /// How an observation is written: as these options say, else as the server does.
+    fn wire(&self, info: Option<&ServerInfo>, observation: &Observation) -> WireOptions {
+        let known = info.and_then(|info| info.action_dim_of(&observation.statistics));
+        let usual = WireOptions::default();
+        WireOptions {
+            swaps_channels: self
+                .swaps_channels
+                .unwrap_or(info.map_or(usual.swaps_channels, |info| info.swaps_channels)),
+            max_action_dim: info.map_or(usual.max_action_dim, |info| info.max_action_dim),
+            action_dim: self.action_dim.or(known),
         }
     }
 }

@@ -23,7 +23,7 @@ use tokio_tungstenite::{
 use crate::{
     Answer, ErrorKind, Request, RequestError, RequestId,
     budget::{Meter, Metered, Reservation},
-    http::OPENPI_PATH,
+    http::{self, OPENPI_PATH},
     policies::Served,
     protocol::{
         json::{self, Parsed},
@@ -70,6 +70,8 @@ pub(crate) struct ConnectionOptions {
     pub(crate) dialect: Dialect,
     /// The place of its policy.
     pub(crate) policy: usize,
+    /// `info=json`: the first message is what is served.
+    pub(crate) sends_info: bool,
     /// `queue=latest`: a new request takes the place of those that wait.
     pub(crate) latest: bool,
     /// The page's own requests are no robot's.
@@ -153,6 +155,12 @@ where
         if self.terms.dialect == Dialect::OpenPi {
             let metadata = openpi::metadata(&self.served().description);
             if let Err(end) = self.send(Message::Binary(metadata.into())).await {
+                return end;
+            }
+        }
+        if self.terms.sends_info {
+            let info = http::info_document(&self.shared, self.terms.policy);
+            if let Err(end) = self.send(Message::text(info)).await {
                 return end;
             }
         }

@@ -45,6 +45,9 @@ const POLICY_PATH: &str = "/policy/";
 /// The header that names a policy.
 const POLICY_HEADER: &str = "x-evo1-policy";
 
+/// The header of a handshake after which the first message is what `/info` says.
+pub(crate) const INFO_HEADER: &str = "x-evo1-info";
+
 type Reply = Response<Full<Bytes>>;
 
 /// Answers a request. `permit` is held by the websocket that it may become.
@@ -99,6 +102,7 @@ struct Query {
     reply: Option<String>,
     client: Option<String>,
     policy: Option<String>,
+    info: Option<String>,
 }
 
 impl Query {
@@ -112,6 +116,7 @@ impl Query {
                 "reply" => &mut query.reply,
                 "client" => &mut query.client,
                 "policy" => &mut query.policy,
+                "info" => &mut query.info,
                 _ => continue,
             };
             *place = Some(value.into_owned());
@@ -142,6 +147,7 @@ impl Query {
         Ok(ConnectionOptions {
             dialect,
             policy,
+            sends_info: is("info", &self.info, "json")? && protocol == Protocol::Evo1,
             latest: is("queue", &self.queue, "latest")?,
             is_page: self.client.as_deref() == Some("page"),
         })
@@ -216,7 +222,12 @@ fn websocket(
     let upgrade = hyper::upgrade::on(&mut request);
     let head = request.map(drop);
     let response = match create_response_with_body(&head, Full::default) {
-        Ok(response) => response,
+        Ok(mut response) => {
+            if terms.sends_info {
+                response.headers_mut().insert(INFO_HEADER, HeaderValue::from_static("json"));
+            }
+            response
+        }
         Err(error) => return text(StatusCode::BAD_REQUEST, format!("not a websocket handshake: {error}")),
     };
     tokio::spawn(async move {
@@ -301,12 +312,16 @@ fn ready(shared: &Shared) -> Reply {
 
 /// What is served, and how messages are read.
 fn info(shared: &Shared, policy: usize) -> Reply {
+    typed("application/json", info_document(shared, policy))
+}
+
+pub(crate) fn info_document(shared: &Shared, policy: usize) -> String {
     let mut info = json!(shared.policies.served(policy).description);
     info["name"] = shared.policies.name(policy).into();
     info["policies"] = shared.policies.names().collect();
     info["swaps_channels"] = shared.options.swaps_channels.into();
     info["version"] = env!("CARGO_PKG_VERSION").into();
-    typed("application/json", info.to_string())
+    info.to_string()
 }
 
 /// The last request of a robot and its answer, frames aside.

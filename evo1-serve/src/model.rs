@@ -7,7 +7,7 @@ use evo1::{
     config::{Cameras, GripperRule, Profile},
     normalize::Statistics,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     Answer, ErrorKind, Request, RequestError,
@@ -86,8 +86,25 @@ pub struct Description {
     pub robots: Vec<Robot>,
 }
 
+impl Description {
+    /// What makes another model's requests or actions others than this one's: clients rely on what they were told.
+    pub(crate) fn difference(&self, other: &Self) -> Option<&'static str> {
+        let differences = [
+            ("horizon", self.horizon != other.horizon),
+            ("max_action_dim", self.max_action_dim != other.max_action_dim),
+            ("max_state_dim", self.max_state_dim != other.max_state_dim),
+            ("action_dim", self.action_dim != other.action_dim),
+            ("state_dim", self.state_dim != other.state_dim),
+            ("views", self.views != other.views),
+            ("cameras", self.cameras != other.cameras),
+            ("robots", self.robots != other.robots),
+        ];
+        differences.into_iter().find(|(_, differs)| *differs).map(|(name, _)| name)
+    }
+}
+
 /// A robot whose statistics a model has.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Robot {
     /// `arm` or `arm/dataset`.
     pub key: String,

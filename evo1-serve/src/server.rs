@@ -191,6 +191,13 @@ impl Shared {
         let loaded = tokio::task::spawn_blocking(move || load()).await;
         let model = loaded.map_err(|error| format!("loading it failed: {error}"))??;
         let served = Arc::new(Served::new(model, &self.options));
+        let old = self.policies.served(place);
+        if let Some(field) = old.description.difference(&served.description) {
+            return Err(format!(
+                "the new policy is for another robot: its `{field}` (/info) is not that of the old one, which clients rely on; \
+                 start the server again"
+            ));
+        }
         let warm = self.queue.warm_up(served.clone()).await;
         warm.map_err(|_| "the model has stopped".to_owned())?.map_err(|error| error.to_string())?;
         Ok(served)

@@ -10,14 +10,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use evo1::{Observation, View, test_support::frame};
+use evo1::{ActionChunk, Frame, Observation, View, config::Cameras, test_support::frame};
 use evo1_serve::{
-    RequestId, ServerOptions, Tokens,
+    Answer, Description, Model, Request, RequestError, RequestId, ServerOptions, Tokens,
     client::{CallOptions, Client, ClientError, ClientOptions, ConnectionEvent, Listener, Reconnect},
-    protocol::Protocol,
+    protocol::{Protocol, Shape},
 };
 use serde_json::{Value, json};
-use support::{Running, message};
+use support::{HORIZON, Running, Scripted, message};
 use tokio_tungstenite::tungstenite::{self, Message, WebSocket};
 
 const SHORT: Duration = Duration::from_millis(300);
@@ -231,4 +231,75 @@ fn a_path_of_another_protocol_is_told() {
     assert!(error.contains("/evo1"), "{error}");
     let mut client = Client::connect(&server.url("/evo1"), options()).expect("a connection");
     assert_eq!(client.predict(&observation("go"), &seeded(4)).expect("a reply").chunk.values()[0], 4.0);
+}
+
+#[test]
+fn what_the_server_says_when_a_client_connects_is_how_it_speaks() {
+    let cameras = Cameras::named(["observation.images.front", "observation.images.wrist"]);
+    let described = move |swaps_channels| {
+        let model = Described { cameras: cameras.clone() };
+        Running::with(model, ServerOptions { swaps_channels, ..ServerOptions::default() })
+    };
+    for swaps_channels in [true, false] {
+        let server = described(swaps_channels);
+        let mut client = Client::connect(&server.url(""), ClientOptions::default()).expect("a connection");
+        let info = client.info().expect("this server's own").clone();
+        assert_eq!((info.horizon, info.action_dim, info.swaps_channels), (HORIZON, Some(7), swaps_channels));
+        let red = Frame::new(1, 1, vec![255, 0, 0]).expect("a frame");
+        let given = vec![("wrist".to_owned(), red.clone()), ("front".to_owned(), Frame::black(1, 1))];
+        let views = info.cameras.arrange(given).expect("both cameras");
+        let views = views.into_iter().map(|frame| frame.map_or(View::Absent, View::Present)).collect();
+        let observation = Observation { views, ..observation("what is seen") };
+        let chunk = client.predict(&observation, &CallOptions::default()).expect("a reply").chunk;
+        assert_eq!(chunk.values()[..3], [255.0, 0.0, 0.0], "the second view, as RGB");
+        assert_eq!(chunk.values()[3], 7.0, "columns that are the robot's");
+    }
+    // The authors' server says nothing.
+    let (url, server) = scripted(vec![Box::new(honest)]);
+    let mut client = Client::connect(&url, options()).expect("a connection");
+    assert!(client.info().is_none());
+    client.predict(&observation("go"), &seeded(3)).expect("a reply");
+    server.join().expect("no panic");
+}
+
+/// Answers with the second view's first pixel, and how many columns of the action are real.
+struct Described {
+    cameras: Cameras,
+}
+
+impl Model for Described {
+    fn shape(&self) -> Shape {
+        Shape { image_size: 1, ..Scripted.shape() }
+    }
+
+    fn description(&self) -> Description {
+        Description { action_dim: Some(7), cameras: self.cameras.clone(), ..Scripted.description() }
+    }
+
+    fn sample(&self) -> Request {
+        Scripted.sample()
+    }
+
+    fn check(&self, _: &Request) -> Result<(), RequestError> {
+        Ok(())
+    }
+
+    fn can_batch(&self, _: &Request, _: &Request) -> bool {
+        false
+    }
+
+    fn predict(&self, requests: &[&Request]) -> Result<Vec<Answer>, RequestError> {
+        let answers = Scripted.predict(requests)?;
+        let answer = |(request, answer): (&&Request, Answer)| {
+            let observation = &request.observation;
+            let mut values = answer.chunk.values().to_vec();
+            let pixel = observation.views.get(1).and_then(View::frame).map(|frame| &frame.rgb()[..3]);
+            for (value, level) in values.iter_mut().zip(pixel.into_iter().flatten()) {
+                *value = (*level).into();
+            }
+            values[3] = observation.action_mask.iter().flatten().filter(|real| **real).count() as f32;
+            Answer { chunk: ActionChunk::new(24, values), ..answer }
+        };
+        Ok(requests.iter().zip(answers).map(answer).collect())
+    }
 }

@@ -20,7 +20,8 @@ use serde_json::Value;
 use support::{HORIZON, Raw, Running, Scripted, http, message};
 use tokio_tungstenite::tungstenite::{self, client::IntoClientRequest};
 
-/// [`Scripted`], whose actions are all of its version, and which notes what is done with it.
+/// [`Scripted`], whose actions are all of its version, and which notes what is done with it. One of no version is for another
+/// robot.
 struct Versioned {
     version: f32,
     notes: Arc<Mutex<Vec<String>>>,
@@ -32,7 +33,8 @@ impl Model for Versioned {
     }
 
     fn description(&self) -> Description {
-        Description { policy: format!("version {}", self.version), ..Scripted.description() }
+        let action_dim = self.version.is_nan().then_some(7);
+        Description { policy: format!("version {}", self.version), action_dim, ..Scripted.description() }
     }
 
     fn sample(&self) -> Request {
@@ -159,6 +161,7 @@ fn a_new_policy_takes_its_place_when_it_is_warm_and_connections_stay() {
             Ok(Arc::new(Versioned { version: 2.0, notes: of_notes.clone() }))
         }
         1 => Err("config.json: it is not there".into()),
+        2 => Ok(Arc::new(Versioned { version: f32::NAN, notes: of_notes.clone() })),
         _ => panic!("as it was told to"),
     });
     let server = Running::with_all(vec![versioned("fold", 1.0, Some(load), &notes)], ServerOptions::default());
@@ -185,13 +188,15 @@ fn a_new_policy_takes_its_place_when_it_is_warm_and_connections_stay() {
     let place =
         |note: &str| noted.iter().position(|noted| noted == note).unwrap_or_else(|| panic!("{note}: {noted:?}"));
     assert!(place("warm 2") < place("1 requests to 2"), "{noted:?}");
-    for expected in ["config.json: it is not there", "loading it failed"] {
+    for expected in
+        ["config.json: it is not there", "its `action_dim` (/info) is not that of the old one", "loading it failed"]
+    {
         let (status, message) = post(&server, "/reload", "");
         assert!(status == 500 && message.contains("`fold` stays as it is") && message.contains(expected), "{message}");
         assert_eq!(ask(&mut raw), 2.0);
     }
     let (_, metrics) = server.get("/metrics");
-    assert!(metrics.contains("evo1_reloads_total{result=\"done\"} 1") && metrics.contains("{result=\"failed\"} 2"));
+    assert!(metrics.contains("evo1_reloads_total{result=\"done\"} 1") && metrics.contains("{result=\"failed\"} 3"));
     assert_eq!(server.get("/readyz").0, 200);
 }
 

@@ -15,7 +15,10 @@ use evo1::{
 use evo1_serve::{
     PolicyModel, Rtc, ServerOptions,
     client::{CallOptions, Client, ClientOptions},
-    protocol::{Scaling, json},
+    protocol::{
+        Scaling,
+        json::{self, WireOptions},
+    },
 };
 use support::Running;
 use tokio_tungstenite::tungstenite::Message;
@@ -82,7 +85,8 @@ fn answers_are_the_librarys_to_the_bit_in_every_form_of_a_request() {
         statistics: StatisticsKey { arm: Some("sawyer".into()), dataset: Some("clean".into()) },
         ..observation.clone()
     };
-    let text = json::encode(&keyed, &CallOptions::default(), &client_options());
+    let text =
+        json::encode(&keyed, &CallOptions::default(), &WireOptions { action_dim: Some(4), ..WireOptions::default() });
     let mask = "\"action_mask\": [1,1,1,1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]";
     assert!(text.contains(mask), "{}", &text[text.len() - 400..]);
     let inner = mask.trim_start_matches("\"action_mask\": ");
@@ -104,7 +108,7 @@ fn answers_are_the_librarys_to_the_bit_in_every_form_of_a_request() {
 fn without_the_swap_images_are_taken_as_they_come() {
     let policy = policy();
     let server = Running::with(model(&policy), ServerOptions { swaps_channels: false, ..options() });
-    let client_options = ClientOptions { swaps_channels: false, ..client_options() };
+    let client_options = ClientOptions { swaps_channels: Some(false), ..client_options() };
     let mut client = Client::connect(&server.url(""), client_options).expect("a connection");
     let reply = client.predict(&observation(2), &CallOptions::default()).expect("a reply");
     assert_eq!(robot_columns(reply.chunk.values()), predicted(&policy, &observation(2), 5));
@@ -144,7 +148,8 @@ fn batched_answers_are_those_of_one_by_one() {
                 let mut observation = observation(index);
                 observation.instruction.push_str(&" now".repeat(index as usize));
                 let call = CallOptions { seed: Some(index), ..CallOptions::default() };
-                let text = json::encode(&observation, &call, &client_options());
+                let text =
+                    json::encode(&observation, &call, &WireOptions { action_dim: Some(4), ..WireOptions::default() });
                 let reply = client.exchange(&text).expect("a reply");
                 let batch = serde_json::from_str::<serde_json::Value>(&reply).expect("JSON")["batch"].as_u64();
                 (observation, index, batch, evo1_serve::client::read_reply(&reply).expect("a reply"))

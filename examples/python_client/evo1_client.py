@@ -77,8 +77,8 @@ class Evo1Client:
 
     def _connect(self):
         """Connects, and asks what robot the policy is for: `info`."""
-        # http of ws, https of wss.
-        url = re.sub(r"^ws(s?://[^/?]*).*", r"http\1/info", self.url)
+        # http of ws, https of wss; of the policy that the path names.
+        url = re.sub(r"^ws(s?://[^/?]*(?:/policy/[^/?]*)?).*", r"http\1/info", self.url)
         request = urllib.request.Request(url, headers=self.headers)
         try:
             with urllib.request.urlopen(request, timeout=self.connect_timeout) as reply:
@@ -121,8 +121,8 @@ class Evo1Client:
     def predict(self, frames, state, prompt: str, action_dim: int | None = None, **options) -> np.ndarray:
         """The action chunk, [horizon, action_dim], in the robot's units.
 
-        frames: up to three RGB images, uint8 [height, width, 3], of any size; None for a camera that is absent; in the order
-            of `info["cameras"]`
+        frames: up to three RGB images, uint8 [height, width, 3], of any size; None for a camera that is absent; by the names of
+            `info["cameras"]` in a dict, or in their order
         action_dim: values of the robot's actions; the server's own when left out
         options: seed, steps, deadline_ms, arm_key, dataset_key, embodiment, smoothing, rtc, request_id
 
@@ -132,7 +132,8 @@ class Evo1Client:
         if self.socket is None:
             self._reconnect()
         action_dim = action_dim or self.action_dim(options.get("arm_key"), options.get("dataset_key"))
-        frames = list(frames) + [None] * (VIEWS - len(frames))
+        frames = self._arranged(frames) if isinstance(frames, dict) else list(frames)
+        frames += [None] * (VIEWS - len(frames))
         blank = [[[0, 0, 0]]]
         # Where the server swaps the first and third channel, images travel as BGR.
         order = slice(None, None, -1 if self.info["swaps_channels"] else 1)
@@ -151,9 +152,26 @@ class Evo1Client:
             raise Evo1Error(**reply["error"])
         self.milliseconds = reply["milliseconds"]
         chunk = np.asarray(reply["actions"], np.float32)
-        if chunk.ndim != 2 or not np.isfinite(chunk).all():
-            raise ValueError(f"the reply is no chunk of finite actions: shape {chunk.shape}")
+        if chunk.ndim != 2 or len(chunk) != self.info["horizon"] or not np.isfinite(chunk).all():
+            raise ValueError(f"the reply is no chunk of {self.info['horizon']} finite actions: shape {chunk.shape}")
         return chunk[:, :action_dim]
+
+    def _arranged(self, frames: dict) -> list:
+        """Frames in the order of the policy's cameras. The last part of a name is enough."""
+        cameras = self.info["cameras"]
+        names, optional = cameras["names"], cameras["optional"]
+        last = lambda name: re.split(r"[./]", name)[-1]
+        views = [None] * len(names)
+        for name, frame in frames.items():
+            name = cameras["aliases"].get(name, name)
+            alike = [names.index(name)] if name in names else [i for i, known in enumerate(names) if last(known) == last(name)]
+            if len(alike) != 1:
+                raise ValueError(f"{name!r} is not one of the policy's cameras, {names}")
+            views[alike[0]] = frame
+        lacking = [name for name, view in zip(names, views) if view is None]
+        if len(lacking) > optional:
+            raise ValueError(f"frames of {lacking} are lacking, of the policy's cameras {names}")
+        return views
 
     def _exchange(self, message: str, request_id) -> dict:
         """The reply to a request. The connection stays only where what comes next on it belongs to the next request."""

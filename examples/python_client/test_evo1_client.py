@@ -21,7 +21,8 @@ from websockets.utils import accept_key
 
 from evo1_client import Evo1Client, Evo1Error
 
-INFO = {"robots": [], "action_dim": 1, "max_action_dim": 24, "swaps_channels": True}
+CAMERAS = {"names": ["observation.images.front", "observation.images.wrist"], "optional": 0, "aliases": {}}
+INFO = {"robots": [], "action_dim": 1, "max_action_dim": 24, "swaps_channels": True, "horizon": 1, "cameras": CAMERAS}
 
 
 @contextlib.contextmanager
@@ -168,6 +169,38 @@ class Real(unittest.TestCase):
             np.testing.assert_array_equal(again, first)
         server.terminate()
         server.communicate()
+
+
+class Info(unittest.TestCase):
+    """What the server says when a client connects is how it speaks."""
+
+    def test_frames_find_their_views_by_name(self):
+        seen = []
+
+        def answer(ws, _):
+            request = json.loads(ws.recv())
+            seen.append(request["image"])
+            ws.send(reply(request["request_id"], 1.0))
+            ws.recv()
+
+        red, black = np.array([[[255, 0, 0]]], np.uint8), np.zeros((1, 1, 3), np.uint8)
+        with scripted(answer) as url, Evo1Client(url) as policy:
+            policy.predict({"wrist": red, "observation.images.front": black}, [0.0], "go")
+            with self.assertRaisesRegex(ValueError, "top.*front.*wrist"):
+                policy.predict({"top": red}, [0.0], "go")
+            with self.assertRaisesRegex(ValueError, "wrist.*lacking"):
+                policy.predict({"front": red}, [0.0], "go")
+        self.assertEqual(seen, [[[[[0, 0, 0]]], [[[0, 0, 255]]], [[[0, 0, 0]]]]])
+
+    def test_a_chunk_of_another_length_is_none(self):
+        def answer(ws, _):
+            request = json.loads(ws.recv())
+            ws.send(json.dumps({"request_id": request["request_id"], "actions": [[1.0], [2.0]], "milliseconds": {}}))
+            ws.recv()
+
+        with scripted(answer) as url, Evo1Client(url) as policy:
+            with self.assertRaisesRegex(ValueError, "no chunk of 1 "):
+                policy.predict([None], [0.0], "go")
 
 
 if __name__ == "__main__":

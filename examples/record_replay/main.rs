@@ -5,7 +5,7 @@ use std::{error::Error, io::Write};
 use evo1::{Frame, Observation, View};
 use evo1_serve::{
     client::{CallOptions, Client, ClientOptions, read_reply},
-    protocol::json,
+    protocol::json::{self, WireOptions},
 };
 use serde_json::Value;
 
@@ -27,8 +27,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// Asks for chunks of made-up observations and writes what went over the wire.
 fn record(url: &str, file: &str, count: u64) -> Result<(), Box<dyn Error>> {
-    let options = ClientOptions { action_dim: Some(4), ..ClientOptions::default() };
-    let mut client = Client::connect(url, options.clone())?;
+    let mut client = Client::connect(url, ClientOptions::default())?;
+    let wire = WireOptions { action_dim: Some(4), ..WireOptions::default() };
     let mut out = std::io::BufWriter::new(std::fs::File::create(file)?);
     for number in 0..count {
         let (width, height) = (160, 120);
@@ -40,7 +40,7 @@ fn record(url: &str, file: &str, count: u64) -> Result<(), Box<dyn Error>> {
             instruction: "Open the drawer".into(),
             ..Observation::default()
         };
-        let request = json::encode(&observation, &CallOptions { seed: Some(number), ..Default::default() }, &options);
+        let request = json::encode(&observation, &CallOptions { seed: Some(number), ..Default::default() }, &wire);
         let reply = client.exchange(&request)?;
         read_reply(&reply)?;
         writeln!(out, "{{\"request\": {request}, \"reply\": {reply}}}")?;

@@ -12,10 +12,7 @@ use super::{
     Scaling, Shape, checked_instruction, scaled,
     scan::{ScanError, Scanner},
 };
-use crate::{
-    Answer, Request, RequestError, RequestId, Rtc,
-    client::{CallOptions, ClientOptions},
-};
+use crate::{Answer, Request, RequestError, RequestId, Rtc, client::CallOptions};
 
 /// Images of a message, whatever the number of the model's views.
 const WIRE_VIEWS: usize = 3;
@@ -298,9 +295,27 @@ pub fn error_object(error: &RequestError, id: Option<&RequestId>) -> String {
     .to_string()
 }
 
+/// How a client writes observations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WireOptions {
+    /// Frames are sent as BGR, because the server swaps the channels.
+    pub swaps_channels: bool,
+    /// Padded width of an action.
+    pub max_action_dim: usize,
+    /// Values of the robot's actions, for observations without an action mask; all columns are real when `None`.
+    pub action_dim: Option<usize>,
+}
+
+impl Default for WireOptions {
+    /// What the authors' server expects.
+    fn default() -> Self {
+        Self { swaps_channels: true, max_action_dim: 24, action_dim: None }
+    }
+}
+
 /// The message of an observation, as the authors' clients write it. Every column of its actions is real where neither it
 /// nor `options` say which are.
-pub fn encode(observation: &Observation, call: &CallOptions, options: &ClientOptions) -> String {
+pub fn encode(observation: &Observation, call: &CallOptions, options: &WireOptions) -> String {
     let blank = Frame::black(1, 1);
     let mut text = String::from("{\"image\": [");
     let views = (0..WIRE_VIEWS.max(observation.views.len())).map(|view| observation.views.get(view));
@@ -523,7 +538,7 @@ mod tests {
             rtc: Some(rtc),
             request_id: Some(RequestId::Text("a \"name\"".into())),
         };
-        let text = encode(&observation, &call, &ClientOptions::default());
+        let text = encode(&observation, &call, &WireOptions::default());
         let request = parse(text.as_bytes(), &SHAPE, OPTIONS).request.expect("a request");
         assert_eq!(request.observation, observation);
         assert_eq!((request.seed, request.steps, request.deadline), (call.seed, call.steps, call.deadline));

@@ -13,7 +13,10 @@ use evo1::{ActionChunk, Observation, View, test_support::frame};
 use evo1_serve::{
     Answer, Description, ErrorKind, Model, NamedModel, Request, RequestError, Server, ServerOptions, Stop,
     client::{CallOptions, Client, ClientOptions},
-    protocol::{Shape, json},
+    protocol::{
+        Shape,
+        json::{self, WireOptions},
+    },
 };
 use tokio_tungstenite::tungstenite::{
     self, Message, WebSocket, client::IntoClientRequest, protocol::CloseFrame, stream::MaybeTlsStream,
@@ -230,7 +233,7 @@ pub(crate) fn message(instruction: &str, seed: u64) -> String {
         instruction: instruction.into(),
         ..Observation::default()
     };
-    json::encode(&observation, &CallOptions { seed: Some(seed), ..CallOptions::default() }, &ClientOptions::default())
+    json::encode(&observation, &CallOptions { seed: Some(seed), ..CallOptions::default() }, &WireOptions::default())
 }
 
 /// A message with a request id.
