@@ -12,7 +12,9 @@ import json
 from pathlib import Path
 
 from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 from websockets.sync.client import connect
 
@@ -35,6 +37,38 @@ def robot_request(url: str):
         socket.recv()
 
 
+def by_keyboard(browser, wait, url: str):
+    """Everything that a mouse can do is reached with the tab key, and the form is sent with Enter."""
+    browser.get(url)
+    wait.until(lambda _: browser.find_elements(By.CSS_SELECTOR, "#views input"))
+    reached = []
+    for _ in range(12):
+        ActionChains(browser).send_keys(Keys.TAB).perform()
+        active = browser.switch_to.active_element
+        outline = browser.execute_script("return getComputedStyle(arguments[0]).outlineStyle + getComputedStyle(arguments[0].parentNode).borderColor", active)
+        reached.append(active.get_attribute("id") or active.get_attribute("type"))
+        assert "none" not in outline or active.get_attribute("type") == "file", f"{reached[-1]} shows no focus: {outline}"
+        if reached[-1] == "run":
+            break
+    assert reached[:1] + reached[-1:] == ["file", "run"] and {"prompt", "state", "robot", "seed"} <= set(reached), reached
+    browser.find_element(By.CSS_SELECTOR, "#prompt").send_keys("Open the drawer", Keys.ENTER)
+    wait.until(lambda _: "at least one image" in browser.find_element(By.CSS_SELECTOR, "#error").text)
+
+
+def narrow(browser, wait, url: str, screenshot: Path | None):
+    """On a screen of 360 pixels nothing reaches over the edge."""
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", dict(width=360, height=780, deviceScaleFactor=1, mobile=True))
+    browser.get(url)
+    wait.until(lambda _: browser.find_elements(By.CSS_SELECTOR, "#last-plot svg") and browser.find_elements(By.CSS_SELECTOR, "#chunks figure"))
+    wide = browser.execute_script(
+        "return [document.documentElement.scrollWidth, ...[...document.querySelectorAll('body *')]"
+        ".filter(e => e.getBoundingClientRect().right > 361 && !e.closest('svg')).map(e => e.tagName + '#' + e.id)];"
+    )
+    assert wide == [360], f"too wide at 360 pixels: {wide}"
+    if screenshot:
+        browser.save_screenshot(str(screenshot.with_stem(screenshot.stem + "-narrow")))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default="http://127.0.0.1:9000")
@@ -50,7 +84,7 @@ def main():
     count = lambda selector: len(browser.find_elements(By.CSS_SELECTOR, selector))
     try:
         browser.get(args.url)
-        wait.until(lambda _: count("#views .view") == 1 and find("#state-of").text == "ready")
+        wait.until(lambda _: count("#views .view") == 2 and find("#state-of").text == "ready")
         assert "8 numbers" in find("#state-label").text, find("#state-label").text
 
         find("#prompt").send_keys("Open the drawer")
@@ -81,6 +115,15 @@ def main():
         )
         assert pixel[2:] == [255, 0, 0, 255], f"the robot's red is shown as {pixel}"
 
+        # Chunks come as they are made, and failures by their kind.
+        before = count("#chunks figure")
+        robot_request(args.url)
+        wait.until(lambda _: count("#chunks figure") == before + 1)
+        assert count("#chunks figure:first-child path") == 4 and "from a robot" in find("#chunks figcaption").text
+        numbers = find("#numbers").text
+        assert "p99" in numbers and "ms" in numbers and "–" not in numbers, numbers
+        assert "invalid_request: 1" in find("#failures").text, find("#failures").text
+
         foreign = browser.execute_script(
             "return performance.getEntriesByType('resource').map(e => e.name).filter(n => !n.startsWith(location.origin));"
         )
@@ -89,6 +132,8 @@ def main():
         assert not problems, problems
         if args.screenshot:
             browser.save_screenshot(str(args.screenshot))
+        by_keyboard(browser, wait, args.url)
+        narrow(browser, wait, args.url, args.screenshot)
         print("the page does what it should")
     finally:
         browser.quit()

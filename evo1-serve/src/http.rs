@@ -85,6 +85,7 @@ pub(crate) async fn respond(
         }
         "/info" => info(&shared, policy.unwrap_or(0)),
         "/last" => last(&shared),
+        "/recent" => recent(&shared, &query),
         OPENPI_PATH | EVO1_PATH => text(StatusCode::UPGRADE_REQUIRED, "connect with a websocket here"),
         path => match path.strip_prefix("/last/view/").and_then(|view| view.parse().ok()) {
             Some(view) => last_view(&shared, view),
@@ -103,6 +104,7 @@ struct Query {
     client: Option<String>,
     policy: Option<String>,
     info: Option<String>,
+    after: Option<String>,
 }
 
 impl Query {
@@ -117,6 +119,7 @@ impl Query {
                 "client" => &mut query.client,
                 "policy" => &mut query.policy,
                 "info" => &mut query.info,
+                "after" => &mut query.after,
                 _ => continue,
             };
             *place = Some(value.into_owned());
@@ -326,7 +329,7 @@ pub(crate) fn info_document(shared: &Shared, policy: usize) -> String {
 
 /// The last request of a robot and its answer, frames aside.
 fn last(shared: &Shared) -> Reply {
-    let Some(last) = shared.last() else { return typed("application/json", "null") };
+    let Some(last) = shared.recent.last() else { return typed("application/json", "null") };
     let observation = &last.request.observation;
     let views = observation.views.iter().map(|view| {
         view.frame().map(|frame| json!({"width": frame.width(), "height": frame.height(), "shown": view.is_present()}))
@@ -351,9 +354,23 @@ fn last(shared: &Shared) -> Reply {
     typed("application/json", document.to_string())
 }
 
+/// What the page shows as it comes: chunks after the one that it has seen, percentiles, and failures by kind.
+fn recent(shared: &Shared, query: &Query) -> Reply {
+    let after = query.after.as_deref().and_then(|number| number.parse().ok()).unwrap_or(0);
+    let failures = shared.metrics.failures().filter(|(_, count)| *count > 0);
+    let document = json!({
+        "chunks": shared.recent.chunks(after),
+        "latency": shared.recent.latency(),
+        "errors": failures.map(|(kind, count)| (kind.to_owned(), count.into())).collect::<serde_json::Map<_, _>>(),
+        "connections": shared.metrics.connections(),
+        "waiting": shared.queue.len(),
+    });
+    typed("application/json", document.to_string())
+}
+
 /// A frame of the last request: RGB bytes, with its size in the headers.
 fn last_view(shared: &Shared, view: usize) -> Reply {
-    let last = shared.last();
+    let last = shared.recent.last();
     let Some(frame) = last.as_ref().and_then(|last| last.request.observation.views.get(view)?.frame()) else {
         return text(StatusCode::NOT_FOUND, "there is no such view");
     };

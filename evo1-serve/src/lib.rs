@@ -25,6 +25,7 @@ mod options;
 mod policies;
 pub mod protocol;
 mod queue;
+mod recent;
 mod request;
 pub mod scale;
 mod server;

@@ -124,6 +124,15 @@ impl Metrics {
         self.errors.with_label_values(&[kind.name()]).inc();
     }
 
+    /// How often each kind of failure happened.
+    pub(crate) fn failures(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        ErrorKind::ALL.into_iter().map(|kind| (kind.name(), self.errors.with_label_values(&[kind.name()]).get()))
+    }
+
+    pub(crate) fn connections(&self) -> i64 {
+        self.connections.get()
+    }
+
     pub(crate) fn stage(&self, stage: &str, time: Duration) {
         self.stages.with_label_values(&[stage]).observe(time.as_secs_f64());
     }

@@ -3,11 +3,11 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use hyper::server::conn::http1;
@@ -27,6 +27,7 @@ use crate::{
     metrics::Metrics,
     policies::{Policies, Served},
     queue::Queue,
+    recent::{Last, Recent},
     tls::Certificate,
     worker::{self, Batching, Health},
 };
@@ -71,17 +72,7 @@ pub(crate) struct Shared {
     connections: AtomicU64,
     /// Held while a policy is loaded anew.
     reloading: tokio::sync::Mutex<()>,
-    last: Mutex<Option<Arc<Last>>>,
-}
-
-/// The last request of a robot and its answer.
-#[derive(Debug)]
-pub(crate) struct Last {
-    /// The policy's name.
-    pub(crate) policy: String,
-    pub(crate) request: Arc<Request>,
-    pub(crate) answer: Answer,
-    pub(crate) received: Instant,
+    pub(crate) recent: Recent,
 }
 
 /// A request on its way into the queue.
@@ -153,7 +144,7 @@ impl Shared {
             }
             if is_shown {
                 let policy = shared.policies.name(policy).to_owned();
-                shared.remember(Last { policy, request, answer: answer.clone(), received: received.into_std() });
+                shared.recent.push(Last { policy, request, answer: answer.clone(), received: received.into_std() });
             }
             Ok(answer)
         })
@@ -201,14 +192,6 @@ impl Shared {
         let warm = self.queue.warm_up(served.clone()).await;
         warm.map_err(|_| "the model has stopped".to_owned())?.map_err(|error| error.to_string())?;
         Ok(served)
-    }
-
-    fn remember(&self, last: Last) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(last));
-    }
-
-    pub(crate) fn last(&self) -> Option<Arc<Last>> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -288,7 +271,7 @@ impl Server {
             parsers: Semaphore::new(processors),
             connections: AtomicU64::new(0),
             reloading: tokio::sync::Mutex::default(),
-            last: Mutex::default(),
+            recent: Recent::default(),
             options,
             policies,
             queue,

@@ -126,8 +126,7 @@ fn clients_say_which_policy_they_mean_and_get_the_first_when_they_do_not() {
     other.send(message("go", 0));
     assert_eq!((version(&mut one), version(&mut other)), (1.0, 2.0));
     assert!(notes.lock().expect("notes").iter().all(|note| note.starts_with("1 requests")), "{notes:?}");
-    let (_, metrics) = server.get("/metrics");
-    assert!(metrics.contains("evo1_policy_requests_total{policy=\"pour\"} 6"), "{metrics}");
+    server.wait_for_metric("evo1_policy_requests_total{policy=\"pour\"} 6");
 }
 
 #[test]

@@ -504,10 +504,18 @@ fn http_tells_what_the_server_is_and_does() {
     let last: Value = serde_json::from_str(&server.get("/last").1).expect("JSON");
     assert_eq!(last["prompt"], "look", "the page is no robot");
     assert_eq!(last["views"][0]["width"], 8);
-    let (_, metrics) = server.get("/metrics");
-    for line in ["evo1_requests_total{protocol=\"json\"} 2", "evo1_stage_seconds_count{stage=\"total\"} 2"] {
-        assert!(metrics.contains(line), "{line} is not in {metrics}");
-    }
+    server.wait_for_metric("evo1_requests_total{protocol=\"json\"} 2");
+    server.wait_for_metric("evo1_stage_seconds_count{stage=\"total\"} 2");
+    let recent: Value = serde_json::from_str(&server.get("/recent").1).expect("JSON");
+    assert_eq!(recent["chunks"].as_array().map(Vec::len), Some(1), "{recent}");
+    assert_eq!(recent["chunks"][0]["actions"].as_array().map(Vec::len), Some(HORIZON));
+    assert!(recent["latency"]["p99"].as_f64().is_some_and(|time| time > 0.0), "{recent}");
+    assert_eq!(server.get("/recent?after=1").1.matches("actions").count(), 0, "each chunk is told once");
+    let mut refused = server.raw("/?errors=json");
+    refused.send(message("refuse", 1));
+    refused.text();
+    let recent: Value = serde_json::from_str(&server.get("/recent").1).expect("JSON");
+    assert_eq!(recent["errors"], serde_json::json!({ "invalid_request": 1 }));
     let host = server.address;
     let post = format!("POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     assert_eq!(http(host, &post).0, 405);

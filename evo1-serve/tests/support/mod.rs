@@ -148,6 +148,15 @@ impl Running {
     pub(crate) fn get(&self, path: &str) -> (u16, String) {
         http(self.address, &format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address))
     }
+
+    /// Waits until the metrics have this text: a request is counted when its reply has been sent.
+    pub(crate) fn wait_for_metric(&self, text: &str) {
+        let start = std::time::Instant::now();
+        while !self.get("/metrics").1.contains(text) {
+            assert!(start.elapsed() < Duration::from_secs(5), "{text} is not in {}", self.get("/metrics").1);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
 }
 
 impl Drop for Running {
