@@ -66,7 +66,8 @@ class Robot:
 
     def __init__(self, address: str, joints: list[str], cameras: dict, policy: str, actions: int):
         # Each robot has a connection of its own.
-        self.channel = grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)])
+        self.channel = grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1), ("grpc.initial_reconnect_backoff_ms", 200),
+                                                        ("grpc.max_reconnect_backoff_ms", 1000)])
         raw = dict(request_serializer=None, response_deserializer=None)
         self.calls = {name: self.channel.unary_unary(SERVICE + name, **raw) for name in ("Ready", "SendPolicyInstructions", "GetActions")}
         self.send = self.channel.stream_unary(SERVICE + "SendObservations", **raw)

@@ -90,7 +90,7 @@ class Soak:
         self.server, self.pause, self.is_over = server, pause, threading.Event()
         self.lock = threading.Lock()
         self.times, self.errors = {}, {}
-        self.wrong, self.left, self.is_hostile = [], 0, False
+        self.wrong, self.left, self.is_hostile, self.start = [], 0, False, time.monotonic()
         self.info = json.loads(server.get("/info"))
         rng, size = np.random.default_rng(1), self.info["image_size"]
         self.width = self.info["robots"][0]["state_dim"]
@@ -108,15 +108,16 @@ class Soak:
             if not difference < TOLERANCE:
                 self.wrong.append(f"{protocol}: observation {which}, seed {seed}: differs by {difference}")
 
-    def failed(self, protocol: str, error: Exception):
+    def failed(self, protocol: str, error: Exception, is_asked: bool = True):
         kind = getattr(error, "kind", type(error).__name__)
         if isinstance(error, grpc.RpcError):
             kind = error.code().name
-        lost = isinstance(error, TimeoutError) or kind == "DEADLINE_EXCEEDED"
+        # A server that is away is not asked anything.
+        lost = is_asked and (isinstance(error, TimeoutError) or kind == "DEADLINE_EXCEEDED")
         with self.lock:
             self.errors[protocol, kind] = self.errors.get((protocol, kind), 0) + 1
             if lost:
-                self.wrong.append(f"{protocol}: no reply within {LOST} s")
+                self.wrong.append(f"{protocol}: no reply within {LOST} s, after {time.monotonic() - self.start:.0f} s: {error}")
         self.is_over.wait(0.2)
 
     def leave(self, protocol: str, which: int):
@@ -169,6 +170,7 @@ class Soak:
         joints, size = [f"joint{i}.pos" for i in range(self.width)], self.frames.shape[1]
         robot, number, step = None, 0, 0
         while not self.is_over.wait(self.pause):
+            is_asked = False
             try:
                 if robot is None or number == SESSION or rng.random() < 1 / 30:
                     if robot:
@@ -179,6 +181,7 @@ class Soak:
                 step += 1
                 values = dict(zip(joints, map(float, self.states[which])), front=self.frames[which], task="open the drawer")
                 start = time.monotonic()
+                is_asked = True
                 robot.observe(lerobot_wire.TimedObservation(float(step), step, values, True), timeout=LOST)
                 actions = robot.actions(timeout=LOST)
                 if not actions or (actions[0].timestep, actions[0].timestamp) != (step, step):
@@ -192,7 +195,7 @@ class Soak:
                 if robot:
                     robot.close()
                 robot = None
-                self.failed("lerobot", error)
+                self.failed("lerobot", error, is_asked)
 
     def hostile(self, rng: random.Random):
         """Garbage, by turns to the websockets and to gRPC, and a message that never ends."""

@@ -1,6 +1,6 @@
 //! One websocket connection: messages in, replies out, in their order.
 
-use std::{borrow::Cow, future::Future, io, pin::Pin, sync::Arc, time::Duration};
+use std::{borrow::Cow, future::Future, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use evo1::{
     ActionChunk,
@@ -22,6 +22,7 @@ use tokio_tungstenite::{
 
 use crate::{
     Answer, ErrorKind, Request, RequestError, RequestId,
+    access::Access,
     budget::{Meter, Metered, Reservation},
     http::{self, OPENPI_PATH},
     policies::Served,
@@ -78,10 +79,20 @@ pub(crate) struct ConnectionOptions {
     pub(crate) is_page: bool,
 }
 
+/// Whose connection it is.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    pub(crate) peer: Option<SocketAddr>,
+    /// Whose token it has.
+    pub(crate) holder: Option<String>,
+}
+
 /// A request's end.
 struct Outcome {
     id: Option<RequestId>,
     served: Arc<Served>,
+    /// Bytes of its message.
+    bytes: usize,
     result: Result<Answer, RequestError>,
     received: Instant,
 }
@@ -106,8 +117,7 @@ struct Connection<S> {
     number: u64,
     /// Its client has sent no message, and may wait for one.
     is_silent: bool,
-    /// Whose token it has.
-    holder: Option<String>,
+    client: Client,
     /// Requests so far.
     requests: u64,
     /// The previous reply's chunk, normalised, which the next may be guided to if the same model computes it.
@@ -116,8 +126,8 @@ struct Connection<S> {
     previous: Option<Duration>,
 }
 
-/// Serves a connection, that of the `holder` of a token if there are any, until it ends.
-pub(crate) async fn serve<S>(stream: S, shared: Arc<Shared>, terms: ConnectionOptions, holder: Option<String>)
+/// Serves a client's connection until it ends.
+pub(crate) async fn serve<S>(stream: S, shared: Arc<Shared>, terms: ConnectionOptions, client: Client)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
@@ -129,7 +139,7 @@ where
     let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
     let number = shared.next_connection();
     let metrics = shared.metrics.clone();
-    let _open = metrics.opened(holder.as_deref());
+    let _open = metrics.opened(client.holder.as_deref());
     let is_silent = !matches!(terms.dialect, Dialect::OpenPi) && !terms.is_page;
     let mut connection = Connection {
         socket,
@@ -138,7 +148,7 @@ where
         terms,
         number,
         is_silent,
-        holder,
+        client,
         requests: 0,
         chunk: None,
         previous: None,
@@ -207,7 +217,7 @@ where
         let metrics = &self.shared.metrics;
         metrics.stage("receive", arrival);
         metrics.received_bytes.inc_by(payload.len() as u64);
-        let served = self.served();
+        let (served, bytes) = (self.served(), payload.len());
         let Parsed { id, request } = parse(&self.shared, served.clone(), self.terms.dialect, payload).await;
         self.shared.metrics.stage("parse", received.elapsed());
         let accepted = request.and_then(|request| {
@@ -215,8 +225,8 @@ where
             self.submit(self.guided(request, &served), served.clone(), memory, received)
         });
         pending.push_back(match accepted {
-            Ok(answer) => Box::pin(async move { Outcome { id, served, result: answer.await, received } }),
-            Err(error) => Box::pin(std::future::ready(Outcome { id, served, result: Err(error), received })),
+            Ok(answer) => Box::pin(async move { Outcome { id, served, bytes, result: answer.await, received } }),
+            Err(error) => Box::pin(std::future::ready(Outcome { id, served, bytes, result: Err(error), received })),
         });
         Ok(())
     }
@@ -259,16 +269,13 @@ where
 
     /// Sends a reply, or what stands for an error.
     async fn finish(&mut self, outcome: Outcome) -> Result<(), End> {
-        let Outcome { id, served, result, received } = outcome;
+        let Outcome { id, served, bytes, result, received } = outcome;
+        self.log(bytes, received.elapsed(), result.as_ref().map_err(|error| error.kind));
         let answer = match result {
             Ok(answer) => answer,
             Err(error) => return self.refuse(&error, id.as_ref()).await,
         };
         let total = received.elapsed();
-        let protocol = match self.terms.dialect {
-            Dialect::Json { .. } => "json",
-            Dialect::OpenPi => "openpi",
-        };
         let reply = match self.terms.dialect {
             Dialect::Json { object_replies: true, .. } => {
                 Message::text(json::reply_object(&answer, id.as_ref(), total))
@@ -281,10 +288,27 @@ where
         self.previous = Some(received.elapsed());
         self.chunk = Some((served, answer.normalized.clone()));
         let metrics = &self.shared.metrics;
-        metrics.answered(protocol, self.shared.policies.name(self.terms.policy), self.holder.as_deref(), &answer);
+        metrics.answered(self.protocol(), self.policy(), self.client.holder.as_deref(), &answer);
         metrics.stage("send", sending.elapsed());
         metrics.stage("total", received.elapsed());
         Ok(())
+    }
+
+    fn protocol(&self) -> &'static str {
+        match self.terms.dialect {
+            Dialect::Json { .. } => "json",
+            Dialect::OpenPi => "openpi",
+        }
+    }
+
+    fn policy(&self) -> &str {
+        self.shared.policies.name(self.terms.policy)
+    }
+
+    fn log(&self, bytes: usize, took: Duration, result: Result<&Answer, ErrorKind>) {
+        let Client { peer, ref holder } = self.client;
+        let (protocol, policy, holder) = (self.protocol(), self.policy(), holder.as_deref());
+        self.shared.access.request(&Access { peer, protocol, policy, holder, bytes, took, result });
     }
 
     /// Tells the client of an error in the way that it understands.
@@ -312,6 +336,7 @@ where
     fn broken(&self, error: WsError) -> End {
         let refused = |kind: ErrorKind, message: Cow<'static, str>| {
             self.shared.metrics.failed(kind);
+            self.log(0, Duration::ZERO, Err(kind));
             End::Break(kind.close_code(), message)
         };
         match error {
@@ -339,6 +364,7 @@ where
             return Ok(());
         }
         self.shared.metrics.failed(ErrorKind::TooSlow);
+        self.log(0, limit, Err(ErrorKind::TooSlow));
         let message = format!("a message must arrive within {} s", limit.as_secs());
         Err(End::Break(ErrorKind::TooSlow.close_code(), message.into()))
     }

@@ -57,6 +57,14 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
+    /// The access log cannot be written.
+    #[error("{}: the access log cannot be written: {reason}", path.display())]
+    AccessLog {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's answer.
+        reason: std::io::Error,
+    },
     /// The system gives no thread, or the metrics cannot be set up.
     #[error("cannot start the server: {0}")]
     Start(String),

@@ -1,6 +1,9 @@
 //! What the server answers over HTTP, and how a request becomes a websocket.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use http_body_util::Full;
 use hyper::{
@@ -19,7 +22,7 @@ use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body
 
 use crate::{
     ServerOptions,
-    connection::{self, ConnectionOptions, Dialect},
+    connection::{self, Client, ConnectionOptions, Dialect},
     protocol::Protocol,
     server::{Phase, ReloadError, Shared},
     watchdog::Stall,
@@ -50,9 +53,22 @@ pub(crate) const INFO_HEADER: &str = "x-evo1-info";
 
 type Reply = Response<Full<Bytes>>;
 
-/// Answers a request. `permit` is held by the websocket that it may become.
+/// Answers a request of `peer`. `permit` is held by the websocket that it may become.
 pub(crate) async fn respond(
     request: Request<Incoming>,
+    peer: Option<SocketAddr>,
+    shared: Arc<Shared>,
+    permit: Arc<OwnedSemaphorePermit>,
+) -> Reply {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let reply = answer(request, peer, shared.clone(), permit).await;
+    shared.access.page(peer, method.as_str(), &path, reply.status().as_u16());
+    reply
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    peer: Option<SocketAddr>,
     shared: Arc<Shared>,
     permit: Arc<OwnedSemaphorePermit>,
 ) -> Reply {
@@ -63,10 +79,12 @@ pub(crate) async fn respond(
     }
     let Selected { policy, path } = match select(&path, &query, request.headers(), &shared) {
         Ok(selected) => selected,
+        // Who may not ask is not told what there is.
+        Err(_) if authorized(request.headers(), &query, &shared).is_err() => return unauthorized(),
         Err(message) => return text(StatusCode::NOT_FOUND, message),
     };
     if request.headers().contains_key(UPGRADE) {
-        return websocket(request, path, &query, shared, permit, policy.unwrap_or(0));
+        return websocket(request, path, &query, shared, permit, policy.unwrap_or(0), peer);
     }
     if path == "/reload" {
         return reload(&request, &query, &shared, policy).await;
@@ -210,6 +228,7 @@ fn websocket(
     shared: Arc<Shared>,
     permit: Arc<OwnedSemaphorePermit>,
     policy: usize,
+    peer: Option<SocketAddr>,
 ) -> Reply {
     let Ok(holder) = authorized(request.headers(), query, &shared) else { return unauthorized() };
     if let Some(origin) = foreign_origin(request.headers(), &shared.options.allow_origins) {
@@ -236,7 +255,7 @@ fn websocket(
     tokio::spawn(async move {
         // A peer that leaves during its handshake needs no answer.
         if let Ok(stream) = upgrade.await {
-            connection::serve(TokioIo::new(stream), shared, terms, holder).await;
+            connection::serve(TokioIo::new(stream), shared, terms, Client { peer, holder }).await;
         }
         drop(permit);
     });

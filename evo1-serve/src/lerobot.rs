@@ -9,7 +9,7 @@
 
 use std::{
     convert::Infallible,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -33,7 +33,8 @@ use tonic::{
 use tonic_prost::ProstCodec;
 
 use crate::{
-    ErrorKind, RequestError,
+    Answer, ErrorKind, RequestError,
+    access::Access,
     budget::Reservation,
     http,
     policies::Served,
@@ -111,6 +112,7 @@ struct Waiting {
     served: Arc<Served>,
     memory: Reservation,
     received: Instant,
+    bytes: usize,
 }
 
 impl Session {
@@ -153,7 +155,7 @@ impl Sessions {
 struct Connection {
     shared: Arc<Shared>,
     sessions: Sessions,
-    peer: IpAddr,
+    peer: SocketAddr,
     session: Mutex<Option<Arc<Session>>>,
     _window: Reservation,
     _permit: Arc<OwnedSemaphorePermit>,
@@ -162,7 +164,7 @@ struct Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         if let Some(session) = self.session.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
-            self.sessions.leave(self.peer, session);
+            self.sessions.leave(self.peer.ip(), session);
         }
     }
 }
@@ -180,14 +182,8 @@ pub(crate) fn serve(stream: TcpStream, shared: Arc<Shared>, sessions: Sessions, 
     // A call waits for actions while another one brings observations.
     let calls = u32::try_from(shared.options.max_in_flight).unwrap_or(u32::MAX).max(2);
     let metrics = shared.metrics.clone();
-    let connection = Arc::new(Connection {
-        shared,
-        sessions,
-        peer: peer.ip(),
-        session: Mutex::default(),
-        _window: window,
-        _permit: permit,
-    });
+    let connection =
+        Arc::new(Connection { shared, sessions, peer, session: Mutex::default(), _window: window, _permit: permit });
     let service = hyper::service::service_fn(move |request| {
         let connection = connection.clone();
         async move { Ok::<_, Infallible>(connection.respond(request).await) }
@@ -289,7 +285,7 @@ impl Connection {
     fn session(&self) -> Result<Arc<Session>, Status> {
         let mut slot = self.slot();
         if slot.is_none() {
-            *slot = self.sessions.take(self.peer);
+            *slot = self.sessions.take(self.peer.ip());
         }
         slot.clone().ok_or_else(|| {
             Status::failed_precondition(
@@ -298,9 +294,16 @@ impl Connection {
         })
     }
 
+    fn log(&self, bytes: usize, took: Duration, result: Result<&Answer, ErrorKind>) {
+        let policy = self.slot().as_ref().map_or("", |session| self.shared.policies.name(session.policy)).to_owned();
+        let (peer, policy) = (Some(self.peer), policy.as_str());
+        self.shared.access.request(&Access { peer, protocol: "lerobot", policy, holder: None, bytes, took, result });
+    }
+
     /// An error as gRPC's, counted.
     fn failed(&self, error: &RequestError) -> Status {
         self.shared.metrics.failed(error.kind);
+        self.log(0, Duration::ZERO, Err(error.kind));
         tracing::debug!("LeRobot's client at {}: {}: {error}", self.peer, error.kind.name());
         let code = match error.kind {
             ErrorKind::InvalidRequest => Code::InvalidArgument,
@@ -372,7 +375,8 @@ impl Connection {
         let received = Instant::now();
         let metrics = &self.shared.metrics;
         metrics.stage("receive", received - started);
-        metrics.received_bytes.inc_by(message.len() as u64);
+        let bytes = message.len();
+        metrics.received_bytes.inc_by(bytes as u64);
         let served = self.shared.policies.served(session.policy);
         let (at_work, of) = (served.clone(), session.clone());
         let _turn = self.shared.parsers.acquire().await;
@@ -386,7 +390,7 @@ impl Connection {
         metrics.stage("parse", received.elapsed());
         if let Some(timed) = parsed.map_err(failed)? {
             self.shared.check(&served, &timed.request).map_err(failed)?;
-            session.lock().waiting = Some(Waiting { timed, served, memory, received });
+            session.lock().waiting = Some(Waiting { timed, served, memory, received, bytes });
             session.arrived.notify_one();
         }
         Ok(Response::new(Empty {}))
@@ -437,7 +441,7 @@ impl Connection {
         let Ok(waiting) = timeout(PATIENCE, self.next(&session)).await else {
             return Ok(Response::new(Data::default()));
         };
-        let Waiting { timed, served, memory, received } = waiting.map_err(|error| self.failed(&error))?;
+        let Waiting { timed, served, memory, received, bytes } = waiting.map_err(|error| self.failed(&error))?;
         let (undo, number) = {
             let mut state = session.lock();
             let number = state.requests;
@@ -460,6 +464,7 @@ impl Connection {
         let metrics = &self.shared.metrics;
         metrics.answered("lerobot", self.shared.policies.name(policy), None, &answer);
         metrics.stage("total", received.elapsed());
+        self.log(bytes, received.elapsed(), Ok(&answer));
         Ok(Response::new(Data { data: data.into() }))
     }
 

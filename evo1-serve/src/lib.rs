@@ -13,6 +13,7 @@
 //! one, so that pings are answered during an inference of any length.
 #![forbid(unsafe_code)]
 
+mod access;
 mod budget;
 pub mod client;
 mod connection;

@@ -44,6 +44,8 @@ pub struct ServerOptions {
     /// Cameras of openpi's and LeRobot's observations in the order of the policy's views; empty: the policy's own, or as they come where it
     /// knows none.
     pub cameras: Vec<String>,
+    /// File to which a line of JSON is appended for each request; none when `None`.
+    pub access_log: Option<PathBuf>,
     /// The instruction of observations that have none: openpi's are refused when `None`, LeRobot's have an empty one then.
     pub prompt: Option<String>,
     /// Most requests that wait for the device; one more is answered *overloaded* at once.
@@ -85,6 +87,7 @@ impl Default for ServerOptions {
             swaps_channels: true,
             scaling: None,
             cameras: Vec::new(),
+            access_log: None,
             prompt: None,
             queue: 64,
             max_in_flight: 4,

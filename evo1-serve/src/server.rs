@@ -22,6 +22,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::{
     Answer, Error, ErrorKind, Model, NamedModel, Request, RequestError, Result, ServerOptions,
+    access::AccessLog,
     budget::{Budget, Reservation},
     http, lerobot,
     metrics::Metrics,
@@ -73,6 +74,7 @@ pub(crate) struct Shared {
     /// Held while a policy is loaded anew.
     reloading: tokio::sync::Mutex<()>,
     pub(crate) recent: Recent,
+    pub(crate) access: AccessLog,
 }
 
 /// A request on its way into the queue.
@@ -272,6 +274,7 @@ impl Server {
             connections: AtomicU64::new(0),
             reloading: tokio::sync::Mutex::default(),
             recent: Recent::default(),
+            access: AccessLog::open(options.access_log.as_deref())?,
             options,
             policies,
             queue,
@@ -404,13 +407,13 @@ fn admitted(
 
 /// Serves a connection in a task of its own.
 fn accept(stream: TcpStream, tls: Option<TlsAcceptor>, shared: &Arc<Shared>, permit: Arc<OwnedSemaphorePermit>) {
-    let shared = shared.clone();
+    let (shared, peer) = (shared.clone(), stream.peer_addr().ok());
     tokio::spawn(async move {
         match tls {
-            None => converse(stream, shared, permit).await,
+            None => converse(stream, peer, shared, permit).await,
             Some(tls) => {
                 if let Ok(Ok(stream)) = timeout(HEAD_TIMEOUT, tls.accept(stream)).await {
-                    converse(stream, shared, permit).await;
+                    converse(stream, peer, shared, permit).await;
                 }
             }
         }
@@ -418,14 +421,14 @@ fn accept(stream: TcpStream, tls: Option<TlsAcceptor>, shared: &Arc<Shared>, per
 }
 
 /// Speaks HTTP on a connection until it ends or becomes a websocket.
-async fn converse<S>(stream: S, shared: Arc<Shared>, permit: Arc<OwnedSemaphorePermit>)
+async fn converse<S>(stream: S, peer: Option<SocketAddr>, shared: Arc<Shared>, permit: Arc<OwnedSemaphorePermit>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut phase = shared.phase.subscribe();
     let service = hyper::service::service_fn(move |request| {
         let (shared, permit) = (shared.clone(), permit.clone());
-        async move { Ok::<_, std::convert::Infallible>(http::respond(request, shared, permit).await) }
+        async move { Ok::<_, std::convert::Infallible>(http::respond(request, peer, shared, permit).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

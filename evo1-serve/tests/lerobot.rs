@@ -291,8 +291,7 @@ fn a_robot_gets_as_many_actions_as_it_asked_for_with_their_times() {
     assert_eq!(got, [0, 1, 2].map(|step| expected(step, 0.0)), "three of four");
     robot.observe(&observation(8, [9.0, 0.0], false, "go")).expect("taken");
     assert_eq!(robot.actions().expect("actions")[0].timestep, 8);
-    let (_, metrics) = server.get("/metrics");
-    assert!(metrics.contains("evo1_requests_total{protocol=\"lerobot\"} 2"), "{metrics}");
+    server.wait_for_metric("evo1_requests_total{protocol=\"lerobot\"} 2");
     let (_, last) = server.get("/last");
     assert!(last.contains("\"go\""), "people see what the robot saw: {last}");
 }

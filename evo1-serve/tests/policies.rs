@@ -209,6 +209,7 @@ fn not_everybody_may_reload() {
     let models = vec![versioned("fold", 1.0, Some(load), &notes), versioned("pour", 2.0, None, &notes)];
     let server = Running::with_all(models, options);
     assert_eq!(post(&server, "/reload", "").0, 401);
+    assert_eq!(server.get("/policy/none/info").0, 401, "names are not told to strangers");
     let token = "Authorization: Bearer secret\r\n";
     assert_eq!(post(&server, "/reload", &format!("{token}Origin: http://evil.example\r\n")).0, 403);
     let (status, message) = post(&server, "/reload", token);

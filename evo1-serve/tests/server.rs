@@ -534,3 +534,35 @@ fn the_page_loads_nothing_from_elsewhere() {
     let allowed = ["http://www.w3.org/2000/svg", "https:'"];
     assert!(foreign.iter().all(|text| allowed.iter().any(|start| text.starts_with(start))), "{foreign:?}");
 }
+
+#[test]
+fn the_access_log_has_a_line_for_each_request_and_no_secrets() {
+    let path = std::env::temp_dir().join(format!("evo1-access-{}.jsonl", std::process::id()));
+    let mut tokens = Tokens::default();
+    tokens.add("arm-1", "s3cret").expect("a token");
+    let server =
+        Running::scripted(ServerOptions { tokens, access_log: Some(path.clone()), ..ServerOptions::default() });
+    let mut raw = server.raw("/?token=s3cret&errors=json");
+    raw.send(message("sleep 30", 1));
+    raw.text();
+    raw.send(message("refuse", 1));
+    raw.text();
+    assert_eq!(server.get("/metrics").0, 401);
+    drop(server);
+    let text = std::fs::read_to_string(&path).expect("a log");
+    std::fs::remove_file(path).expect("removed");
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let of = |protocol: &str| lines.iter().filter(|line| line["protocol"] == protocol).cloned().collect::<Vec<Value>>();
+    let [answered, refused] = &of("json")[..] else { panic!("{text}") };
+    assert_eq!(
+        (&answered["result"], &answered["token"], &answered["policy"]),
+        (&"ok".into(), &"arm-1".into(), &"scripted".into())
+    );
+    assert!(answered["total_ms"].as_f64().is_some_and(|time| (30.0..5000.0).contains(&time)), "{answered}");
+    assert!(answered["bytes"].as_u64().is_some_and(|bytes| bytes > 100) && answered["time"].as_f64() > Some(1.7e9));
+    assert!(answered["peer"].as_str().is_some_and(|peer| peer.starts_with("127.0.0.1:")));
+    assert_eq!(refused["result"], "invalid_request");
+    let pages: Vec<_> = of("http").iter().map(|line| (line["path"].clone(), line["status"].clone())).collect();
+    assert_eq!(pages, [("/".into(), 101.into()), ("/metrics".into(), 401.into())]);
+    assert!(!text.contains("s3cret"), "{text}");
+}

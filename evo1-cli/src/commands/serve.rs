@@ -110,6 +110,10 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
 
+    /// File to which a line of JSON is appended for each request: who, what, how long, and what came of it
+    #[arg(long, value_name = "FILE")]
+    access_log: Option<PathBuf>,
+
     /// Seed of the noise of a connection's first request; each further one's is larger by 1
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
@@ -282,6 +286,7 @@ impl Serve {
                 Scaling::Policy => protocol::Scaling::Policy,
             }),
             cameras: self.camera.clone(),
+            access_log: self.access_log.clone(),
             prompt: self.prompt.clone(),
             queue: self.queue,
             max_in_flight: self.max_in_flight,
