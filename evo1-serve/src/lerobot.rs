@@ -123,10 +123,16 @@ impl Session {
 
 /// Sessions whose connections are gone, each with the address that it came from.
 #[derive(Clone, Default)]
-pub(crate) struct Sessions(Arc<Mutex<Vec<(IpAddr, Arc<Session>)>>>);
+pub(crate) struct Sessions(Arc<Mutex<Vec<Left>>>);
+
+/// A session whose connection is gone.
+struct Left {
+    peer: IpAddr,
+    session: Arc<Session>,
+}
 
 impl Sessions {
-    fn lock(&self) -> MutexGuard<'_, Vec<(IpAddr, Arc<Session>)>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Left>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -134,20 +140,20 @@ impl Sessions {
         session.lock().waiting = None;
         let mut left = self.lock();
         // A robot whose client has started again has left another one behind.
-        left.retain(|(address, old)| *address != peer || old.instructions != session.instructions);
+        left.retain(|old| old.peer != peer || old.session.instructions != session.instructions);
         if left.len() >= MAX_LEFT {
             left.remove(0);
         }
-        left.push((peer, session));
+        left.push(Left { peer, session });
     }
 
     /// The session that a peer has left, if it is clear which one.
     fn take(&self, peer: IpAddr) -> Option<Arc<Session>> {
         let mut left = self.lock();
-        let mut of_peer = left.iter().enumerate().filter(|(_, (address, _))| *address == peer);
+        let mut of_peer = left.iter().enumerate().filter(|(_, left)| left.peer == peer);
         let (place, _) = of_peer.next()?;
         let is_only = of_peer.next().is_none();
-        is_only.then(|| left.remove(place).1)
+        is_only.then(|| left.remove(place).session)
     }
 }
 

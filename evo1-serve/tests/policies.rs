@@ -151,9 +151,8 @@ fn names_that_no_client_could_say_are_refused() {
 #[test]
 fn a_new_policy_takes_its_place_when_it_is_warm_and_connections_stay() {
     let notes: Arc<Mutex<Vec<String>>> = Arc::default();
-    let loads = Arc::new(AtomicUsize::new(0));
-    let (of_loads, of_notes) = (loads.clone(), notes.clone());
-    let load: Load = Arc::new(move || match of_loads.fetch_add(1, Ordering::Relaxed) {
+    let (loads, of_notes) = (AtomicUsize::new(0), notes.clone());
+    let load: Load = Arc::new(move || match loads.fetch_add(1, Ordering::Relaxed) {
         0 => {
             // As long as a large one takes.
             sleep(Duration::from_millis(700));

@@ -584,7 +584,7 @@ fn storage<'a>(file: &'a [u8], operations: &mut usize) -> Result<(&'static str, 
     let refused = || "a tensor's storage is not in torch's format".to_owned();
     let rest = file.strip_prefix(STORAGE_FILE).ok_or_else(refused)?;
     let (system, rest) = Machine::new(rest, operations, false).run()?;
-    if !system.root().get("little_endian")?.is_some_and(|value| value.flag() == Ok(true)) {
+    if system.root().get("little_endian")?.is_none_or(|value| value.flag() != Ok(true)) {
         return Err("a tensor's storage must be little-endian".into());
     }
     let (content, rest) = Machine::new(rest, operations, true).run()?;

@@ -209,7 +209,7 @@ fn cameras(root: &Fields<'_>, image_size: usize) -> Result<Cameras> {
             if feature.text("type")? == Some("VISUAL") {
                 names.push(name.to_owned());
                 sizes.push(match feature.counts("shape")?.as_deref() {
-                    Some(&[3, height, width]) => Some([width, height]).filter(|size| Cameras::is_size(size)),
+                    Some(&[3, height, width]) => Some([width, height]).filter(Cameras::is_size),
                     _ => None,
                 });
             }
