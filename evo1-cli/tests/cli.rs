@@ -460,7 +460,8 @@ fn frames_are_given_by_the_names_of_cameras_or_in_the_order_that_is_printed() {
 
     let inspected = done(&["inspect", text(folder.path())]);
     assert!(
-        inspected.contains("cameras       observation.images.cam0\n              observation.images.cam1"),
+        inspected
+            .contains("cameras       observation.images.cam0, 56 × 56\n              observation.images.cam1, 56 × 56"),
         "{inspected}"
     );
     assert!(inspected.contains("execution     4 of 4 steps before the next chunk"), "{inspected}");

@@ -75,17 +75,17 @@ impl Changes {
         Some(Self { crop, degrees, colors })
     }
 
-    /// The changed frame, scaled to `size` × `size` pixels.
+    /// The changed frame, scaled to `width` × `height` pixels.
     ///
     /// # Panics
     /// When the crop lies outside of the frame.
-    pub fn apply(&self, frame: &Frame, size: usize) -> Frame {
-        let scaled = pil_bicubic(&cropped(frame, self.crop), size, size);
+    pub fn apply(&self, frame: &Frame, [width, height]: [usize; 2]) -> Frame {
+        let scaled = pil_bicubic(&cropped(frame, self.crop), width, height);
         let mut rgb = rotated(&scaled, self.degrees);
         for change in &self.colors {
             change.apply(&mut rgb);
         }
-        filled(size, size, rgb)
+        filled(width, height, rgb)
     }
 }
 
@@ -124,7 +124,7 @@ fn cropped(frame: &Frame, [left, top, width, height]: [usize; 4]) -> Frame {
     filled(width, height, (top..top + height).flat_map(row).copied().collect())
 }
 
-/// Turns a square frame about its centre; what comes in from outside is black. Bicubic, as Pillow's `rotate`.
+/// Turns a frame about its centre; what comes in from outside is black. Bicubic, as Pillow's `rotate`.
 fn rotated(frame: &Frame, degrees: f64) -> Vec<u8> {
     let (width, height, rgb) = (frame.width(), frame.height(), frame.rgb());
     if degrees == 0.0 {
@@ -292,7 +292,7 @@ mod tests {
             assert!(worst <= allowed, "{what}: {worst} levels");
         };
         let crop = Changes { crop: [2, 1, 57, 42], degrees: 0.0, colors: vec![] };
-        assert_close("crop", crop.apply(&reference("original"), 40).rgb(), 0);
+        assert_close("crop", crop.apply(&reference("original"), [40; 2]).rgb(), 0);
         assert_close("rotate", &rotated(&reference("crop"), 3.7), 1);
         for (before, what, change, allowed) in [
             ("rotate", "saturation", ColorChange::Saturation(1.35), 0),
@@ -312,6 +312,6 @@ mod tests {
         let frame = filled(16, 16, rgb);
         let colors = vec![ColorChange::Brightness(1.0), ColorChange::Contrast(1.0), ColorChange::Saturation(1.0)];
         let nothing = Changes { crop: [0, 0, 16, 16], degrees: 0.0, colors };
-        assert_eq!(nothing.apply(&frame, 16), frame);
+        assert_eq!(nothing.apply(&frame, [16; 2]), frame);
     }
 }

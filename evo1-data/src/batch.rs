@@ -2,7 +2,12 @@
 
 use burn::tensor::{DType, Tensor, TensorData};
 use evo1::{HostInputs, Inputs, Preparer, vlm::frame::Pixels};
-use evo1_core::{View, config::TargetMask, normalize::Normalization, rng};
+use evo1_core::{
+    View,
+    config::{FrameCrop, TargetMask},
+    normalize::Normalization,
+    rng,
+};
 use rand_distr::{Distribution, StandardNormal};
 
 use crate::{
@@ -80,14 +85,16 @@ impl HostBatch {
 /// Makes batches of samples.
 #[derive(Debug, Clone)]
 pub(crate) struct Collator {
+    /// Without the policy's crop, which is done before a frame is changed.
     pub(crate) preparer: Preparer,
+    crop: Option<FrameCrop>,
     pub(crate) config: DataConfig,
     pub(crate) skips_unseen: bool,
 }
 
 impl Collator {
     /// Fails when the configuration names other sizes than the model's, or another normalisation.
-    pub(crate) fn new(preparer: Preparer, config: DataConfig, skips_unseen: bool) -> Result<Self> {
+    pub(crate) fn new(mut preparer: Preparer, config: DataConfig, skips_unseen: bool) -> Result<Self> {
         let model = &preparer.config;
         let sizes = [
             ("max_action_dim", config.max_action_dim, model.action.max_action_dim),
@@ -107,7 +114,8 @@ impl Collator {
             let field = "normalization_type";
             return Err(evo1_core::Error::invalid("data configuration", field, expected, format!("{given:?}")).into());
         }
-        Ok(Self { preparer, config, skips_unseen })
+        let crop = preparer.config.crop.take();
+        Ok(Self { preparer, crop, config, skips_unseen })
     }
 
     /// A batch of samples that were drawn at `positions`; `next` is the position after them.
@@ -134,9 +142,7 @@ impl Collator {
                 let is_seen = !(is_pad && masks_past_end);
                 mask.extend((0..padded).map(|column| f32::from(u8::from(column < action_width && is_seen))));
             }
-            if self.config.augmentation == Augmentation::Recipe {
-                augment(&mut observation.views, model.vlm.image_size, *position);
-            }
+            self.crop_and_augment(&mut observation.views, *position);
             self.add_noise(&mut noise, observation.state.len(), padded_state, *position);
             ids.push(id);
             observations.push(observation);
@@ -161,16 +167,27 @@ impl Collator {
             if dimension < width { value * self.config.state_noise.of(dimension) } else { 0.0 }
         }));
     }
-}
 
-/// Changes the views of a sample at random, the same whenever its position is drawn.
-fn augment(views: &mut [View], size: usize, position: Position) {
-    let Position { seed, epoch, index } = position;
-    let mut rng = rng::stream(seed, &format!("augmentation {epoch} {index}"));
-    for view in views {
-        let View::Present(frame) = view else { continue };
-        if let Some(changes) = Changes::draw(frame.width(), frame.height(), &mut rng) {
-            *frame = changes.apply(frame, size);
+    /// Cuts out of each view what the policy sees of it, and changes that at random, the same whenever its position is drawn.
+    fn crop_and_augment(&self, views: &mut [View], position: Position) {
+        let Position { seed, epoch, index } = position;
+        let mut rng = rng::stream(seed, &format!("augmentation {epoch} {index}"));
+        let model = &self.preparer.config;
+        for view in views {
+            let View::Present(frame) = view else { continue };
+            if let Some(crop) = self.crop {
+                *frame = crop.of(frame);
+            }
+            if self.config.augmentation != Augmentation::Recipe {
+                continue;
+            }
+            let (width, height) = (frame.width(), frame.height());
+            if let Some(changes) = Changes::draw(width, height, &mut rng) {
+                // A frame of several tiles keeps its shape, by which it is divided.
+                let square = [model.vlm.image_size; 2];
+                let scaled = if model.tiling.max_tiles > 1 { [width, height] } else { square };
+                *frame = changes.apply(frame, scaled);
+            }
         }
     }
 }

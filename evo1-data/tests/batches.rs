@@ -14,10 +14,14 @@ use burn::{
     tensor::{Device, Tensor},
 };
 use evo1::Policy;
-use evo1_core::config::{Cameras, PolicyConfig, Profile};
+use evo1_core::{
+    View,
+    config::{Cameras, FrameCrop, PolicyConfig, Profile},
+    rng,
+};
 use evo1_data::{
-    Augmentation, Batch, DataConfig, DatasetConfig, Exclusion, FrameWeight, Loader, LoaderOptions, Mixture, Position,
-    StateNoise, Suites,
+    Augmentation, Batch, Changes, DataConfig, DatasetConfig, Exclusion, FrameWeight, Loader, LoaderOptions, Mixture,
+    Position, StateNoise, Suites,
 };
 use indexmap::IndexMap;
 
@@ -185,6 +189,44 @@ fn augmentation_changes_some_frames_the_same_way_at_every_visit() {
         samples.zip(tiles.chunks(2).map(<[_]>::to_vec)).collect()
     };
     assert_ne!(by_sample(&first[..4]), by_sample(&first[4..]), "each epoch draws anew");
+}
+
+#[test]
+fn frames_are_changed_as_the_policy_sees_them() {
+    let (device, crop) = (device(), FrameCrop { left: 0.25, top: 0.25, width: 0.5, height: 0.5 });
+    for max_tiles in [1, 4] {
+        let mut config = PolicyConfig::tiny().with_profile(Profile::LeRobot);
+        (config.crop, config.tiling.max_tiles, config.max_text_length) = (Some(crop), max_tiles, 4096);
+        let mut policy = Policy::random(config, 0, &device).expect("a policy");
+        let data = DataConfig { augmentation: Augmentation::Recipe, ..data() };
+        let mixture = Arc::new(Mixture::open(&data, policy.config.action.horizon).expect("a mixture"));
+        policy.statistics = Some(mixture.statistics(|_, _| ()).expect("statistics"));
+        let options = LoaderOptions { workers: 0, ..LoaderOptions::new(NonZeroUsize::new(6).expect("not 0")) };
+        let loader = Loader::new(mixture.clone(), policy.preparer(), options).expect("a loader");
+        let batch = take(&loader, Position::start(5), 1).remove(0);
+        let (size, mut changed) = (policy.config.vlm.image_size, 0);
+        let observation = |index| {
+            let mut observation = mixture.draw(Position { seed: 5, epoch: 0, index }).expect("a sample").observation;
+            let mut rng = rng::stream(5, &format!("augmentation 0 {index}"));
+            for view in &mut observation.views {
+                let View::Present(frame) = view else { continue };
+                *frame = crop.of(frame);
+                let [width, height] = [frame.width(), frame.height()];
+                if let Some(changes) = Changes::draw(width, height, &mut rng) {
+                    *frame = changes.apply(frame, if max_tiles == 1 { [size; 2] } else { [width, height] });
+                    changed += 1;
+                }
+            }
+            observation
+        };
+        let observations: Vec<_> = (0..6).map(observation).collect();
+        assert!(changed > 0);
+        let mut uncut = policy.preparer();
+        uncut.config.crop = None;
+        let inputs = uncut.prepare(&observations, true).expect("inputs");
+        assert_eq!(inputs.pixels.as_ref().map(values), batch.inputs.pixels.as_ref().map(values), "{max_tiles} tiles");
+        assert_eq!(inputs.tokens, batch.inputs.tokens);
+    }
 }
 
 #[test]

@@ -3,8 +3,8 @@
 //! A checkpoint is written to a folder of another name, which is renamed once everything is on the disk: a folder
 //! `step-00000100` is always complete, whenever the process is killed. Beside the policy's own files it holds
 //! `ema/`, the policy with the average of its weights, where there is one, and
-//! `training/`: `optimizer.bpk` (burn's record of the optimiser), `progress.json` and `run.json`
-//! ([`RunIdentity`]).
+//! `training/`: `optimizer.bpk` (burn's record of the optimiser), `progress.json`, `run.json` ([`RunIdentity`]), and
+//! `lora.safetensors`, the adapters that the policy's weights contain, with the weights without them.
 
 use std::{
     fs::{self, File},
@@ -30,6 +30,8 @@ const EMA: &str = "ema";
 const OPTIMIZER: &str = "optimizer.bpk";
 const PROGRESS: &str = "progress.json";
 const RUN: &str = "run.json";
+const LORA: &str = "lora.safetensors";
+const LORA_OF_EMA: &str = "lora-ema.safetensors";
 /// Which checkpoint is the best.
 const BEST: &str = "best.json";
 /// How the names of files end that were being written.
@@ -64,6 +66,11 @@ impl Checkpoints {
     /// Where a checkpoint has the policy with the average of its weights.
     pub(crate) fn ema_of(checkpoint: &Path) -> PathBuf {
         checkpoint.join(EMA)
+    }
+
+    /// Where a checkpoint has adapters with the weights that they belong to: its own, and those of the average.
+    pub(crate) fn lora_of(checkpoint: &Path) -> [PathBuf; 2] {
+        [LORA, LORA_OF_EMA].map(|file| checkpoint.join(TRAINING).join(file))
     }
 
     /// Whether there is a checkpoint of a step.
@@ -166,6 +173,7 @@ fn write<C: Components>(learner: &Learner<C>, identity: &RunIdentity, folder: &P
     write_atomically(&training.join(PROGRESS), text.as_bytes())?;
     let text = serde_json::to_string_pretty(identity).expect("values under string keys are JSON");
     write_atomically(&training.join(RUN), text.as_bytes())?;
+    learner.save_lora([&training.join(LORA), &training.join(LORA_OF_EMA)])?;
     let policy = learner.policy();
     policy.save(folder, Format::of(&policy.config))?;
     if let Some(average) = learner.ema_policy() {

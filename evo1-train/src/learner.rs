@@ -1,7 +1,7 @@
 //! Steps of training, on one device or several.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         mpsc::{Receiver, SyncSender, sync_channel},
@@ -18,7 +18,7 @@ use evo1::{Components, Policy, Published, action::Flow, config::PolicyConfig, rn
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Alone, Error, Group, OptimizerConfig, Result, Schedule, TrainBatch, TrainedParts,
+    Alone, Error, Group, LoraConfig, OptimizerConfig, Result, Schedule, TrainBatch, TrainedParts,
     group::Threads,
     parameters::{Parameter, parameters},
     replica::{Outcome, Replica},
@@ -41,6 +41,8 @@ pub struct LearnerConfig {
     pub frozen_outputs: Option<PathBuf>,
     /// The number type that the network computes in. Weights, gradients, the optimiser's state and the loss are f32.
     pub compute: DType,
+    /// Adapters that are trained instead of the matrices of the trained parts.
+    pub lora: Option<LoraConfig>,
     /// Decay of the exponential moving average of the weights, which is kept beside them; without it there is none.
     pub ema: Option<f64>,
     /// Everything random comes from it.
@@ -58,6 +60,7 @@ impl LearnerConfig {
             gradient_checkpointing: false,
             frozen_outputs: None,
             compute: DType::F32,
+            lora: None,
             ema: None,
             seed: 0,
         }
@@ -246,6 +249,17 @@ impl<C: Components> Learner<C> {
     pub(crate) fn with_ema(mut self, policy: Policy<C>) -> Self {
         self.replica.restore_ema(policy.network);
         self
+    }
+
+    /// The learner with the adapters of a checkpoint: the weights' own, and those of their average.
+    pub(crate) fn with_lora(mut self, paths: [&Path; 2]) -> Result<Self> {
+        self.replica.restore_lora(paths)?;
+        Ok(self)
+    }
+
+    /// Writes the adapters, if there are any, as [`Self::with_lora`] reads them.
+    pub(crate) fn save_lora(&self, paths: [&Path; 2]) -> Result<()> {
+        self.replica.save_lora(paths)
     }
 
     /// Number of parameters that are trained, and of all.

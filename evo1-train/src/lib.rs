@@ -36,6 +36,7 @@ mod group;
 mod identity;
 mod learner;
 mod lock;
+mod lora;
 #[cfg(feature = "mpi")]
 pub mod mpi;
 mod open;
@@ -58,6 +59,7 @@ pub use evaluate::{Errors, Evaluation, EvaluationConfig, evaluate, evaluate_with
 pub use group::{Alone, Group};
 pub use identity::{Change, RunIdentity};
 pub use learner::{Draw, Learner, LearnerConfig, Progress, StepReport, StepTimes};
+pub use lora::LoraConfig;
 pub use optimizer::{OptimizerConfig, OptimizerGroup, global_norm};
 pub use parameters::{Parameter, TrainedParts, parameters, with_stable_ids};
 pub use schedule::{Decay, Schedule};

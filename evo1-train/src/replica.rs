@@ -2,6 +2,7 @@
 
 use std::{
     cell::OnceCell,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -26,8 +27,9 @@ use crate::{
     frozen::{FrozenOutputs, check_is_frozen},
     gradients::{GradientSum, presence, reduced},
     learner::Job,
+    lora,
     optimizer::global_norm,
-    parameters::with_stable_ids,
+    parameters::{Parameter, parameters, with_stable_ids},
 };
 
 /// The network of some components.
@@ -100,8 +102,15 @@ impl<C: Components> Replica<C> {
         };
         let frozen = config.frozen_outputs.as_deref().map(open).transpose()?;
         let flow = policy.flow()?;
-        let network = with_stable_ids(policy.network).train();
-        let network = config.trained.apply(network)?;
+        let network = with_stable_ids(policy.network);
+        let network = match &config.lora {
+            None => config.trained.apply(network.train())?,
+            Some(lora) => {
+                let chosen = parameters(&config.trained.apply(network.clone().train())?);
+                let chosen: Vec<Parameter> = chosen.into_iter().filter(|parameter| parameter.is_trained).collect();
+                with_stable_ids(lora.apply(network, &chosen, config.seed)?).train()
+            }
+        };
         let optimizer = config.optimizer.build(&network)?;
         let policy = Policy::new_as(policy.config, network, policy.tokenizer, policy.statistics, &device);
         Ok(Self {
@@ -159,14 +168,42 @@ impl<C: Components> Replica<C> {
     /// The policy as it is now, ready to predict.
     pub(crate) fn policy(&self) -> Policy<C> {
         let Policy { config, network, tokenizer, statistics, .. } = self.policy.clone();
-        Policy::new_as(config, network.valid(), tokenizer, statistics, &self.preparer.device)
+        let network = self.merged(network.valid());
+        Policy::new_as(config, network, tokenizer, statistics, &self.preparer.device)
+    }
+
+    /// A network without adapters that computes the same.
+    fn merged(&self, network: Network<C>) -> Network<C> {
+        if self.config.lora.is_some() { network.materialize() } else { network }
+    }
+
+    /// Writes the adapters, if there are any, and the weights that they belong to; and those of the average.
+    pub(crate) fn save_lora(&self, [own, average]: [&Path; 2]) -> Result<()> {
+        if self.config.lora.is_none() {
+            return Ok(());
+        }
+        lora::save(&self.policy.network, own)?;
+        self.ema.as_ref().map_or(Ok(()), |ema| lora::save(&ema.network, average))
+    }
+
+    /// Goes on with adapters that were saved, and the weights that they belong to; and with their average, if it was.
+    pub(crate) fn restore_lora(&mut self, [own, average]: [&Path; 2]) -> Result<()> {
+        let network = lora::load(self.policy.network.valid(), own)?;
+        self.policy.network = network.train();
+        if let Some(decay) = self.config.ema {
+            let network = self.policy.network.valid();
+            let network = if average.is_file() { lora::load(network, average)? } else { network };
+            self.ema = Some(Ema::new(&network.train(), decay));
+        }
+        Ok(())
     }
 
     /// The policy with the average of its weights, ready to predict, where there is one.
     pub(crate) fn ema_policy(&self) -> Option<Policy<C>> {
         let ema = self.ema.as_ref()?;
         let Policy { config, tokenizer, statistics, .. } = self.policy.clone();
-        Some(Policy::new_as(config, ema.network.clone(), tokenizer, statistics, &self.preparer.device))
+        let network = self.merged(ema.network.clone());
+        Some(Policy::new_as(config, network, tokenizer, statistics, &self.preparer.device))
     }
 
     /// Goes on with an average that was saved.

@@ -205,7 +205,10 @@ impl<C: Components> Trainer<C> {
         let identity = identity.going_on_from(&before, progress.step, &options.allow_change)?;
         let record = optimizer_of(&newest, &trained, &progress, identity.trained != before.trained)?;
         let mut learner = learner.restored(record, progress);
-        if config.ema.is_some() {
+        if config.lora.is_some() {
+            let [own, average] = Checkpoints::lora_of(&newest);
+            learner = learner.with_lora([&own, &average])?;
+        } else if config.ema.is_some() {
             let folder = Checkpoints::ema_of(&newest);
             if folder.is_dir() {
                 learner = learner.with_ema(Policy::load_as::<C>(&folder, &load)?.0);

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Decay, Error, Group, LearnerConfig, OptimizerConfig, Result, Schedule, TrainedParts, checkpoint::Checkpoints,
-    frozen::check_is_frozen,
+    Decay, Error, Group, LearnerConfig, LoraConfig, OptimizerConfig, Result, Schedule, TrainedParts,
+    checkpoint::Checkpoints, frozen::check_is_frozen,
 };
 
 pub use file::{assign, parse_config, read_config};
@@ -54,6 +54,8 @@ pub struct TrainConfig {
     pub optimizer: OptimizerConfig,
     /// The learning rate's schedule.
     pub schedule: ScheduleConfig,
+    /// Adapters that are trained instead of the matrices of the trained parts: none. The policy is saved with them merged.
+    pub lora: Option<LoraConfig>,
     /// Decay of an exponential moving average of the weights, which is evaluated and saved beside them: none.
     pub ema: Option<f64>,
     /// Loss and action error on observations that are not trained on, during the run: none.
@@ -101,6 +103,7 @@ impl Default for TrainConfig {
             dropout: None,
             optimizer: OptimizerConfig::default(),
             schedule: ScheduleConfig::default(),
+            lora: None,
             ema: None,
             held_out: None,
             compute: Compute::F32,
@@ -335,6 +338,7 @@ impl TrainConfig {
         Ok(LearnerConfig {
             trained: self.trained()?,
             optimizer: self.optimizer.clone(),
+            lora: self.lora.clone(),
             ema: self.ema,
             schedule: Schedule { warmup: self.schedule.warmup_steps, total: self.steps, decay: self.schedule.decay },
             draws: self.draws,
