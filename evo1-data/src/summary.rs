@@ -3,10 +3,10 @@
 //! Quantiles are exact up to [`EXACT`] numbers; past that they are read off a histogram of logarithmic buckets (DDSketch,
 //! Masson et al. 2019, arXiv 1908.10693), whose answer is within [`RELATIVE_ERROR`] of the true quantile's value.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 
-/// Numbers that are kept before a histogram takes their place: 16 MB for each dimension.
-const EXACT: usize = 1 << 20;
+/// Numbers that are kept before a histogram takes their place: 1 MB for each dimension, as much as most histograms may have.
+const EXACT: usize = 1 << 16;
 
 /// Largest relative error of a quantile that is read off the histogram.
 const RELATIVE_ERROR: f64 = 1e-3;
@@ -28,13 +28,37 @@ pub(crate) struct DimensionSummary {
 
 #[derive(Debug)]
 enum Values {
-    Exact {
-        pairs: Vec<(f32, u64)>,
-        limit: usize,
-        is_sorted: bool,
-    },
-    /// Counts by bucket; buckets are ordered as their numbers are.
-    Histogram(BTreeMap<i32, u64>),
+    Exact { pairs: Vec<(f32, u64)>, limit: usize, is_sorted: bool },
+    Histogram(Histogram),
+}
+
+/// Counts by bucket; buckets are ordered as their numbers are. All single-precision numbers have 110,000 buckets.
+#[derive(Debug, Default)]
+struct Histogram {
+    /// The bucket of the first count.
+    first: i32,
+    counts: VecDeque<u64>,
+}
+
+impl Histogram {
+    fn add(&mut self, bucket: i32, count: u64) {
+        if self.counts.is_empty() {
+            self.first = bucket;
+        }
+        while bucket < self.first {
+            self.counts.push_front(0);
+            self.first -= 1;
+        }
+        let place = (bucket - self.first) as usize;
+        if place >= self.counts.len() {
+            self.counts.resize(place + 1, 0);
+        }
+        self.counts[place] += count;
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (i32, u64)> {
+        (self.first..).zip(self.counts.iter().copied()).filter(|(_, count)| *count > 0)
+    }
 }
 
 impl Default for DimensionSummary {
@@ -63,14 +87,12 @@ impl DimensionSummary {
                 pairs.push((value, count));
                 *is_sorted = false;
                 if pairs.len() > *limit {
-                    let mut counts = BTreeMap::new();
-                    for &(value, count) in pairs.iter() {
-                        *counts.entry(bucket(value.into())).or_default() += count;
-                    }
-                    self.values = Values::Histogram(counts);
+                    let mut histogram = Histogram::default();
+                    pairs.iter().for_each(|&(value, count)| histogram.add(bucket(value.into()), count));
+                    self.values = Values::Histogram(histogram);
                 }
             }
-            Values::Histogram(counts) => *counts.entry(bucket(wide)).or_default() += count,
+            Values::Histogram(histogram) => histogram.add(bucket(wide), count),
         }
     }
 
@@ -107,8 +129,8 @@ impl DimensionSummary {
         }
         match &self.values {
             Values::Exact { pairs, .. } => found(pairs.iter().copied(), place).map_or(0.0, f64::from),
-            Values::Histogram(counts) => {
-                let bucket = found(counts.iter().map(|(&bucket, &count)| (bucket, count)), place);
+            Values::Histogram(histogram) => {
+                let bucket = found(histogram.iter(), place);
                 bucket.map_or(0.0, middle).clamp(self.min, self.max)
             }
         }
@@ -180,5 +202,24 @@ mod tests {
             assert!((got - want).abs() <= 1.01 * RELATIVE_ERROR * want.abs() + 1e-6, "{quantile}: {got} for {want}");
         }
         assert_eq!((exact.mean, exact.std()), (sketch.mean, sketch.std()));
+    }
+
+    #[test]
+    fn a_summary_takes_at_most_two_megabytes() {
+        let bytes = |summary: &DimensionSummary| match &summary.values {
+            Values::Exact { pairs, .. } => pairs.capacity() * size_of::<(f32, u64)>(),
+            Values::Histogram(histogram) => histogram.counts.capacity() * size_of::<u64>(),
+        };
+        let mut summary = DimensionSummary::default();
+        let mut most = 0;
+        let extremes = [f32::MAX, f32::MIN_POSITIVE, -1e-9, f32::MIN, 1e-9, 0.0];
+        for number in 0..2 * EXACT {
+            let value = if number < EXACT { number as f32 } else { extremes[number % 6] };
+            summary.add(value, 1);
+            most = most.max(bytes(&summary));
+        }
+        assert!(matches!(summary.values, Values::Histogram(_)));
+        assert!(most <= 2_000_000, "{most}");
+        assert_eq!(summary.quantile(1.0), f64::from(f32::MAX));
     }
 }

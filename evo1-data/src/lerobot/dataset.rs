@@ -356,7 +356,8 @@ impl Dataset {
         let file = self.table_file(&path)?;
         let is_per_episode = self.info.layout(&path)? == Layout::PerEpisode;
         if is_per_episode && file.rows() != length {
-            return Err(Error::inconsistent(&path, "the number of rows", length, file.rows()));
+            let what = format!("the number of rows (`evo1 data {} --repair OUT` counts them)", self.root().display());
+            return Err(Error::inconsistent(&path, what, length, file.rows()));
         }
         let is_camera = |name: &str| self.info.features.get(name).is_some_and(Feature::is_camera);
         let is_wanted = |name: &str| match &self.options.columns {

@@ -99,6 +99,9 @@ pub(super) fn read(folder: &Folder, info: &Info, layout: Layout, options: &OpenO
     Ok(listing)
 }
 
+/// Tables of versions 2 that are looked at when a dataset is opened; of more only where its metadata contradicts itself.
+const MOST_LOOKED_AT: usize = 2000;
+
 /// Versions 2: a table and a video of each camera for each episode.
 fn per_episode(folder: &Folder, meta: &Path, info: &Info, options: &OpenOptions) -> Result<Listing> {
     let info_path = meta.join("info.json");
@@ -134,7 +137,18 @@ fn per_episode(folder: &Folder, meta: &Path, info: &Info, options: &OpenOptions)
         left_out.clear();
     }
     listed.retain(|line| !left_out.contains_key(&line.episode_index));
-    disagreements.extend(take_lengths(folder, &mut listed, &present, name)?);
+    let total: usize = listed.iter().map(|line| line.length).sum();
+    let contradicts_itself = (info.total_episodes, info.total_frames) != (listed.len(), total);
+    if contradicts_itself || listed.len() <= MOST_LOOKED_AT {
+        disagreements.extend(take_lengths(folder, &mut listed, name)?);
+    }
+    let tables = listed.iter().map(|line| name(line.episode_index)).collect::<Result<BTreeSet<_>>>()?;
+    let unlisted = present.difference(&tables).count();
+    if unlisted > 0 {
+        disagreements.push(format!(
+            "{unlisted} tables are of episodes that meta/episodes.jsonl does not list, and are not used"
+        ));
+    }
     let cameras = info.features.values().filter(|feature| feature.is_video()).count();
     let mut first = 0;
     let mut episodes: Vec<Episode> = Vec::with_capacity(listed.len());
@@ -158,9 +172,8 @@ fn per_episode(folder: &Folder, meta: &Path, info: &Info, options: &OpenOptions)
 fn take_lengths(
     folder: &Folder,
     lines: &mut [EpisodeLine],
-    present: &BTreeSet<PathBuf>,
     name: impl Fn(usize) -> Result<PathBuf>,
-) -> Result<Vec<String>> {
+) -> Result<Option<String>> {
     let paths = lines.iter().map(|line| name(line.episode_index)).collect::<Result<Vec<_>>>()?;
     // What cannot be read is refused where its rows are needed.
     let lengths = in_parallel(&paths, |path| TableFile::count_rows(&folder.inside(path).ok()?).ok());
@@ -170,22 +183,16 @@ fn take_lengths(
         wrong += usize::from(line.length != length);
         line.length = length;
     }
-    let mut said = Vec::new();
-    if wrong > 0 {
-        said.push(format!("meta/episodes.jsonl names another `length` for {wrong} of {} episodes", lines.len()));
-    }
-    let listed: BTreeSet<&PathBuf> = paths.iter().collect();
-    let unlisted = present.iter().filter(|path| !listed.contains(path)).count();
-    if unlisted > 0 {
-        said.push(format!(
-            "{unlisted} tables are of episodes that meta/episodes.jsonl does not list, and are not used"
-        ));
-    }
-    Ok(said)
+    Ok((wrong > 0).then(|| wrong_lengths(wrong, lines.len())))
+}
+
+/// What to say of lengths that are not those of the tables.
+pub(super) fn wrong_lengths(wrong: usize, of: usize) -> String {
+    format!("meta/episodes.jsonl names another `length` for {wrong} of {of} episodes")
 }
 
 /// What a function gives for each of some things, on a few threads: files are waited for.
-fn in_parallel<T: Sync, R: Send>(things: &[T], of: impl Fn(&T) -> R + Sync) -> Vec<R> {
+pub(super) fn in_parallel<T: Sync, R: Send>(things: &[T], of: impl Fn(&T) -> R + Sync) -> Vec<R> {
     const THREADS: usize = 4;
     let part = things.len().div_ceil(THREADS).max(1);
     std::thread::scope(|scope| {

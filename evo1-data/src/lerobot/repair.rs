@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use super::{
     Dataset, OpenOptions, Table,
     info::{FileNumber, Layout, fill, numbers, numbers_in},
-    meta::{self, EPISODE, FIRST, Place, counts, parquet_files},
+    meta::{self, EPISODE, FIRST, Place, counts, in_parallel, parquet_files, wrong_lengths},
     table::TableFile,
 };
 use crate::{Error, Result, video::frame_times};
@@ -62,10 +62,11 @@ impl Dataset {
             Layout::PerEpisode => (Vec::new(), self.unlisted_tables()),
             Layout::Shared => (self.places(&mut repaired), self.moved_tables()?),
         };
+        let lengths = self.lengths(layout, &mut repaired);
         self.link(Path::new(""), to, &moved)?;
-        self.write_info(to)?;
+        self.write_info(to, lengths.iter().sum())?;
         match layout {
-            Layout::PerEpisode => self.write_lines(to)?,
+            Layout::PerEpisode => self.write_lines(to, &lengths)?,
             Layout::Shared => self.write_tables(to, &places, &moved)?,
         }
         let copy = Dataset::open(to, &OpenOptions { skip_unreadable: true, ..self.options().clone() })?;
@@ -158,12 +159,27 @@ impl Dataset {
         Ok(())
     }
 
-    fn write_info(&self, to: &Path) -> Result<()> {
+    /// The rows that the tables of the episodes have; `said` is told where metadata has others.
+    fn lengths(&self, layout: Layout, said: &mut Vec<String>) -> Vec<usize> {
+        let listed: Vec<usize> = self.episodes().iter().map(|episode| episode.length).collect();
+        if layout == Layout::Shared {
+            return listed;
+        }
+        let rows = in_parallel(self.episodes(), |episode| {
+            self.table_path(episode.index).and_then(|path| TableFile::count_rows(&path)).unwrap_or(episode.length)
+        });
+        let wrong = rows.iter().zip(&listed).filter(|(found, listed)| found != listed).count();
+        if wrong > 0 {
+            said.push(wrong_lengths(wrong, listed.len()));
+        }
+        rows
+    }
+
+    fn write_info(&self, to: &Path, frames: usize) -> Result<()> {
         let path = self.info_path();
         let mut info: Value =
             serde_json::from_str(&read_text(&path)?).map_err(|error| Error::format(&path, "info.json", error))?;
-        let (episodes, frames) =
-            (self.episodes().len(), self.episodes().iter().map(|episode| episode.length).sum::<usize>());
+        let episodes = self.episodes().len();
         let videos = self.info().features.values().filter(|feature| feature.is_video()).count();
         info["total_episodes"] = episodes.into();
         info["total_frames"] = frames.into();
@@ -186,15 +202,17 @@ impl Dataset {
     }
 
     /// The lists of versions 2.
-    fn write_lines(&self, to: &Path) -> Result<()> {
-        let known = self.lines(EPISODE_LINES)?;
+    fn write_lines(&self, to: &Path, lengths: &[usize]) -> Result<()> {
+        let lines = self.lines(EPISODE_LINES)?;
+        let known: BTreeMap<u64, Value> =
+            lines.into_iter().filter_map(|line| Some((line[EPISODE].as_u64()?, line))).collect();
         let mut text = String::new();
-        for episode in self.episodes() {
-            let mut line = match known.iter().find(|line| line[EPISODE] == episode.index) {
+        for (episode, &length) in self.episodes().iter().zip(lengths) {
+            let mut line = match known.get(&(episode.index as u64)) {
                 Some(line) => line.clone(),
                 None => json!({ EPISODE: episode.index, "tasks": self.tasks_of(episode.index)? }),
             };
-            line["length"] = episode.length.into();
+            line["length"] = length.into();
             text.push_str(&format!("{line}\n"));
         }
         write_atomically(&to.join(EPISODE_LINES), text.as_bytes())?;
