@@ -55,6 +55,15 @@ fn data_describes_what_cannot_be_used() {
     assert!(!printed(&output).contains("problem"));
     let output = evo1(&["data", text(metadata("v21").path()), "--check"]);
     assert!(!output.status.success() && stderr(&output).contains("9 problems"), "{}", stderr(&output));
+    let lines = support::stdout(&output);
+    assert!(
+        lines.contains("tables: 3 problems; `on_error: skip`") && lines.contains("videos: 6 problems; "),
+        "{lines}"
+    );
+    let output = evo1(&["data", text(metadata("v21").path()), "--check", "--json"]);
+    let summary: serde_json::Value = serde_json::from_str(&support::stdout(&output)).expect("JSON");
+    assert_eq!(summary["problems"].as_array().map(Vec::len), Some(9));
+    assert_eq!((&summary["problems"][0]["kind"], &summary["problems"][0]["episode"]), (&"tables".into(), &0.into()));
     // No cameras, no episodes.
     let directory = metadata("v21");
     let path = directory.path().join("meta/info.json");

@@ -67,7 +67,9 @@ pub use epochs::Epochs;
 pub use error::{Error, Result};
 pub use hub::{Needed, located};
 pub use identity::DatasetIdentity;
-pub use lerobot::{Column, Dataset, Episode, Feature, Info, OpenOptions, Repair, Table, Tasks, VideoClip};
+pub use lerobot::{
+    Column, Dataset, Episode, Feature, Info, OpenOptions, Problem, ProblemKind, Repair, Table, Tasks, VideoClip,
+};
 pub use loader::{Batches, Loader, LoaderOptions, Share};
 pub use mixture::{Mixture, SkippedEpisode};
 pub use sample::{Sample, SampleId};

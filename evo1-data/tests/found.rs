@@ -770,26 +770,84 @@ fn numbers_of_files_that_nobody_uses_may_be_missing() {
 
 #[test]
 fn a_check_finds_what_is_wrong_without_decoding() {
+    use evo1_data::ProblemKind::{Duplicate, Metadata, Statistics, Table, Time, Values, Video};
     let found = |root: &Path| {
         let mut last = (0, 0);
         let wrong = dataset(root).check(|done, total| last = (done, total));
         assert_eq!(last, (3, 3));
-        wrong.into_iter().map(|(episode, error)| (episode, error.to_string())).collect::<Vec<_>>()
+        wrong
+    };
+    let expect = |root: &Path, expected: &[(_, Option<usize>, &str)]| {
+        let wrong = found(root);
+        assert_eq!(wrong.len(), expected.len(), "{wrong:?}");
+        for (problem, (kind, episode, part)) in wrong.iter().zip(expected) {
+            assert_eq!((problem.kind, problem.episode), (*kind, *episode), "{problem:?}");
+            assert!(problem.message.contains(part), "{part}: {problem:?}");
+        }
     };
     for name in ["v21", "v30"] {
-        assert_eq!(found(&fixture(name)), []);
+        expect(&fixture(name), &[]);
     }
-    // A video that is shorter than its table, as another episode's is.
+    // A video that is shorter than its table, as another episode's is, and one that is longer.
     let directory = copied("v21");
     fs::copy(directory.path().join(video_of(FRONT, 0)), directory.path().join(video_of(FRONT, 1))).expect("copy");
-    fs::remove_file(directory.path().join(video_of(WRIST, 2))).expect("there");
+    fs::copy(directory.path().join(video_of(WRIST, 0)), directory.path().join(video_of(WRIST, 2))).expect("copy");
+    fs::remove_file(directory.path().join(video_of(FRONT, 2))).expect("there");
     put(&directory.path().join(table_of(0)), "index", None);
+    let times: ArrayRef = Arc::new(Float32Array::from_iter_values((0..12).map(|row| row as f32 * 0.11)));
+    put(&directory.path().join(table_of(1)), "timestamp", Some(times));
+    expect(
+        directory.path(),
+        &[
+            (Table, Some(0), "`index`"),
+            (Time, Some(1), "`timestamp` of episode 1, row 5"),
+            (Video, Some(1), "the frame at 0.7000 s is wanted"),
+            (Video, Some(2), "episode_000002.mp4"),
+            (Video, Some(2), "the number of frames must be 5, got 7"),
+        ],
+    );
+    expect(starting_at([0.0, 0.76, 1.9]).path(), &[(Video, Some(1), "0.7600 s")]);
+    // Values, statistics and totals.
+    let directory = with_bad_frames();
+    edited(directory.path(), "meta/info.json", "\"total_frames\": 24", "\"total_frames\": 25");
+    expect(
+        directory.path(),
+        &[(Metadata, None, "`total_frames`"), (Values, Some(1), "column `observation.state` is not finite in row 9")],
+    );
+    let directory = copied("v30");
+    let path = directory.path().join("meta/stats.json");
+    let mut statistics: serde_json::Value = serde_json::from_slice(&fs::read(&path).expect("there")).expect("JSON");
+    let least = statistics["action"]["min"][2].as_f64().expect("a number");
+    statistics["action"]["min"][2] = (least - 1.0).into();
+    fs::write(&path, statistics.to_string()).expect("write");
+    expect(directory.path(), &[(Statistics, None, "`action`: `min` of dimension 2 must be")]);
+    // An episode that was copied.
+    let directory = copied("v30");
+    let path = directory.path().join(DATA);
+    let whole = rows(&path);
+    let schema = whole.schema();
+    let mut writer = ArrowWriter::try_new(File::create(&path).expect("file"), schema.clone(), None).expect("writer");
+    let shorter = [whole.slice(0, 7), whole.slice(7, 5), whole.slice(19, 5)];
+    let columns = |at: usize| -> Vec<ArrayRef> {
+        let places = shorter[at].columns().iter().zip(shorter[2].columns()).zip(schema.fields());
+        places
+            .map(|((own, last), field)| match field.name().as_str() {
+                "episode_index" | "index" => own.clone(),
+                _ if at == 1 => last.clone(),
+                _ => own.clone(),
+            })
+            .collect()
+    };
+    for at in 0..3 {
+        writer.write(&RecordBatch::try_new(schema.clone(), columns(at)).expect("batch")).expect("write");
+    }
+    writer.close().expect("close");
     let wrong = found(directory.path());
-    let expected = [(0, "`index`"), (1, "the frame at 0.7000 s is wanted"), (2, "episode_000002.mp4")];
-    assert_eq!(wrong.iter().map(|(episode, _)| *episode).collect::<Vec<_>>(), [0, 1, 2], "{wrong:?}");
-    expected.iter().zip(&wrong).for_each(|((_, part), (_, message))| assert!(message.contains(part), "{message}"));
-    let wrong = found(starting_at([0.0, 0.76, 1.9]).path());
-    assert!(wrong.len() == 1 && wrong[0].0 == 1 && wrong[0].1.contains("0.7600 s"), "{wrong:?}");
+    let duplicates: Vec<_> = wrong.iter().filter(|problem| problem.kind == Duplicate).collect();
+    assert!(
+        matches!(&duplicates[..], [one] if one.episode == Some(2) && one.message.contains("as episode 1")),
+        "{wrong:?}"
+    );
 }
 
 #[test]

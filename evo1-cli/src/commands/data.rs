@@ -9,7 +9,8 @@ use std::{
 use clap::Args;
 use evo1::config::Cameras;
 use evo1_data::{
-    DataConfig, Dataset, DatasetConfig, DatasetSource, Episodes, Mixture, Needed, OpenOptions, VideoPool, VideoReader,
+    DataConfig, Dataset, DatasetConfig, DatasetSource, Episodes, Mixture, Needed, OpenOptions, Problem, ProblemKind,
+    VideoPool, VideoReader,
 };
 use evo1_plot::{
     Lines,
@@ -64,7 +65,7 @@ pub(crate) struct Data {
     #[arg(long)]
     follow_links: bool,
 
-    /// Read the indices and times of all tables and videos once, and say which episodes cannot be used and why
+    /// Read all tables and the indices of all videos once, and say what is wrong, by kind, and what can be done about it
     #[arg(long)]
     check: bool,
 
@@ -82,7 +83,7 @@ impl Data {
         // What cannot be used is shown all the same, with what is wrong with it.
         let options = OpenOptions {
             follow_links: self.follow_links,
-            columns: Some(BTreeSet::new()),
+            columns: if self.check { None } else { Some(BTreeSet::new()) },
             skip_unreadable: true,
             ..OpenOptions::default()
         };
@@ -97,7 +98,9 @@ impl Data {
         let mut summary = summary(&dataset);
         let problems = if self.check { check(&dataset) } else { Vec::new() };
         if self.check {
-            summary["problems"] = json!(problems);
+            summary["problems"] = problems.iter().map(described).collect();
+            let kinds: BTreeSet<ProblemKind> = problems.iter().map(|problem| problem.kind).collect();
+            summary["remedies"] = kinds.into_iter().map(|kind| (kind.to_string(), kind.remedy())).collect();
         }
         let repair = self.repair.as_ref().map(|to| dataset.repair(to)).transpose()?;
         if let Some(repair) = &repair {
@@ -192,15 +195,19 @@ impl Data {
     }
 }
 
-/// What is wrong with each episode, in sentences.
-fn check(dataset: &Dataset) -> Vec<String> {
+/// What is wrong with a dataset.
+fn check(dataset: &Dataset) -> Vec<Problem> {
     let bar = indicatif::ProgressBar::new(0);
-    let wrong = dataset.check(|done, total| {
+    let problems = dataset.check(|done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
     });
     bar.finish_and_clear();
-    wrong.into_iter().map(|(episode, error)| format!("episode {episode}: {error}")).collect()
+    problems
+}
+
+fn described(problem: &Problem) -> Value {
+    json!({ "kind": problem.kind.to_string(), "episode": problem.episode, "message": problem.message })
 }
 
 /// What a dataset holds.
@@ -236,6 +243,9 @@ fn summary(dataset: &Dataset) -> Value {
     })
 }
 
+/// Problems of a kind that are printed.
+const MOST_SHOWN: usize = 20;
+
 fn print(summary: &Value) -> Result<()> {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     for key in ["version", "robot", "episodes", "frames", "fps", "shortest_episode", "longest_episode"] {
@@ -249,14 +259,24 @@ fn print(summary: &Value) -> Result<()> {
         let depth = if feature["is_depth"] == true { ", depth: no view unless named" } else { "" };
         say!("{name:<42} {} {}{codec}{depth}", text(&feature["dtype"]), feature["shape"])?;
     }
-    for (what, key) in [
-        ("disagreement", "disagreements"),
-        ("problem", "problems"),
-        ("repaired in the copy", "repaired"),
-        ("left in the copy", "left"),
-    ] {
+    for (what, key) in
+        [("disagreement", "disagreements"), ("repaired in the copy", "repaired"), ("left in the copy", "left")]
+    {
         for found in summary[key].as_array().into_iter().flatten() {
             say!("{what:<20} {}", text(found))?;
+        }
+    }
+    for (kind, remedy) in summary["remedies"].as_object().into_iter().flatten() {
+        let problems = summary["problems"].as_array().into_iter().flatten();
+        let of_kind: Vec<&Value> = problems.filter(|problem| problem["kind"] == kind[..]).collect();
+        say!("{kind}: {} problems; {}", of_kind.len(), text(remedy))?;
+        for problem in of_kind.iter().take(MOST_SHOWN) {
+            let episode =
+                problem["episode"].as_u64().map_or_else(String::new, |episode| format!("episode {episode}: "));
+            say!("  {episode}{}", text(&problem["message"]))?;
+        }
+        if of_kind.len() > MOST_SHOWN {
+            say!("  … and {} more; `--json` has all", of_kind.len() - MOST_SHOWN)?;
         }
     }
     Ok(())

@@ -21,7 +21,7 @@ use super::{
 };
 #[cfg(feature = "hub")]
 use crate::Needed;
-use crate::{Error, Result, VideoPool, config::Time};
+use crate::{Error, Result, config::Time};
 
 /// Columns of whole numbers that every use of a table needs.
 const INDICES: [&str; 4] = ["frame_index", "episode_index", "index", "task_index"];
@@ -266,26 +266,6 @@ impl Dataset {
         }
     }
 
-    /// What is wrong with each episode, by its number: all tables are read, with the columns of [`OpenOptions::columns`], and
-    /// the indices of all videos, whose frames must be in time to half a frame. None is decoded. `progress` is told how many episodes of how many are done.
-    pub fn check(&self, mut progress: impl FnMut(usize, usize)) -> Vec<(usize, Error)> {
-        let videos = VideoPool::new(NonZeroUsize::new(self.info.features.len()).unwrap_or(NonZeroUsize::MIN));
-        let (fps, total) = (self.info.fps, self.episodes().len());
-        let mut wrong = Vec::new();
-        for (done, episode) in self.episodes().iter().enumerate() {
-            let number = episode.index;
-            wrong.extend(self.read_table(number).err().map(|error| (number, error)));
-            for (camera, _) in self.info.features.iter().filter(|(_, feature)| feature.is_video()) {
-                let found = self
-                    .clip(number, camera)
-                    .and_then(|clip| videos.with(&clip.path, |video| video.check(&clip, 0.5 / fps, fps)));
-                wrong.extend(found.err().map(|error| (number, error)));
-            }
-            progress(done + 1, total);
-        }
-        wrong
-    }
-
     pub(super) fn folder(&self) -> &Folder {
         &self.folder
     }
@@ -349,7 +329,7 @@ impl Dataset {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn read_table(&self, number: usize) -> Result<Table> {
+    pub(super) fn read_table(&self, number: usize) -> Result<Table> {
         const TIME: &str = "timestamp";
         let path = self.table_path(number)?;
         let Episode { length, first_row, .. } = *self.episode(number)?;

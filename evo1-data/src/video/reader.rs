@@ -189,11 +189,21 @@ impl VideoReader {
         self.frame(number)
     }
 
-    /// Whether every frame of an episode is there, by the index alone.
+    /// Whether every frame of an episode is there, by the index alone, and no others than those of the video's episodes.
     ///
     /// # Errors
     /// With the first one that is not, or what is wrong with the episode's start.
     pub(crate) fn check(&self, clip: &VideoClip, tolerance: f64, fps: f64) -> Result<()> {
+        self.check_frames(clip, tolerance, fps)?;
+        match clip.frames_in_all {
+            Some(frames) if frames != self.shown.len() => {
+                Err(Error::inconsistent(&self.track.path, "the number of frames", frames, self.shown.len()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_frames(&self, clip: &VideoClip, tolerance: f64, fps: f64) -> Result<()> {
         let first = self.time(self.start_of(clip, tolerance, fps)?);
         (0..clip.frames).try_for_each(|frame| {
             let seconds = first + frame as f64 / fps;
