@@ -162,7 +162,7 @@ mod tests {
             assert!(message.contains("`git lfs pull`") && message.contains("file"), "{message}");
         }
         fs::write(&path, &pointer[1..]).expect("write");
-        assert_eq!(read(&path).expect("another file"), pointer[1..].as_bytes());
+        assert_eq!(read(&path).expect("another file"), &pointer.as_bytes()[1..]);
     }
 
     #[test]

@@ -875,9 +875,9 @@ fn repaired(directory: &tempfile::TempDir, episodes: &[usize]) -> tempfile::Temp
             for entry in fs::read_dir(folder).expect("folder") {
                 let path = entry.expect("entry").path();
                 if path.is_dir() {
-                    folders.push(path)
+                    folders.push(path);
                 } else {
-                    files.push((path.clone(), fs::read(path).expect("file")))
+                    files.push((path.clone(), fs::read(path).expect("file")));
                 }
             }
         }

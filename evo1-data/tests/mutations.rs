@@ -86,7 +86,7 @@ fn linked(from: &Path, to: &Path) {
         let (path, to) = (entry.as_ref().expect("entry").path(), to.join(entry.expect("entry").file_name()));
         match path.is_dir() {
             true => linked(&path, &to),
-            false => _ = fs::hard_link(&path, &to).or_else(|_| fs::copy(&path, &to).map(drop)).expect("file"),
+            false => fs::hard_link(&path, &to).or_else(|_| fs::copy(&path, &to).map(drop)).expect("file"),
         }
     }
 }
@@ -240,7 +240,7 @@ fn damage_table(path: &Path, is_data: bool, rng: &mut ChaCha8Rng) -> String {
     let what = match rng.random_range(0..5) {
         0 => {
             let other = pick(rng, &fields);
-            let (one, two) = (name.clone(), fields[other].name().clone());
+            let (one, two) = (name, fields[other].name().clone());
             fields[at] = fields[at].clone().with_name(&two);
             fields[other] = fields[other].clone().with_name(&one);
             format!("columns {one} and {two} swapped")

@@ -150,8 +150,7 @@ impl Dataset {
     }
 
     /// Whether episodes were looked for in the tables, since metadata disagrees with their footers.
-    #[cfg(feature = "hub")]
-    pub(crate) fn is_located(&self) -> bool {
+    pub fn is_located(&self) -> bool {
         self.listing.is_located
     }
 

@@ -87,6 +87,7 @@ impl Info {
     }
 
     /// Whether a path, relative to the dataset's folder, is that of a table.
+    #[cfg(feature = "hub")]
     pub(crate) fn is_in_tables(&self, path: &Path) -> bool {
         let fixed = self.data_path.split('{').next().unwrap_or_default();
         path.starts_with(fixed.rsplit_once('/').map_or("", |(top, _)| top))
