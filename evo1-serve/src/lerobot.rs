@@ -48,9 +48,11 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Most bytes of a gRPC message, LeRobot's own limit. Observations come in parts of half of it.
 const MAX_PART: usize = 4 * 1024 * 1024;
 
-/// Bytes that a client may send ahead, in one call and in all of a connection.
-const CALL_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 2 * CALL_WINDOW;
+/// Bytes that a client may send ahead: what a connection may hold that nobody has asked for yet.
+const WINDOW: u32 = 1024 * 1024;
+
+/// A connection on which nothing has been asked for so long is none of a robot's.
+const FIRST_CALL: Duration = Duration::from_secs(10);
 
 /// A client that does not answer a ping for so long is gone.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -178,9 +180,8 @@ impl Drop for Connection {
 /// Serves a connection in a task of its own.
 pub(crate) fn serve(stream: TcpStream, shared: Arc<Shared>, sessions: Sessions, permit: Arc<OwnedSemaphorePermit>) {
     let Ok(peer) = stream.peer_addr() else { return };
-    // What the transport may hold that nobody has asked for yet.
     let mut window = Reservation::none(shared.budget.clone());
-    if !window.grow(CONNECTION_WINDOW as usize) {
+    if !window.grow(WINDOW as usize) {
         tracing::warn!("a connection of LeRobot's was refused: the memory for requests is taken");
         return;
     }
@@ -190,7 +191,10 @@ pub(crate) fn serve(stream: TcpStream, shared: Arc<Shared>, sessions: Sessions, 
     let metrics = shared.metrics.clone();
     let connection =
         Arc::new(Connection { shared, sessions, peer, session: Mutex::default(), _window: window, _permit: permit });
+    let called = Arc::new(Notify::new());
+    let first_call = called.clone();
     let service = hyper::service::service_fn(move |request| {
+        called.notify_one();
         let connection = connection.clone();
         async move { Ok::<_, Infallible>(connection.respond(request).await) }
     });
@@ -198,17 +202,23 @@ pub(crate) fn serve(stream: TcpStream, shared: Arc<Shared>, sessions: Sessions, 
         let _open = metrics.opened(None);
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            .initial_stream_window_size(CALL_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
             .max_concurrent_streams(calls)
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT)
             .serve_connection(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
         let drains = async { phase.wait_for(|phase| *phase == Phase::Draining).await.map(drop) };
+        let silence = async {
+            if timeout(FIRST_CALL, first_call.notified()).await.is_ok() {
+                std::future::pending::<()>().await;
+            }
+        };
         // Errors are the peer's: it left, or spoke no HTTP/2.
         tokio::select! {
             _ = connection.as_mut() => {}
+            () = silence => {}
             _ = drains => {
                 connection.as_mut().graceful_shutdown();
                 let _ = connection.await;
@@ -431,6 +441,9 @@ impl Connection {
             }
             message.extend_from_slice(&part.data);
             if state == TransferState::End {
+                // Nothing more comes but the call's end. A reply before it would break the call off, and HTTP/2 counts such
+                // calls and gives the connection up.
+                while parts.next().await.is_some_and(|part| part.is_ok()) {}
                 return Ok((message, memory));
             }
         }

@@ -4,7 +4,8 @@
 mod support;
 
 use std::{
-    net::SocketAddr,
+    io::{ErrorKind, Read, Write},
+    net::{SocketAddr, TcpStream},
     thread::{sleep, spawn},
     time::{Duration, Instant},
 };
@@ -21,6 +22,7 @@ use evo1_serve::{
         lerobot::{self, Timed},
     },
 };
+use futures_util::{Stream, StreamExt, stream};
 use support::{HORIZON, Running};
 use tokio::runtime::Runtime;
 use tonic::{Code, IntoStreamingRequest, Status, client::Grpc, transport::Channel};
@@ -39,6 +41,9 @@ struct Data {
     #[prost(bytes = "vec", tag = "1")]
     data: Vec<u8>,
 }
+
+/// Longer than anything takes here.
+const SOON: Duration = Duration::from_millis(300);
 
 const BEGIN: i32 = 1;
 const MIDDLE: i32 = 2;
@@ -94,13 +99,16 @@ impl Robot {
     fn send(&mut self, parts: Vec<(i32, &[u8])>) -> Result<(), Status> {
         let parts: Vec<Part> =
             parts.into_iter().map(|(transfer_state, data)| Part { transfer_state, data: data.to_vec() }).collect();
+        self.stream(stream::iter(parts))
+    }
+
+    fn stream(&mut self, parts: impl Stream<Item = Part> + Send + 'static) -> Result<(), Status> {
         let mut grpc = Grpc::new(self.channel.clone());
         let path = "/transport.AsyncInference/SendObservations".parse().expect("a path");
         self.runtime.block_on(async {
             grpc.ready().await.expect("ready");
             let codec = ProstCodec::<Part, Data>::default();
-            let request = futures_util::stream::iter(parts).into_streaming_request();
-            grpc.client_streaming(request, path, codec).await.map(drop)
+            grpc.client_streaming(parts.into_streaming_request(), path, codec).await.map(drop)
         })
     }
 
@@ -408,6 +416,47 @@ fn a_robot_that_waits_is_told_when_the_server_stops() {
     let answer = waits.join().expect("no panic");
     assert_eq!(answer.expect_err("it ends").code(), Code::Unavailable);
     server.end().expect("a clean end");
+}
+
+#[test]
+fn a_call_is_answered_when_it_has_ended() {
+    let server = Running::scripted(options());
+    let mut robot = Robot::introduced(&server);
+    // HTTP/2 gives up a connection on which many calls are answered before.
+    let part = Part { transfer_state: END, data: observation(1, [0.0, 0.0], true, "go") };
+    let end = async {
+        tokio::time::sleep(SOON).await;
+        None
+    };
+    let start = Instant::now();
+    let parts = stream::iter([Some(part)]).chain(stream::once(end)).filter_map(std::future::ready);
+    robot.stream(parts).expect("taken");
+    assert!(start.elapsed() >= SOON, "{:?}", start.elapsed());
+    assert_eq!(robot.actions().expect("actions").len(), 3);
+}
+
+#[test]
+fn who_says_nothing_is_not_waited_for() {
+    let server = Running::scripted(options());
+    let address = server.lerobot.expect("an address");
+    // A robot may be idle after it has spoken, others may not.
+    let mut robot = Robot::introduced(&server);
+    let silent: Vec<TcpStream> = [&b""[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n"]
+        .into_iter()
+        .map(|bytes| {
+            let mut stream = TcpStream::connect(address).expect("a connection");
+            stream.write_all(bytes).expect("sent");
+            stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+            stream
+        })
+        .collect();
+    for mut stream in silent {
+        // The end, or a reset; not the timeout.
+        let end = stream.read_to_end(&mut Vec::new()).map_err(|error| error.kind());
+        assert!(matches!(end, Ok(_) | Err(ErrorKind::ConnectionReset)), "{end:?}");
+    }
+    robot.observe(&observation(1, [0.0, 0.0], true, "go")).expect("taken");
+    assert_eq!(robot.actions().expect("actions").len(), 3);
 }
 
 /// 10,000 messages that are nearly right, most of them with more than one error, beside a robot that is served.
