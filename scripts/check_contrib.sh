@@ -23,7 +23,7 @@ fi
 
 if type hadolint >/dev/null 2>&1; then
   hadolint contrib/Dockerfile
-elif docker buildx version >/dev/null 2>&1; then
+elif docker buildx version >/dev/null 2>&1 && docker info >/dev/null 2>&1; then
   docker build --check -f contrib/Dockerfile .
 else
   echo "neither hadolint nor docker buildx is here: contrib/Dockerfile is not linted"

@@ -64,8 +64,11 @@ impl Metrics {
             registry: Registry::new(),
             requests: counters("evo1_requests_total", "Requests answered, by protocol.", "protocol")?,
             errors: counters("evo1_errors_total", "Requests that failed, by kind.", "kind")?,
-            connections: IntGauge::new("evo1_connections", "Websocket connections that are open.")?,
-            connections_total: IntCounter::new("evo1_connections_total", "Websocket connections accepted.")?,
+            connections: IntGauge::new(
+                "evo1_connections",
+                "Connections of robots that are open: websockets and gRPC.",
+            )?,
+            connections_total: IntCounter::new("evo1_connections_total", "Connections of robots accepted.")?,
             token_connections: IntGaugeVec::new(
                 Opts::new(
                     "evo1_token_connections",
