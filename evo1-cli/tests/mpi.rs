@@ -120,6 +120,23 @@ fn a_process_that_fails_ends_all_and_what_was_done_is_saved() {
 }
 
 #[test]
+fn a_process_that_cannot_begin_keeps_nobody_waiting() {
+    if !has_mpirun() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let run_folder = folder.path().join("run");
+    std::fs::create_dir(&run_folder).expect("a folder");
+    let held = std::fs::File::create(run_folder.join("run.lock")).expect("a file");
+    held.lock().expect("this test has it");
+    // Of the two the first one alone looks for it.
+    let output = run(2, &dataset(), &run_folder, 2);
+    assert!(!output.status.success());
+    let said = stderr(&output);
+    assert!(said.contains("error: process 0 of 2") && said.contains("no other process trains in"), "{said}");
+}
+
+#[test]
 fn an_interrupted_run_is_saved_by_all() {
     if !has_mpirun() {
         return;

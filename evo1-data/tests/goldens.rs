@@ -3,9 +3,7 @@
 use std::num::NonZeroUsize;
 
 use evo1_core::{View, normalize::RobotStatistics};
-#[cfg(feature = "ffmpeg")]
-use evo1_data::VideoReader;
-use evo1_data::{DataConfig, Dataset, DatasetConfig, Mixture, OpenOptions, StatisticsPer, VideoPool};
+use evo1_data::{DataConfig, Dataset, DatasetConfig, Mixture, OpenOptions, StatisticsPer, VideoPool, VideoReader};
 
 mod common;
 

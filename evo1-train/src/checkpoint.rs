@@ -134,7 +134,8 @@ impl Checkpoints {
         Ok(())
     }
 
-    fn path(&self, step: u64) -> PathBuf {
+    /// The folder of a step's checkpoint.
+    pub(crate) fn path(&self, step: u64) -> PathBuf {
         self.folder.join(format!("{PREFIX}{step:08}"))
     }
 

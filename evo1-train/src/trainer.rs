@@ -175,11 +175,11 @@ impl<C: Components> Trainer<C> {
         let device = policy.device().clone();
         let policy = with_dropout(policy, config.dropout);
         let learner = on_devices(Learner::new(policy.clone(), config.learner()?)?, &config, &device, &processes)?;
-        let Source { batches, held_out } = source(&policy)?;
-        check_held_out(&config, &held_out)?;
+        let source = source(&policy)?;
+        check_held_out(&config, &source.held_out)?;
         let trained: Vec<Parameter> = learner.trained_parameters().collect();
-        let identity = RunIdentity::of(&config, &*processes, &trained, batches.identity());
-        Self::with_learner(config, learner, Source { batches, held_out }, identity, lock)
+        let identity = RunIdentity::of(&config, &*processes, &trained, source.batches.identity());
+        Self::with_learner(config, learner, source, identity, lock)
     }
 
     /// [`Trainer::resume`] with batches that are made for the checkpoint's policy.
@@ -198,10 +198,10 @@ impl<C: Components> Trainer<C> {
         report.warn();
         let (progress, before) = saved(&newest)?;
         let learner = Learner::new(policy.clone(), config.learner()?)?;
-        let Source { batches, held_out } = source(&policy)?;
-        check_held_out(&config, &held_out)?;
+        let source = source(&policy)?;
+        check_held_out(&config, &source.held_out)?;
         let trained: Vec<Parameter> = learner.trained_parameters().collect();
-        let identity = RunIdentity::of(&config, &*options.processes, &trained, batches.identity());
+        let identity = RunIdentity::of(&config, &*options.processes, &trained, source.batches.identity());
         let identity = identity.going_on_from(&before, progress.step, &options.allow_change)?;
         let record = optimizer_of(&newest, &trained, &progress, identity.trained != before.trained)?;
         let mut learner = learner.restored(record, progress);
@@ -217,7 +217,7 @@ impl<C: Components> Trainer<C> {
             }
         }
         let learner = on_devices(learner, &config, device, &options.processes)?;
-        Self::with_learner(config, learner, Source { batches, held_out }, identity, lock)
+        Self::with_learner(config, learner, source, identity, lock)
     }
 
     fn with_learner(
@@ -304,7 +304,7 @@ impl<C: Components> Trainer<C> {
             let is_looked_at =
                 self.config.held_out.as_ref().is_some_and(|held_out| step.is_multiple_of(held_out.every));
             if self.lock.is_some() && (is_looked_at || is_last) {
-                self.look_at_held_out(record)?;
+                self.look_at_held_out(record, run);
             }
             if step.is_multiple_of(self.config.log_every) || is_last || is_looked_at {
                 let (line, failure) = record.log(&self.learner);
@@ -326,15 +326,22 @@ impl<C: Components> Trainer<C> {
         Ok(())
     }
 
-    /// Computes the errors on what is held out, if they are not those of the present step already.
-    fn look_at_held_out(&self, record: &mut RunLog) -> Result<()> {
+    /// Computes the errors on what is held out, if they are not those of the present step already. What cannot be read of it
+    /// ends no run.
+    fn look_at_held_out(&self, record: &mut RunLog, run: &mut Run<impl FnMut(&Event) -> ControlFlow<()>>) {
         let step = self.learner.progress().step;
-        let Some(probe) = self.held_out.as_ref().filter(|_| record.looked_at != Some(step)) else { return Ok(()) };
-        record.held_out = Some(probe.errors(&self.learner.policy(), |_| ())?);
-        let of_average = self.learner.ema_policy().map(|policy| probe.errors(&policy, |_| ()));
-        record.held_out_ema = of_average.transpose()?;
+        let Some(probe) = self.held_out.as_ref().filter(|_| record.looked_at != Some(step)) else { return };
+        let errors = |policy: &Policy<C>| probe.errors(policy, |_| ());
+        let own = errors(&self.learner.policy());
+        let average = self.learner.ema_policy().map(|policy| errors(&policy)).transpose();
         record.looked_at = Some(step);
-        Ok(())
+        (record.held_out, record.held_out_ema) = match (own, average) {
+            (Ok(own), Ok(average)) => (Some(own), average),
+            (Err(error), _) | (_, Err(error)) => {
+                run.warn(record, format!("step {step}: no errors on what is held out: {error}"));
+                (None, None)
+            }
+        };
     }
 
     /// Saves the last step, waiting for room where the disk is full, until that is done or the run is broken off.
@@ -353,7 +360,7 @@ impl<C: Components> Trainer<C> {
     }
 
     fn save(&self, record: &mut RunLog, run: &mut Run<impl FnMut(&Event) -> ControlFlow<()>>) -> Result<()> {
-        self.look_at_held_out(record)?;
+        self.look_at_held_out(record, run);
         let held_out = record.held_out_ema.or(record.held_out).map(|errors| errors.loss);
         let loss = held_out.unwrap_or_else(|| record.losses_since_save.value());
         let path = self.checkpoints.save(&self.learner, &self.identity, loss)?;
@@ -366,10 +373,13 @@ impl<C: Components> Trainer<C> {
     }
 
     fn finish(self, record: RunLog) -> Result<Finished<C>> {
-        let checkpoint = self.checkpoints.newest()?;
+        let (metrics, progress) = (record.metrics.lines().to_vec(), self.learner.progress());
+        let checkpoint = match &self.lock {
+            Some(_) => self.checkpoints.newest()?,
+            // The first process has written it, wherever its disk is.
+            None => Some(self.checkpoints.path(progress.step)),
+        };
         let checkpoint = checkpoint.ok_or_else(|| Error::checkpoint(&self.config.output, "the checkpoint is gone"))?;
-        let metrics = record.metrics.lines().to_vec();
-        let progress = self.learner.progress();
         Ok(Finished {
             policy: self.learner.policy(),
             checkpoint,

@@ -74,7 +74,21 @@ impl Train {
         if self.print_config {
             return say!("{}", config.to_yaml()?.trim_end());
         }
-        let Joined { processes, local_rank } = join()?;
+        let joined = join()?;
+        let (rank, size) = (joined.processes.rank(), joined.processes.size());
+        match self.train::<C>(config, common, joined) {
+            // The others may be waiting for this one: its launcher ends them where it ends without taking leave of them.
+            Err(report) if size > 1 && !report.is::<Interrupted>() => {
+                let causes: Vec<String> = report.chain().map(ToString::to_string).collect();
+                eprintln!("error: process {rank} of {size}: {}", causes.join(": "));
+                std::process::exit(1)
+            }
+            done => done,
+        }
+    }
+
+    fn train<C: Components>(&self, config: TrainConfig, common: &Common, joined: Joined) -> Result<()> {
+        let Joined { processes, local_rank } = joined;
         let device = common.open_device_for(local_rank)?;
         // The first process speaks for all.
         let is_silent = common.quiet || processes.rank() > 0;
