@@ -75,7 +75,9 @@ impl Train {
             return say!("{}", config.to_yaml()?.trim_end());
         }
         let joined = join()?;
-        let (rank, size) = (joined.processes.rank(), joined.processes.size());
+        // Kept to the end: where it goes it takes leave of the others, and waits until they do.
+        let processes = Arc::clone(&joined.processes);
+        let (rank, size) = (processes.rank(), processes.size());
         match self.train::<C>(config, common, joined) {
             // The others may be waiting for this one: its launcher ends them where it ends without taking leave of them.
             Err(report) if size > 1 && !report.is::<Interrupted>() => {
