@@ -449,7 +449,7 @@ fn a_killed_run_ends_with_the_same_weights() {
 }
 
 #[test]
-#[ignore = "40 kills take minutes"]
+#[ignore = "40 kills take half a minute"]
 fn a_run_killed_forty_times_ends_with_the_same_weights() {
     killed_runs_end_with_the_same_weights(40);
 }
