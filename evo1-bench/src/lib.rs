@@ -9,6 +9,7 @@ mod report;
 pub use bounds::{Bounds, bounds};
 use burn::tensor::Device;
 pub use evo1::StageTimes;
+pub use evo1::device::peak_memory;
 use evo1::{ActionChunk, Components, Observation, Policy, PredictOptions, Result};
 pub use evo1_kernels::{set_narrow_vectors, set_tf32};
 pub use kernels::{KernelSetup, KernelTime, KernelTimes, Peak, kernel_times, peak};
@@ -22,14 +23,6 @@ pub fn predict_timed<C: Components>(
 ) -> Result<(ActionChunk, StageTimes)> {
     let (mut predictions, times) = policy.predict_batch_timed(std::slice::from_ref(observation), options)?;
     Ok((predictions.remove(0).chunk, times))
-}
-
-/// The most memory that this process has had resident so far, in bytes; `None` where the system does not tell.
-pub fn peak_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
 }
 
 /// Memory that a device's allocator holds, in bytes: what is in use, and what is kept to be used again; `None` for devices

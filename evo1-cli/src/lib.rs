@@ -37,7 +37,7 @@ use evo1::{
     Components,
     device::{DeviceKind, DeviceName, caught},
 };
-use output::Interrupted;
+use output::{Interrupted, causes};
 
 /// Evo-1: camera frames, an instruction and a robot's state in, a chunk of robot actions out.
 #[derive(Parser)]
@@ -114,8 +114,7 @@ fn run<C: Components>(Arguments { common, command }: Arguments) -> ExitCode {
             ExitCode::from(Interrupted::CODE)
         }
         Err(report) => {
-            let causes: Vec<String> = report.chain().map(ToString::to_string).collect();
-            eprintln!("error: {}", causes.join(": "));
+            eprintln!("error: {}", causes(&report));
             ExitCode::FAILURE
         }
     }

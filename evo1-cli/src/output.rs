@@ -5,7 +5,7 @@ use std::{
     io::{ErrorKind, Write},
 };
 
-use eyre::{Context, Result};
+use eyre::{Context, Report, Result};
 
 /// What a command ends with that was interrupted and has saved what it had.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +23,11 @@ impl fmt::Display for Interrupted {
 }
 
 impl std::error::Error for Interrupted {}
+
+/// What went wrong and because of what, in a line.
+pub(crate) fn causes(report: &Report) -> String {
+    report.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
 
 /// Prints to standard output. A reader that has gone is no error: it wants no more, and files are still written.
 pub(crate) fn print(text: Arguments<'_>) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Samples put together and on the device.
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::Tensor;
 use evo1::{HostInputs, Inputs, Preparer, vlm::frame::Pixels};
 use evo1_core::{
     View,
@@ -57,13 +57,10 @@ impl HostBatch {
     /// The batch on the device of the preparer that it was made with.
     pub fn place(self, preparer: &Preparer) -> Batch {
         let Self { inputs, actions, mask, action_is_pad, samples, position } = self;
-        let action = &preparer.config.action;
-        let shape = [samples.len(), action.horizon, action.max_action_dim];
-        let on_device = |values| Tensor::from_data(TensorData::new(values, shape), (&preparer.device, DType::F32));
         Batch {
             inputs: preparer.place(inputs),
-            actions: on_device(actions),
-            mask: on_device(mask),
+            actions: preparer.place_actions(actions),
+            mask: preparer.place_actions(mask),
             action_is_pad,
             samples,
             position,

@@ -1,6 +1,6 @@
 //! What one step of training is computed from.
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::Tensor;
 use evo1::{HostInputs, Inputs, Preparer};
 use evo1_data::{DatasetIdentity, HostBatch};
 
@@ -31,13 +31,10 @@ impl TrainBatch {
 
     /// The batch on the device of the policy that `preparer` prepares for.
     pub(crate) fn place(self, preparer: &Preparer) -> PlacedBatch {
-        let (batch, action) = (self.size(), &preparer.config.action);
-        let shape = [batch, action.horizon, action.max_action_dim];
-        let on_device = |values| Tensor::from_data(TensorData::new(values, shape), (&preparer.device, DType::F32));
         PlacedBatch {
             inputs: preparer.place(self.inputs),
-            actions: on_device(self.actions),
-            mask: on_device(self.mask),
+            actions: preparer.place_actions(self.actions),
+            mask: preparer.place_actions(self.mask),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{num::NonZeroUsize, sync::Arc};
 
 use evo1::Preparer;
-use evo1_data::{DatasetIdentity, Loader, LoaderOptions, Mixture, Position, Share, SkippedEpisode};
+use evo1_data::{DatasetIdentity, Loader, LoaderOptions, Mixture, Position, Share};
 
 use crate::{BatchSource, Error, Result, TrainBatch, TrainConfig};
 
@@ -87,7 +87,6 @@ impl BatchSource for DatasetBatches {
     }
 
     fn skipped(&self) -> Vec<String> {
-        let text = |skipped: SkippedEpisode| format!("{}: {}", skipped.sample, skipped.reason);
-        self.loader.skipped().into_iter().map(text).collect()
+        self.loader.skipped().iter().map(ToString::to_string).collect()
     }
 }

@@ -61,10 +61,10 @@ pub(crate) fn reduced<M: Module>(
     group: &dyn Group,
     device: &Device,
 ) -> Result<GradientsParams> {
-    let mut flattener = Flattener { gradients, present: present.iter(), group, device, bucket: Bucket::default() };
-    let mut sums = Ok(Vec::new());
-    module.visit(&mut Visit { flattener: &mut flattener, sums: &mut sums });
-    let mut sums = sums?;
+    let (bucket, sums) = (Bucket::default(), Ok(Vec::new()));
+    let mut flattener = Flattener { gradients, present: present.iter(), group, device, bucket, sums };
+    module.visit(&mut flattener);
+    let mut sums = flattener.sums?;
     if flattener.bucket.values > 0 {
         sums.push(flattener.bucket.summed(group)?);
     }
@@ -98,25 +98,22 @@ struct Flattener<'a> {
     group: &'a dyn Group,
     device: &'a Device,
     bucket: Bucket,
+    /// The sums of the buckets that were full.
+    sums: Result<Vec<Vec<f32>>>,
 }
 
-struct Visit<'a, 'b> {
-    flattener: &'b mut Flattener<'a>,
-    sums: &'b mut Result<Vec<Vec<f32>>>,
-}
-
-impl ModuleVisitor for Visit<'_, '_> {
+impl ModuleVisitor for Flattener<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let Flattener { gradients, present, group, device, bucket } = self.flattener;
-        let (true, Ok(sums)) = (present.next().copied().unwrap_or(false), &mut *self.sums) else { return };
+        let Self { gradients, present, group, device, bucket, sums } = self;
+        let (true, Ok(done)) = (present.next().copied().unwrap_or(false), &mut *sums) else { return };
         let values = param.lazy_shape().num_elements();
         let gradient = gradients.remove::<D>(param.id).map(|gradient| gradient.reshape([values]));
         bucket.flat.push(gradient.unwrap_or_else(|| Tensor::zeros([values], (*device, DType::F32))));
         bucket.values += values;
         if bucket.values >= BUCKET {
             match bucket.summed(*group) {
-                Ok(sum) => sums.push(sum),
-                Err(error) => *self.sums = Err(error),
+                Ok(sum) => done.push(sum),
+                Err(error) => *sums = Err(error),
             }
         }
     }

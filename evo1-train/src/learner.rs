@@ -15,6 +15,7 @@ use burn::{
     tensor::{DType, Device, Tensor, TensorData},
 };
 use evo1::{Components, Policy, Published, action::Flow, config::PolicyConfig, rng};
+use evo1_data::Share;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -327,9 +328,11 @@ impl<C: Components> Learner<C> {
         batch_size: usize,
         mut source: impl FnMut(u64) -> Result<TrainBatch>,
     ) -> Result<StepReport> {
-        let (first, offset) = (self.progress.observations, self.group.rank());
+        let (before, own) = (self.progress.observations, self.ranks_here());
+        let (ranks, first) = (self.group.size() as u64, self.group.rank() as u64);
+        let share = Share { ranks, first, own: own as u64, of_rank: rounds as u64 };
         self.step_on(rounds, |round, rank| {
-            let first = first + (((offset + rank) * rounds + round) * batch_size) as u64;
+            let first = before + share.place((round * own + rank) as u64) * batch_size as u64;
             Ok(Job { batch: source(first)?, draw: None, first })
         })
     }

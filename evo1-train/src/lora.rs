@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, Result,
-    parameters::{Parameter, parameters},
+    parameters::{Parameter, parameters, pattern_group},
 };
 
 /// Adapters that are trained instead of weights.
@@ -56,8 +56,7 @@ impl LoraConfig {
         let matrices: Vec<&Parameter> = trained.iter().filter(|parameter| parameter.shape.len() == 2).collect();
         let mut ids: Vec<ParamId> = Vec::new();
         for pattern in &self.parameters {
-            let group = ParamGroup::from_regex(pattern)
-                .map_err(|error| Error::config("lora.parameters", "regular expressions", format!("{error:?}")))?;
+            let group = pattern_group("lora.parameters", pattern)?;
             let found = matrices.iter().filter(|matrix| group.matches(&matrix.id, Some(&matrix.path)));
             let before = ids.len();
             ids.extend(found.map(|matrix| matrix.id));

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, Result,
-    parameters::{Parameter, parameters},
+    parameters::{Parameter, parameters, pattern_group},
 };
 
 /// AdamW and the norm that gradients are clipped to.
@@ -136,9 +136,7 @@ impl OptimizerConfig {
 
 impl OptimizerGroup {
     fn pattern(&self) -> Result<ParamGroup> {
-        let invalid =
-            |error| Error::config("optimizer.groups.parameters", "a regular expression", format!("{error:?}"));
-        ParamGroup::from_regex(&self.parameters).map_err(invalid)
+        pattern_group("optimizer.groups.parameters", &self.parameters)
     }
 }
 

@@ -55,7 +55,7 @@ impl TrainedParts {
         let ids = frozen.map(|parameter| parameter.id).collect();
         let mut network = network.freeze_group(ParamGroup::from_ids(ids));
         for pattern in &self.frozen {
-            let group = group(pattern)?;
+            let group = pattern_group("trained.frozen", pattern)?;
             if !parameters(&network).iter().any(|parameter| group.matches(&parameter.id, Some(&parameter.path))) {
                 return Err(Error::config("trained.frozen", "patterns that match a parameter", pattern));
             }
@@ -68,9 +68,12 @@ impl TrainedParts {
     }
 }
 
-fn group(pattern: &str) -> Result<ParamGroup> {
-    ParamGroup::from_regex(pattern)
-        .map_err(|error| Error::config("trained.frozen", "regular expressions", format!("{error:?}")))
+/// The parameters in whose paths a regular expression is found, which `field` of the configuration gives.
+///
+/// # Errors
+/// When it is none.
+pub(crate) fn pattern_group(field: &str, pattern: &str) -> Result<ParamGroup> {
+    ParamGroup::from_regex(pattern).map_err(|error| Error::config(field, "regular expressions", format!("{error:?}")))
 }
 
 /// A parameter of a network.

@@ -1,7 +1,6 @@
 //! A whole run: batches, steps, checkpoints, metrics and report.
 
 use std::{
-    fs,
     ops::ControlFlow,
     path::{Path, PathBuf},
     sync::Arc,
@@ -10,7 +9,9 @@ use std::{
 
 use burn::tensor::Device;
 use evo1::{
-    Components, CoreError, LoadOptions, Policy, Published, VelocityModel, device::DeviceName, files::write_atomically,
+    Components, CoreError, LoadOptions, Policy, Published, VelocityModel,
+    device::{DeviceName, peak_memory},
+    files::write_atomically,
 };
 use evo1_data::Suites;
 
@@ -414,7 +415,7 @@ impl<C: Components> Trainer<C> {
             facts.extend(errors.map(|errors| (what, text(errors))));
         }
         facts.extend(last.map(|line| ("milliseconds of a step", line.times.to_string())));
-        facts.extend(memory_mb().map(|mb| ("memory of the process, at most", format!("{mb:.0} MB"))));
+        facts.extend(peak_memory().map(|bytes| ("memory of the process, at most", format!("{} MB", bytes >> 20))));
         facts.extend(
             self.identity
                 .changes
@@ -485,13 +486,6 @@ fn on_devices<C: Components>(
         devices.push(device.clone());
     }
     learner.on_devices(&devices, Arc::clone(processes))
-}
-
-/// The most memory that the process has had, where the system says it.
-fn memory_mb() -> Option<f64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok()? / 1024.0)
 }
 
 /// The policy with another dropout, which its configuration then says.

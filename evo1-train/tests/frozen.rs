@@ -1,5 +1,7 @@
 //! Stage 1 with the outputs of the frozen vision-language model kept on disk.
 
+mod common;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -8,11 +10,11 @@ use std::{
     time::SystemTime,
 };
 
-use burn::tensor::{Device, TensorData};
+use burn::tensor::TensorData;
 use evo1::{
     Choice, Frame, Observation, Policy, View,
     config::{PolicyConfig, Profile},
-    device::{DeviceName, test_devices},
+    device::DeviceName,
     rng::{self, RngExt},
     weights::{WeightFile, write_safetensors},
 };
@@ -21,6 +23,8 @@ use evo1_train::{
     OptimizerConfig, Result, ScheduleConfig, TrainBatch, TrainConfig, TrainedParts, Trainer,
 };
 use sha2::{Digest, Sha256};
+
+use common::{cpu, go_on};
 
 /// Samples there are; every batch has two of them, each time other two, with prompts of different lengths.
 const SAMPLES: u64 = 5;
@@ -79,11 +83,6 @@ fn config(output: &Path, cache: Option<&Path>) -> TrainConfig {
     }
 }
 
-/// burn's CPU device repeats to the bit.
-fn cpu() -> Device {
-    "flex".parse::<DeviceName>().and_then(DeviceName::open).unwrap_or_else(|_| test_devices().remove(0))
-}
-
 fn policy(seed: u64, profile: Profile) -> Policy {
     let Policy { config, network, tokenizer, statistics, .. } = Policy::tiny(seed, &cpu()).expect("a policy");
     Policy::new(config.with_profile(profile), network, tokenizer, statistics, &cpu())
@@ -91,10 +90,6 @@ fn policy(seed: u64, profile: Profile) -> Policy {
 
 fn batches(policy: &Policy) -> Box<Cycle> {
     Box::new(Cycle { policy: policy.clone(), darkest: 0 })
-}
-
-fn go_on(_: &Event) -> ControlFlow<()> {
-    ControlFlow::Continue(())
 }
 
 fn run_of(policy: Policy, config: TrainConfig) -> Finished {

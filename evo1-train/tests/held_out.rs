@@ -1,59 +1,29 @@
 //! Errors on what is held out during a run, the average of the weights, and parameters with learning rates of their own.
 
+mod common;
+
 use std::{fs, ops::ControlFlow, path::Path};
 
-use burn::tensor::Device;
 use evo1::{
-    LoadOptions, Policy,
-    device::{DeviceName, test_devices},
+    Policy,
     test_support::{Values, fixture},
     weights::{Naming, checkpoint_tensors},
 };
 use evo1_train::{
-    CheckpointConfig, DataSource, Event, Finished, HeldOutConfig, OptimizerConfig, OptimizerGroup, PolicySource,
-    Preset, Result, ScheduleConfig, TrainConfig, TrainedParts, Trainer, record::Metrics,
+    CheckpointConfig, DataSource, Event, HeldOutConfig, OptimizerConfig, OptimizerGroup, TrainConfig, record::Metrics,
 };
 use serde_json::json;
 
-/// A run of 6 steps on the fixture's three episodes.
+use common::{cpu, load, open, run};
+
+/// A run of 6 steps.
 fn config(output: &Path) -> TrainConfig {
-    let dataset = json!({ "path": fixture("lerobot-datasets/v30") });
-    TrainConfig {
-        output: output.to_owned(),
-        policy: PolicySource { preset: Some(Preset::Tiny), ..PolicySource::default() },
-        data: DataSource::Inline(json!({ "data_groups": { "arm": { "set": dataset } } })),
-        stage: None,
-        trained: Some(TrainedParts::all()),
-        steps: 6,
-        batch_size: 2,
-        dropout: Some(0.0),
-        optimizer: OptimizerConfig { learning_rate: 1e-3, ..OptimizerConfig::default() },
-        schedule: ScheduleConfig { warmup_steps: 0, ..ScheduleConfig::default() },
-        checkpoints: CheckpointConfig { every: 100, ..CheckpointConfig::default() },
-        log_every: 100,
-        ..TrainConfig::default()
-    }
-}
-
-fn device() -> Device {
-    "flex".parse::<DeviceName>().and_then(DeviceName::open).unwrap_or_else(|_| test_devices().remove(0))
-}
-
-fn open(config: &TrainConfig) -> Result<Trainer> {
-    Trainer::open(config.clone(), &device(), |_, _| ())
-}
-
-fn run(config: &TrainConfig) -> Finished {
-    open(config).expect("a trainer").run(|_| ControlFlow::Continue(())).expect("a run")
+    TrainConfig { log_every: 100, ..common::config(output, 6, 1e-3) }
 }
 
 fn weights(policy: &Policy) -> Vec<f64> {
     let tensors = checkpoint_tensors(&policy.network, Naming::LEROBOT, Values);
     tensors.values().flat_map(|data| data.iter::<f64>().collect::<Vec<_>>()).collect()
-}
-
-fn load(folder: &Path) -> Policy {
-    Policy::load(folder, &LoadOptions::new(&device())).expect("a policy").0
 }
 
 #[test]
@@ -108,7 +78,7 @@ fn the_average_of_the_weights_is_kept_saved_and_gone_on_with() {
     let finished = run(&config);
     let of = |step: u64| config.output.join(format!("checkpoints/step-{step:08}"));
     // By its definition, from the weights of every step and those of the start.
-    let start = weights(&Policy::tiny(0, &device()).expect("a policy"));
+    let start = weights(&Policy::tiny(0, &cpu()).expect("a policy"));
     let mut mean = start;
     for step in 0..6_u32 {
         let decay = 0.5_f64.min((1.0 + f64::from(step)) / (10.0 + f64::from(step)));
@@ -152,7 +122,7 @@ fn groups_of_parameters_have_learning_rates_of_their_own() {
     // The same rate, told twice.
     assert_eq!(weights(&run_with("same", vec![group("vlm\\.", 1e-3)])), weights(&plain));
     let still = run_with("still", vec![group(".", 1e-2), group("vlm\\.", 0.0)]);
-    let start = Policy::tiny(0, &device()).expect("a policy");
+    let start = Policy::tiny(0, &cpu()).expect("a policy");
     let tensors = |policy: &Policy| checkpoint_tensors(&policy.network, Naming::LEROBOT, Values);
     let (before, after, plain) = (tensors(&start), tensors(&still), tensors(&plain));
     for (name, values) in &after {

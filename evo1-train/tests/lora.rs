@@ -1,62 +1,30 @@
 //! Runs that train low-rank adapters.
 
+mod common;
+
 use std::{collections::BTreeMap, fs, ops::ControlFlow, path::Path};
 
-use burn::tensor::{Device, TensorData};
+use burn::tensor::TensorData;
 use evo1::{
-    LoadOptions, Policy,
-    device::{DeviceName, test_devices},
-    test_support::{Values, fixture},
+    Policy,
+    test_support::Values,
     weights::{Naming, WeightFile, checkpoint_tensors},
 };
-use evo1_train::{
-    CheckpointConfig, DataSource, Event, Finished, LoraConfig, OptimizerConfig, PolicySource, Preset, Result,
-    ScheduleConfig, TrainConfig, TrainedParts, Trainer,
-};
-use serde_json::json;
+use evo1_train::{Event, Finished, LoraConfig, TrainConfig, Trainer};
 
+use common::{cpu, load, open, run};
+
+/// A run of 5 steps.
 fn config(output: &Path, lora: Option<LoraConfig>) -> TrainConfig {
-    let dataset = json!({ "path": fixture("lerobot-datasets/v30") });
-    TrainConfig {
-        output: output.to_owned(),
-        policy: PolicySource { preset: Some(Preset::Tiny), ..PolicySource::default() },
-        data: DataSource::Inline(json!({ "data_groups": { "arm": { "set": dataset } } })),
-        stage: None,
-        trained: Some(TrainedParts::all()),
-        steps: 5,
-        batch_size: 2,
-        dropout: Some(0.0),
-        optimizer: OptimizerConfig { learning_rate: 1e-2, ..OptimizerConfig::default() },
-        schedule: ScheduleConfig { warmup_steps: 0, ..ScheduleConfig::default() },
-        checkpoints: CheckpointConfig { every: 100, ..CheckpointConfig::default() },
-        log_every: 1,
-        lora,
-        ..TrainConfig::default()
-    }
+    TrainConfig { log_every: 1, lora, ..common::config(output, 5, 1e-2) }
 }
 
 fn lora(rank: usize, parameters: &[&str]) -> Option<LoraConfig> {
     Some(LoraConfig { rank, alpha: 4.0, parameters: parameters.iter().map(ToString::to_string).collect() })
 }
 
-fn device() -> Device {
-    "flex".parse::<DeviceName>().and_then(DeviceName::open).unwrap_or_else(|_| test_devices().remove(0))
-}
-
-fn open(config: &TrainConfig) -> Result<Trainer> {
-    Trainer::open(config.clone(), &device(), |_, _| ())
-}
-
-fn run(config: &TrainConfig) -> Finished {
-    open(config).expect("a trainer").run(|_| ControlFlow::Continue(())).expect("a run")
-}
-
 fn tensors(policy: &Policy) -> BTreeMap<String, TensorData> {
     checkpoint_tensors(&policy.network, Naming::BURN, Values)
-}
-
-fn load(checkpoint: &Path) -> Policy {
-    Policy::load(checkpoint, &LoadOptions::new(&device())).expect("a policy").0
 }
 
 /// Whether `difference`, `[rows, columns]`, is `scale · a b`.
@@ -82,7 +50,7 @@ fn adapters_alone_are_trained_and_the_policy_has_them_merged() {
         assert!(finished.metrics[4].loss != plain.metrics[4].loss);
 
         let kept = WeightFile::open(&finished.checkpoint.join("training/lora.safetensors")).expect("adapters");
-        let (before, after) = (tensors(&Policy::tiny(0, &device()).expect("a policy")), tensors(&finished.policy));
+        let (before, after) = (tensors(&Policy::tiny(0, &cpu()).expect("a policy")), tensors(&finished.policy));
         let mut adapted = 0;
         for (path, before) in &before {
             let values = |data: &TensorData| data.iter::<f64>().collect::<Vec<_>>();
@@ -122,7 +90,7 @@ fn a_run_with_adapters_goes_on_bit_for_bit() {
         assert!(bytes(&whole) == bytes(&rest), "{file}: other bytes");
     }
     // Not with adapters of another rank.
-    let resumed = Trainer::reopen(TrainConfig { lora: lora(3, &[]), steps: 9, ..parts }, &device()).map(|_| ());
+    let resumed = Trainer::reopen(TrainConfig { lora: lora(3, &[]), steps: 9, ..parts }, &cpu()).map(|_| ());
     let message = resumed.expect_err("another rank").to_string();
     assert!(message.contains("lora.a: was [") && message.contains("--allow-change trained"), "{message}");
 }

@@ -1,5 +1,7 @@
 //! Runs that stop, are killed, cannot save or diverge.
 
+mod common;
+
 use std::{
     fs,
     ops::ControlFlow,
@@ -12,13 +14,14 @@ use std::{
 use burn::tensor::Device;
 use evo1::{
     Frame, Observation, Policy, View,
-    device::{DeviceName, test_devices},
     rng::{self, RngExt},
 };
 use evo1_train::{
     BatchSource, CheckpointConfig, Error, Event, OptimizerConfig, Result, RunOptions, ScheduleConfig, TrainBatch,
     TrainConfig, TrainedParts, Trainer,
 };
+
+use common::{cpu, go_on};
 
 /// Batches of random states and actions, each a function of its index.
 struct Synthetic {
@@ -86,10 +89,6 @@ fn one_at_a_time() -> MutexGuard<'static, ()> {
     RUN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn cpu() -> Device {
-    "flex".parse::<DeviceName>().and_then(DeviceName::open).unwrap_or_else(|_| test_devices().remove(0))
-}
-
 fn batches(device: &Device, broken: fn(u64) -> bool) -> Box<Synthetic> {
     Box::new(Synthetic { policy: Policy::tiny(0, device).expect("policy"), broken, unreadable: None })
 }
@@ -103,10 +102,6 @@ fn start(output: &Path, steps: u64, broken: fn(u64) -> bool) -> Trainer {
 fn resume(output: &Path, steps: u64) -> Trainer {
     let device = cpu();
     Trainer::resume(config(output, steps), batches(&device, |_| false), &device).expect("a trainer")
-}
-
-fn go_on(_: &Event) -> ControlFlow<()> {
-    ControlFlow::Continue(())
 }
 
 /// The weights of the newest checkpoint.

@@ -119,15 +119,25 @@ impl Preparer {
     pub fn place(&self, inputs: HostInputs) -> Inputs {
         let HostInputs { pixels, black_tiles, tokens, state, embodiment, action_mask } = inputs;
         let (batch, action, on_device) = (embodiment.len(), &self.config.action, (&self.device, DType::F32));
-        let mask_shape = [batch, action.horizon, action.max_action_dim];
         Inputs {
             pixels: self.place_pixels(pixels),
             black_tiles,
             tokens,
             state: Tensor::from_data(TensorData::new(state, [batch, action.max_state_dim]), on_device),
             embodiment: embodiments(&embodiment, &self.device),
-            action_mask: Tensor::from_data(TensorData::new(action_mask, mask_shape), on_device),
+            action_mask: self.place_actions(action_mask),
         }
+    }
+
+    /// Puts something of every action on the device, `[batch, horizon, max_action_dim]`.
+    ///
+    /// # Panics
+    /// When the values are not those of whole samples.
+    pub fn place_actions(&self, values: Vec<f32>) -> Tensor<3> {
+        let action = &self.config.action;
+        let [horizon, width] = [action.horizon, action.max_action_dim];
+        let shape = [values.len() / (horizon * width), horizon, width];
+        Tensor::from_data(TensorData::new(values, shape), (&self.device, DType::F32))
     }
 
     /// Puts tiles on the device, normalised, `[tiles, 3, size, size]`; nothing where there is none.

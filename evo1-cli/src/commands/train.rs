@@ -21,7 +21,7 @@ use tracing::{info, warn};
 
 use crate::{
     common::{Common, PROGRESS},
-    output::{Interrupted, say},
+    output::{Interrupted, causes, say},
 };
 
 /// Train a policy: the action expert (stage 1), everything (stage 2), or any choice of parts.
@@ -81,8 +81,7 @@ impl Train {
         match self.train::<C>(config, common, joined) {
             // The others may be waiting for this one: its launcher ends them where it ends without taking leave of them.
             Err(report) if size > 1 && !report.is::<Interrupted>() => {
-                let causes: Vec<String> = report.chain().map(ToString::to_string).collect();
-                eprintln!("error: process {rank} of {size}: {}", causes.join(": "));
+                eprintln!("error: process {rank} of {size}: {}", causes(&report));
                 std::process::exit(1)
             }
             done => done,

@@ -206,6 +206,14 @@ fn auto(place: usize) -> Result<Device> {
     Err(Error::DeviceAbsent { name: String::from("auto"), reason })
 }
 
+/// The most memory that this process has had resident so far, in bytes; `None` where the system does not tell.
+pub fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
 /// Fails unless `device` computes in `dtype`.
 pub fn require_dtype(device: &Device, dtype: DType) -> Result<()> {
     if device.supports_dtype(dtype) {

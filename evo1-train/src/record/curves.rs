@@ -80,23 +80,9 @@ fn smoothed(points: &[Point]) -> Vec<Point> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Profile;
 
     fn metrics(step: u64, loss: f64) -> Metrics {
-        Metrics {
-            step,
-            loss,
-            gradient_norm: 2.0 * loss,
-            learning_rate: 1e-3,
-            samples: step,
-            samples_per_second: 1.0,
-            waiting: 0.0,
-            skipped: 0,
-            seconds: 1.0,
-            times: Profile::default(),
-            held_out: None,
-            held_out_ema: None,
-        }
+        Metrics { step, loss, gradient_norm: 2.0 * loss, learning_rate: 1e-3, ..Metrics::default() }
     }
 
     #[test]

@@ -68,23 +68,10 @@ fn line_of(line: &impl Serialize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{Metrics, Profile};
+    use crate::record::Metrics;
 
     fn metrics(step: u64, loss: f64) -> Metrics {
-        Metrics {
-            step,
-            loss,
-            gradient_norm: 1.0,
-            learning_rate: 1e-3,
-            samples: 8 * step,
-            samples_per_second: 100.0,
-            waiting: 0.1,
-            skipped: 0,
-            seconds: 1.0,
-            times: Profile::default(),
-            held_out: None,
-            held_out_ema: None,
-        }
+        Metrics { step, loss, ..Metrics::default() }
     }
 
     #[test]
