@@ -79,7 +79,7 @@ fn open_from_hub(
     needed: impl Fn(&Dataset) -> Result<Needed>,
 ) -> Result<Dataset> {
     let snapshot = repository.open()?;
-    let fetch = |wanted: &dyn Fn(&str) -> bool| snapshot.fetch(wanted, |_, _| ());
+    let fetch = |wanted: &dyn Fn(&str) -> bool| snapshot.fetch(wanted, evo1_core::hub::logged_progress());
     fetch(&|name| name.starts_with("meta/"))?;
     // Files of the cache are links, and there are only those that were needed so far.
     let options = OpenOptions { follow_links: true, may_lack_tables: true, ..options.clone() };

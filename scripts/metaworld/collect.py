@@ -1,12 +1,16 @@
 """Collect scripted-expert demonstrations from Meta-World as a LeRobot v2.1 dataset.
 
     python collect.py --out DIR --tasks reach-v3,push-v3 --episodes 50 --size 224
-    python collect.py --out DIR --tasks reach-v3,push-v3 --episodes 250,150 --seed 1 --noise 0,0.5 --stride 2
+    python collect.py --out DIR --tasks all --episodes 50 --size 128 --noise 0,0.5 --stride 2
     python collect.py --out DIR --tasks reach-v3,push-v3 --episodes 50 --seed 11 --noise 0,0.3 --wander --stride 2
 
-Writes data/chunk-000/episode_*.parquet, videos/chunk-000/<camera key>/episode_*.mp4 (h264,
-yuv420p) and meta/{info.json,tasks.jsonl,episodes.jsonl,episodes_stats.jsonl,stats.json}.
-Only successful episodes are kept. Nothing is downloaded.
+Writes data/chunk-*/episode_*.parquet, videos/chunk-*/<camera key>/episode_*.mp4 (h264, yuv420p),
+meta/{info.json,tasks.jsonl,episodes.jsonl,episodes_stats.jsonl,stats.json} and collection.json: how many
+episodes of each task were tried and how many were kept. Only successful episodes are kept. Nothing is downloaded.
+
+Every task has a process of its own, as many at once as `--jobs` says. The same command goes on after an interruption: a
+task that is finished lies in DIR.parts, which goes when the dataset is whole. What is collected depends on the arguments
+alone, not on the number of processes.
 
 The recorded action is always the expert's at the recorded state, whatever is executed. A bool column `is_sample` says
 which frames a policy may be trained on: not those that were never rendered (`--stride`; the video repeats the frame
@@ -16,9 +20,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import shutil
 import sys
 import time
+import zlib
 from fractions import Fraction
 from pathlib import Path
 
@@ -148,10 +155,112 @@ def rollout(task: mw.Task, cam: mw.Camera, index: int, args, rng: np.random.Gene
     return hold is not None, np.stack(states), np.stack(actions), np.asarray(samples), frames
 
 
+TRIES_PER_EPISODE = 4
+CHUNK_EPISODES = 1000
+
+
+def statistics(columns: dict[str, np.ndarray], quantiles: bool = False) -> dict:
+    return {k: vec_stats(v, quantiles) for k, v in columns.items()}
+
+
+def collect_task(args, name: str, wanted: int, part: Path) -> None:
+    """Writes the successful episodes of one task, numbered from 0, to `part`, which appears when it is whole."""
+    crf = args.crf if args.crf is not None else (30 if args.codec == "libsvtav1" else 23)
+    rng = np.random.default_rng([args.seed, zlib.crc32(name.encode())])
+    work = part.with_name(part.name + ".tmp")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    kept = index = 0
+    cam, episodes = None, []
+    while kept < wanted and index < TRIES_PER_EPISODE * wanted + 10:
+        if index % GOALS_PER_SEED == 0:
+            if cam:
+                cam.close()
+            task = mw.Task(name, args.seed + index // GOALS_PER_SEED)
+            task.reset(0)
+            cam = mw.Camera(task.env, args.size, args.render_size, args.quality)
+        ok, state, action, samples, frames = rollout(task, cam, index % GOALS_PER_SEED, args, rng)
+        index += 1
+        if not ok:
+            continue
+        for key, f in zip(args.keys, frames):
+            write_video(work / f"{key}_{kept}.mp4", f, args.fps, args.codec, args.gop, crf)
+        np.savez(work / f"{kept}.npz", state=state, action=action, is_sample=samples)
+        episodes.append({f"observation.images.{k}": image_stats(f) for k, f in zip(args.keys, frames)})
+        kept += 1
+    if cam:
+        cam.close()
+    (work / "part.json").write_text(json.dumps({"tried": index, "images": episodes}))
+    work.rename(part)
+
+
+def assemble(args, out: Path, parts: Path) -> dict:
+    """Makes one dataset of the tasks' parts."""
+    codec_name = {"libx264": "h264", "libsvtav1": "av1"}[args.codec]
+    schema = arrow_schema()
+    meta = out / "meta"
+    meta.mkdir(parents=True)
+    episodes, ep_stats, all_state, all_action, shares = [], [], [], [], {}
+    total = sampled = 0
+    for ti, name in enumerate(args.names):
+        part = json.loads((parts / name / "part.json").read_text())
+        shares[name] = {"tried": part["tried"], "kept": len(part["images"])}
+        for i, images in enumerate(part["images"]):
+            ep = len(episodes)
+            chunk = f"chunk-{ep // CHUNK_EPISODES:03d}"
+            record = np.load(parts / name / f"{i}.npz")
+            state, action, samples = record["state"], record["action"], record["is_sample"]
+            n = len(state)
+            for key in args.keys:
+                video = out / f"videos/{chunk}/observation.images.{key}/episode_{ep:06d}.mp4"
+                video.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(parts / name / f"{key}_{i}.mp4", video)
+            scalars = {
+                "timestamp": (np.arange(n) / args.fps).astype(np.float32),
+                "frame_index": np.arange(n),
+                "episode_index": np.full(n, ep),
+                "index": np.arange(total, total + n),
+                "task_index": np.full(n, ti),
+            }
+            cols = {
+                "observation.state": pa.FixedSizeListArray.from_arrays(pa.array(state.ravel(), pa.float32()), mw.STATE_DIM),
+                "action": pa.FixedSizeListArray.from_arrays(pa.array(action.ravel(), pa.float32()), mw.ACTION_DIM),
+                **scalars,
+                "is_sample": samples,
+            }
+            table = out / f"data/{chunk}/episode_{ep:06d}.parquet"
+            table.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(pa.table(cols, schema=schema), table)
+            stats = statistics({"observation.state": state, "action": action, **scalars})
+            ep_stats.append({"episode_index": ep, "stats": images | stats})
+            episodes.append({"episode_index": ep, "tasks": [mw.prompt_for(name)], "length": n})
+            all_state.append(state)
+            all_action.append(action)
+            total += n
+            sampled += int(samples.sum())
+    count = len(episodes)
+    info = {
+        "codebase_version": "v2.1", "robot_type": "sawyer_metaworld", "total_episodes": count, "total_frames": total,
+        "total_tasks": len(args.names), "total_videos": count * len(args.keys), "total_chunks": -(-count // CHUNK_EPISODES),
+        "chunks_size": CHUNK_EPISODES, "fps": args.fps, "splits": {"train": f"0:{count}"},
+        "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
+        "video_path": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
+        "features": build_features(args, codec_name),
+    }
+    (meta / "info.json").write_text(json.dumps(info, indent=4))
+    stats = statistics({"observation.state": np.concatenate(all_state), "action": np.concatenate(all_action)}, True)
+    (meta / "stats.json").write_text(json.dumps(stats, indent=4))
+    tasks = [{"task_index": i, "task": mw.prompt_for(n)} for i, n in enumerate(args.names)]
+    for fn, rows in (("tasks", tasks), ("episodes", episodes), ("episodes_stats", ep_stats)):
+        (meta / f"{fn}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (out / "collection.json").write_text(json.dumps(shares, indent=1))
+    return {"episodes": count, "tried": sum(s["tried"] for s in shares.values()), "frames": total, "samples": sampled}
+
+
 def main() -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--out", type=Path, required=True)
-    p.add_argument("--tasks", default="reach-v3,push-v3,drawer-open-v3,button-press-v3")
+    p.add_argument("--tasks", default="reach-v3,push-v3,drawer-open-v3,button-press-v3", help="names with commas between, or all")
     p.add_argument("--episodes", default="5", help="successful episodes of each task: one number, or one for each task")
     p.add_argument("--size", type=int, default=224, help="stored image side")
     p.add_argument("--render-size", type=int, default=None, help="default 1.5 x size; 480 is the official client's")
@@ -169,98 +278,62 @@ def main() -> int:
     p.add_argument("--codec", choices=["libx264", "libsvtav1"], default="libx264")
     p.add_argument("--gop", type=int, default=2)
     p.add_argument("--crf", type=int, default=None, help="default 23 (h264), 30 (av1)")
-    p.add_argument("--force", action="store_true")
+    p.add_argument("--jobs", type=int, default=os.cpu_count(), help="tasks collected at once")
+    p.add_argument("--force", action="store_true", help="begin anew, whatever is there")
     args = p.parse_args()
     args.cameras, args.keys = args.cameras.split(","), args.keys.split(",")
     if len(args.cameras) != len(args.keys):
         p.error("--cameras and --keys differ in length")
-    names = args.tasks.split(",")
+    args.names = sorted(mw.ENV_POLICY_MAP) if args.tasks == "all" else args.tasks.split(",")
+    if unknown := [n for n in args.names if n not in mw.ENV_POLICY_MAP]:
+        p.error(f"no such task: {', '.join(unknown)}")
     counts = [int(x) for x in args.episodes.split(",")]
-    counts = counts * len(names) if len(counts) == 1 else counts
-    if len(counts) != len(names):
+    counts = counts * len(args.names) if len(counts) == 1 else counts
+    if len(counts) != len(args.names):
         p.error("--episodes and --tasks differ in length")
     noise = [float(x) for x in args.noise.split(",")]
     args.noise = (noise[0], noise[-1])
-    crf = args.crf if args.crf is not None else (30 if args.codec == "libsvtav1" else 23)
-    codec_name = {"libx264": "h264", "libsvtav1": "av1"}[args.codec]
-    out: Path = args.out
-    if out.exists():
-        if not args.force:
-            p.error(f"{out} exists (use --force)")
-        shutil.rmtree(out)
-    (out / "meta").mkdir(parents=True)
-    (out / "data/chunk-000").mkdir(parents=True)
-    rng = np.random.default_rng(args.seed)
-    schema = arrow_schema()
-    episodes, ep_stats, all_state, all_action = [], [], [], []
-    ep = total = sampled = attempts = 0
-    t_sim = t_enc = 0.0
-    for ti, (name, wanted) in enumerate(zip(names, counts)):
-        kept = index = 0
-        cam = None
-        while kept < wanted:
-            if index >= 4 * wanted + 10:
-                print(f"{name}: the expert fails too often", file=sys.stderr)
-                return 1
-            if index % GOALS_PER_SEED == 0:
-                if cam:
-                    cam.close()
-                task = mw.Task(name, args.seed + index // GOALS_PER_SEED)
-                task.reset(0)
-                cam = mw.Camera(task.env, args.size, args.render_size, args.quality)
-            t0 = time.time()
-            ok, state, action, samples, frames = rollout(task, cam, index % GOALS_PER_SEED, args, rng)
-            t_sim += time.time() - t0
-            index += 1
-            attempts += 1
-            if not ok:
-                continue
-            n = len(state)
-            t0 = time.time()
-            for key, f in zip(args.keys, frames):
-                write_video(out / f"videos/chunk-000/observation.images.{key}/episode_{ep:06d}.mp4", f, args.fps, args.codec, args.gop, crf)
-            t_enc += time.time() - t0
-            cols = {
-                "observation.state": pa.FixedSizeListArray.from_arrays(pa.array(state.ravel(), pa.float32()), mw.STATE_DIM),
-                "action": pa.FixedSizeListArray.from_arrays(pa.array(action.ravel(), pa.float32()), mw.ACTION_DIM),
-                "timestamp": pa.array((np.arange(n) / args.fps).astype(np.float32)),
-                "frame_index": pa.array(np.arange(n), pa.int64()),
-                "episode_index": pa.array(np.full(n, ep), pa.int64()),
-                "index": pa.array(np.arange(total, total + n), pa.int64()),
-                "task_index": pa.array(np.full(n, ti), pa.int64()),
-                "is_sample": pa.array(samples, pa.bool_()),
-            }
-            pq.write_table(pa.table(cols, schema=schema), out / f"data/chunk-000/episode_{ep:06d}.parquet")
-            st = {f"observation.images.{k}": image_stats(f) for k, f in zip(args.keys, frames)}
-            st |= {"observation.state": vec_stats(state), "action": vec_stats(action)}
-            st |= {k: vec_stats(np.asarray(cols[k])) for k in ("timestamp", "frame_index", "episode_index", "index", "task_index")}
-            ep_stats.append({"episode_index": ep, "stats": st})
-            episodes.append({"episode_index": ep, "tasks": [mw.prompt_for(name)], "length": n})
-            all_state.append(state)
-            all_action.append(action)
-            total, ep, kept = total + n, ep + 1, kept + 1
-            sampled += int(samples.sum())
-        if cam:
-            cam.close()
-        print(f"{name}: {kept} episodes kept of {index} tried, {np.mean([e['length'] for e in episodes[-kept:]]):.0f} frames each", flush=True)
-    meta = out / "meta"
-    info = {
-        "codebase_version": "v2.1", "robot_type": "sawyer_metaworld", "total_episodes": ep, "total_frames": total,
-        "total_tasks": len(names), "total_videos": ep * len(args.keys), "total_chunks": 1, "chunks_size": 1000,
-        "fps": args.fps, "splits": {"train": f"0:{ep}"},
-        "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
-        "video_path": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
-        "features": build_features(args, codec_name),
-    }
-    (meta / "info.json").write_text(json.dumps(info, indent=4))
-    stats = {"observation.state": vec_stats(np.concatenate(all_state), True), "action": vec_stats(np.concatenate(all_action), True)}
-    (meta / "stats.json").write_text(json.dumps(stats, indent=4))
-    tasks = [{"task_index": i, "task": mw.prompt_for(n)} for i, n in enumerate(names)]
-    for fn, rows in (("tasks", tasks), ("episodes", episodes), ("episodes_stats", ep_stats)):
-        (meta / f"{fn}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
-    print(json.dumps({"episodes": ep, "attempts": attempts, "frames": total, "samples": sampled, "bytes": size, "simulate_and_render_s": round(t_sim, 1), "encode_s": round(t_enc, 1), "frames_per_s": round(total / (t_sim + t_enc), 1)}))
+    parts = args.out.with_name(args.out.name + ".parts")
+    if args.force:
+        shutil.rmtree(args.out, ignore_errors=True)
+        shutil.rmtree(parts, ignore_errors=True)
+    if args.out.exists():
+        p.error(f"{args.out} exists (use --force)")
+    parts.mkdir(parents=True, exist_ok=True)
+    # What was collected with other arguments is not gone on with.
+    said = {k: str(v) for k, v in sorted(vars(args).items()) if k not in ("out", "jobs", "force")}
+    record = parts / "arguments.json"
+    if record.exists() and json.loads(record.read_text()) != said:
+        p.error(f"{parts} was collected with other arguments (use --force)")
+    record.write_text(json.dumps(said, indent=1))
+
+    start = time.time()
+    left = [(args, n, c, parts / n) for n, c in zip(args.names, counts) if not (parts / n).exists()]
+    finished = len(args.names) - len(left)
+    with multiprocessing.get_context("spawn").Pool(min(args.jobs, max(len(left), 1))) as pool:
+        for name, wanted in pool.imap_unordered(collect_one, left):
+            part = json.loads((parts / name / "part.json").read_text())
+            finished += 1
+            kept = len(part["images"])
+            short = "" if kept == wanted else f", {wanted} wanted: the expert fails too often"
+            print(f"{finished:2}/{len(args.names)} {name}: {kept} episodes of {part['tried']} tried{short}, {time.time() - start:.0f} s", flush=True)
+    if empty := [n for n in args.names if not json.loads((parts / n / "part.json").read_text())["images"]]:
+        print(f"no successful episode of {', '.join(empty)}", file=sys.stderr)
+        return 1
+    work = args.out.with_name(args.out.name + ".tmp")
+    shutil.rmtree(work, ignore_errors=True)
+    summary = assemble(args, work, parts)
+    work.rename(args.out)
+    shutil.rmtree(parts)
+    size = sum(f.stat().st_size for f in args.out.rglob("*") if f.is_file())
+    print(json.dumps(summary | {"bytes": size, "seconds": round(time.time() - start, 1)}))
     return 0
+
+
+def collect_one(job) -> tuple[str, int]:
+    args, name, wanted, part = job
+    collect_task(args, name, wanted, part)
+    return name, wanted
 
 
 if __name__ == "__main__":

@@ -8,9 +8,11 @@
 mod fetch;
 
 use std::{
+    cell::Cell,
     fmt,
     path::{Path, PathBuf},
     str::FromStr,
+    time::{Duration, Instant},
 };
 
 #[cfg(feature = "hub")]
@@ -34,6 +36,18 @@ pub struct Repository {
     /// Names of the folders down to the policy, with slashes between.
     folder: Option<String>,
     revision: Option<String>,
+}
+
+/// What hears of the bytes of a download so far and of all there are, where there is no bar: it logs them every five seconds.
+pub fn logged_progress() -> impl Fn(u64, u64) {
+    const EVERY: Duration = Duration::from_secs(5);
+    let said = Cell::new(Instant::now());
+    move |done, total| {
+        if said.get().elapsed() >= EVERY {
+            said.set(Instant::now());
+            tracing::info!("{} of {} MB downloaded", done / 1_000_000, total / 1_000_000);
+        }
+    }
 }
 
 impl Repository {

@@ -13,6 +13,8 @@ pub(super) struct H264 {
     decoder: Decoder,
     /// Bytes of the length before each unit.
     length_bytes: usize,
+    /// Whether pictures are shown in the order in which they are decoded.
+    is_in_order: bool,
     /// Sequence and picture parameters, each behind a start code.
     parameters: Vec<u8>,
     /// The sample being decoded, with start codes.
@@ -25,13 +27,14 @@ pub(super) struct H264 {
 const START_CODE: [u8; 4] = [0, 0, 0, 1];
 
 impl H264 {
-    /// A decoder for a track with this `avcC` box.
-    pub(super) fn new(config: &[u8]) -> Result<Self, String> {
-        let (length_bytes, parameters) = parameters(config).ok_or("its `avcC` box is damaged")?;
+    /// A decoder for a track with this `avcC` box, whose frames are shown in the order in which they are decoded or not.
+    pub(super) fn new(config: &[u8], is_in_order: bool) -> Result<Self, String> {
+        let (length_bytes, parameters) = parameters(config, is_in_order).ok_or("its `avcC` box is damaged")?;
         let sequence = sequence(config);
         Ok(Self {
             decoder: decoder()?,
             length_bytes,
+            is_in_order,
             parameters,
             stream: Vec::new(),
             needs_parameters: true,
@@ -58,7 +61,7 @@ fn sequence(config: &[u8]) -> Option<SequenceParameters> {
 }
 
 /// Length of the length fields, and the parameter sets, of an `avcC` box.
-fn parameters(config: &[u8]) -> Option<(usize, Vec<u8>)> {
+fn parameters(config: &[u8], is_in_order: bool) -> Option<(usize, Vec<u8>)> {
     let length_bytes = usize::from(config.get(4)? & 3) + 1;
     let mut stream = Vec::new();
     let mut rest = config.get(5..)?;
@@ -67,12 +70,30 @@ fn parameters(config: &[u8]) -> Option<(usize, Vec<u8>)> {
         rest = after;
         for _ in 0..count & mask {
             let length = usize::from(u16::from_be_bytes([*rest.first()?, *rest.get(1)?]));
-            stream.extend(START_CODE);
-            stream.extend(rest.get(2..2 + length)?);
+            append(&mut stream, rest.get(2..2 + length)?, is_in_order);
             rest = &rest[2 + length..];
         }
     }
     Some((length_bytes, stream))
+}
+
+/// Puts a unit behind a start code.
+///
+/// OpenH264 holds every picture back until the next one, in case that is shown before it, and gives up its last one only at
+/// the cost of a new decoder; but not in Scalable Baseline, whose sequence parameters are written like those of High. As it
+/// decodes what the stream contains, whatever the profile, a stream whose pictures are in order is given to it as that.
+fn append(stream: &mut Vec<u8>, unit: &[u8], is_in_order: bool) {
+    const SEQUENCE_PARAMETERS: u8 = 7;
+    const HIGH: u8 = 100;
+    const SCALABLE_BASELINE: u8 = 83;
+    stream.extend(START_CODE);
+    match unit {
+        &[header, HIGH, ref rest @ ..] if is_in_order && header & 0x1f == SEQUENCE_PARAMETERS => {
+            stream.extend([header, SCALABLE_BASELINE]);
+            stream.extend(rest);
+        }
+        _ => stream.extend(unit),
+    }
 }
 
 impl PictureDecoder for H264 {
@@ -87,8 +108,7 @@ impl PictureDecoder for H264 {
             let (length, after) = rest.split_at_checked(self.length_bytes).ok_or(cut)?;
             let length = length.iter().fold(0, |length, &byte| length << 8 | usize::from(byte));
             let (unit, after) = after.split_at_checked(length).ok_or(cut)?;
-            self.stream.extend(START_CODE);
-            self.stream.extend(unit);
+            append(&mut self.stream, unit, self.is_in_order);
             rest = after;
         }
         if let Some(picture) = self.decoder.decode(&self.stream).map_err(|error| error.to_string())? {
@@ -126,5 +146,33 @@ fn borrowed<'a>(picture: &'a DecodedYUV<'_>, is_grey: bool, colors: Colors) -> P
         bits: 8,
         subsampling: (1, 1),
         colors,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::video::demux::{Codec, Track};
+
+    /// How many pictures come out with each sample of a video.
+    fn pictures(name: &str, is_in_order: bool) -> Vec<usize> {
+        let path = evo1_core::test_support::fixture("videos").join(name);
+        let mut track = Track::open(&path).expect("a video");
+        let Codec::H264(config) = &track.codec else { panic!("{name} is no H.264") };
+        let (mut decoder, mut bytes) = (H264::new(config, is_in_order).expect("a decoder"), Vec::new());
+        let mut counts = Vec::new();
+        for sample in track.samples.clone() {
+            track.read(sample, &mut bytes).expect("a sample");
+            let mut count = 0;
+            decoder.decode(&bytes, &mut |_| count += 1).expect("decoded");
+            counts.push(count);
+        }
+        counts
+    }
+
+    #[test]
+    fn pictures_in_order_are_not_held_back() {
+        assert_eq!(pictures("plain.mp4", true), [1, 1, 1]);
+        assert_eq!(pictures("plain.mp4", false), [0, 1, 1]);
     }
 }

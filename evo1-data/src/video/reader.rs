@@ -87,7 +87,7 @@ impl Decoding {
         };
         match &track.codec {
             Codec::H264(config) => match H264::lacks(config) {
-                None => built_in(Box::new(H264::new(config)?)),
+                None => built_in(Box::new(H264::new(config, track.samples.is_sorted_by_key(|sample| sample.time))?)),
                 Some(profile) => Self::elsewhere(track, &format!("H.264 in {profile}")),
             },
             Codec::Av1(headers) => built_in(Box::new(Av1::new(headers)?)),

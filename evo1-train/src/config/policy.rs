@@ -6,7 +6,7 @@ use burn::tensor::{DType, Device};
 use evo1::{
     Components, Evo1, LoadOptions, Policy, byte_tokenizer,
     config::{PolicyConfig, Profile},
-    hub::Repository,
+    hub::{Repository, logged_progress},
     vlm::{PromptTokenizer, word_tokenizer},
     weights::InitialScales,
 };
@@ -87,7 +87,7 @@ impl PolicySource {
     /// The policy whose weights exist: of a directory, or on a base model. Nothing for a preset.
     pub fn open_existing<C: Components>(&self, seed: u64, device: &Device) -> Result<Option<Policy<C>>> {
         let options = LoadOptions { profile: self.profile, is_strict: self.strict, ..LoadOptions::new(device) };
-        let local = |path: &Path| Repository::local(path, |_, _| ()).map_err(evo1::Error::from);
+        let local = |path: &Path| Repository::local(path, logged_progress()).map_err(evo1::Error::from);
         if let Some(directory) = &self.from {
             let (policy, report) = Policy::load_as(&local(directory)?, &options)?;
             report.warn();
