@@ -90,6 +90,35 @@ fn answers_are_those_of_infer_to_the_bit_and_sigterm_ends_with_0() {
     assert_eq!(code, Some(0), "{log}");
 }
 
+#[cfg(feature = "otel")]
+#[test]
+fn traces_reach_the_collector_that_the_environment_names() {
+    let collector = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let endpoint = format!("http://{}", collector.local_addr().expect("bound"));
+    let received = spawn(move || {
+        let (mut stream, _) = collector.accept().expect("a connection");
+        stream.set_read_timeout(Some(Duration::from_secs(1))).expect("set");
+        let (mut request, mut part) = (Vec::new(), [0; 4096]);
+        while let Ok(read @ 1..) = stream.read(&mut part) {
+            request.extend(&part[..read]);
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").expect("answered");
+        String::from_utf8_lossy(&request).into_owned()
+    });
+    let serve = ["serve", "--device", "flex", "--bind", "127.0.0.1:0", "--steps", "2", "--traces"];
+    let mut command = command(&serve);
+    command.env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint).env("NO_PROXY", "127.0.0.1").stderr(Stdio::piped());
+    let server = Serving::start(&mut command);
+    server.client(4).predict(&sample(), &CallOptions::default()).expect("a reply");
+    let (code, log) = server.terminate();
+    assert_eq!(code, Some(0), "{log}");
+    let request = received.join().expect("received");
+    assert!(request.starts_with("POST /v1/traces"), "{request}");
+    for name in ["evo1", "predict", "queue", "vision", "evo1.protocol", "json"] {
+        assert!(request.contains(name), "`{name}` is not in {request}");
+    }
+}
+
 #[test]
 fn wrong_use_is_refused_with_the_remedy() {
     let refused = |arguments: &[&str], code: i32, expected: &str| {

@@ -308,7 +308,7 @@ where
     fn log(&self, bytes: usize, took: Duration, result: Result<&Answer, ErrorKind>) {
         let Client { peer, ref holder } = self.client;
         let (protocol, policy, holder) = (self.protocol(), self.policy(), holder.as_deref());
-        self.shared.access.request(&Access { peer, protocol, policy, holder, bytes, took, result });
+        self.shared.record(&Access { peer, protocol, policy, holder, bytes, took, result });
     }
 
     /// Tells the client of an error in the way that it understands.

@@ -57,6 +57,10 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
+    /// Traces cannot be sent.
+    #[cfg(feature = "otel")]
+    #[error("traces cannot be sent: {0}; `OTEL_EXPORTER_OTLP_ENDPOINT` says where to")]
+    Traces(String),
     /// The access log cannot be written.
     #[error("{}: the access log cannot be written: {reason}", path.display())]
     AccessLog {

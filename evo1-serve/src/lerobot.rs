@@ -313,7 +313,7 @@ impl Connection {
     fn log(&self, bytes: usize, took: Duration, result: Result<&Answer, ErrorKind>) {
         let policy = self.slot().as_ref().map_or("", |session| self.shared.policies.name(session.policy)).to_owned();
         let (peer, policy) = (Some(self.peer), policy.as_str());
-        self.shared.access.request(&Access { peer, protocol: "lerobot", policy, holder: None, bytes, took, result });
+        self.shared.record(&Access { peer, protocol: "lerobot", policy, holder: None, bytes, took, result });
     }
 
     /// An error as gRPC's, counted.

@@ -32,6 +32,8 @@ pub mod scale;
 mod server;
 mod tls;
 mod tokens;
+#[cfg(feature = "otel")]
+mod traces;
 mod watchdog;
 mod worker;
 

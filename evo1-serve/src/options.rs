@@ -46,6 +46,10 @@ pub struct ServerOptions {
     pub cameras: Vec<String>,
     /// File to which a line of JSON is appended for each request; none when `None`.
     pub access_log: Option<PathBuf>,
+    /// Whether a trace of each request is sent to OpenTelemetry's collector, which the environment names
+    /// (`OTEL_EXPORTER_OTLP_ENDPOINT`, `http://localhost:4318` by default).
+    #[cfg(feature = "otel")]
+    pub traces: bool,
     /// The instruction of observations that have none: openpi's are refused when `None`, LeRobot's have an empty one then.
     pub prompt: Option<String>,
     /// Most requests that wait for the device; one more is answered *overloaded* at once.
@@ -88,6 +92,8 @@ impl Default for ServerOptions {
             scaling: None,
             cameras: Vec::new(),
             access_log: None,
+            #[cfg(feature = "otel")]
+            traces: false,
             prompt: None,
             queue: 64,
             max_in_flight: 4,

@@ -22,7 +22,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::{
     Answer, Error, ErrorKind, Model, NamedModel, Request, RequestError, Result, ServerOptions,
-    access::AccessLog,
+    access::{Access, AccessLog},
     budget::{Budget, Reservation},
     http, lerobot,
     metrics::Metrics,
@@ -32,6 +32,9 @@ use crate::{
     tls::Certificate,
     worker::{self, Batching, Health},
 };
+
+#[cfg(feature = "otel")]
+use crate::traces::Traces;
 
 /// How long a client may take for the head of an HTTP request, and for a TLS handshake.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -75,6 +78,8 @@ pub(crate) struct Shared {
     reloading: tokio::sync::Mutex<()>,
     pub(crate) recent: Recent,
     pub(crate) access: AccessLog,
+    #[cfg(feature = "otel")]
+    traces: Option<Traces>,
 }
 
 /// A request on its way into the queue.
@@ -111,6 +116,13 @@ pub enum ReloadError {
 impl Shared {
     pub(crate) fn next_connection(&self) -> u64 {
         self.connections.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Writes down a request that has been answered or refused just now.
+    pub(crate) fn record(&self, access: &Access<'_>) {
+        self.access.request(access);
+        #[cfg(feature = "otel")]
+        self.traces.iter().for_each(|traces| traces.request(access));
     }
 
     /// Fails when a request cannot be computed, or none is taken any more.
@@ -275,6 +287,8 @@ impl Server {
             reloading: tokio::sync::Mutex::default(),
             recent: Recent::default(),
             access: AccessLog::open(options.access_log.as_deref())?,
+            #[cfg(feature = "otel")]
+            traces: options.traces.then(Traces::open).transpose()?,
             options,
             policies,
             queue,

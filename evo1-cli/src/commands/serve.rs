@@ -114,6 +114,12 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "FILE")]
     access_log: Option<PathBuf>,
 
+    /// Send a trace of each request to the OpenTelemetry collector that the environment names (`OTEL_EXPORTER_OTLP_ENDPOINT`,
+    /// http://localhost:4318 by default), by OTLP over HTTP
+    #[cfg(feature = "otel")]
+    #[arg(long)]
+    traces: bool,
+
     /// Seed of the noise of a connection's first request; each further one's is larger by 1
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
@@ -287,6 +293,8 @@ impl Serve {
             }),
             cameras: self.camera.clone(),
             access_log: self.access_log.clone(),
+            #[cfg(feature = "otel")]
+            traces: self.traces,
             prompt: self.prompt.clone(),
             queue: self.queue,
             max_in_flight: self.max_in_flight,
