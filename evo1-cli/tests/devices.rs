@@ -82,6 +82,38 @@ fn a_run_and_its_evaluation_are_the_cpus() {
     }
 }
 
+/// Two emulated CUDA devices, where the tests run on one: they sum by NCCL where it is found, and through the host without it.
+#[test]
+fn two_cuda_devices_train_as_one_does() {
+    let Some(emulator) = std::env::var_os("CUDAEMU").filter(|_| devices().iter().any(|device| device == "cuda")) else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    // The emulated driver without the emulated NCCL.
+    let driver = folder.path().join("driver");
+    std::fs::create_dir(&driver).expect("a folder");
+    std::os::unix::fs::symlink(Path::new(&emulator).join("libcuda.so.1"), driver.join("libcuda.so.1")).expect("linked");
+    let libraries = std::env::var("LD_LIBRARY_PATH").expect("the emulator's");
+    let with_driver_alone = libraries.replace(&*emulator.to_string_lossy(), &driver.to_string_lossy());
+    let dataset = format!("data.data_groups.default.dataset.path={}", fixture("lerobot-datasets/v30").display());
+    let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/../recipes/tiny.yaml");
+    let state = |name: &str, libraries: &str, share: &str| {
+        let output = format!("output={}", folder.path().join(name).display());
+        let mut train = evo1("cuda");
+        train.env("CUDAEMU_DEVICES", "2").env("LD_LIBRARY_PATH", libraries);
+        train.args(["train", "--json", "--config", recipe, "--set", &dataset, "--set", &output, "--set", share]);
+        train.args(["--set", "steps=2", "--set", "batch_size=2"]);
+        let result = document(&train.output().expect("it runs"));
+        let checkpoint = PathBuf::from(result["checkpoint"].as_str().expect("a path"));
+        ["model.safetensors", "training/optimizer.bpk"].map(|file| std::fs::read(checkpoint.join(file)).expect(file))
+    };
+    let one = state("one", &libraries, "accumulate=2");
+    // Of two terms there is one sum.
+    for (name, libraries) in [("by NCCL", &libraries), ("through the host", &with_driver_alone)] {
+        assert!(state(name, libraries, "devices=[cuda:0, cuda:1]") == one, "{name}: other bits");
+    }
+}
+
 #[test]
 fn a_client_is_served_what_is_predicted() {
     for device in devices() {

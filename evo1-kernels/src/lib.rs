@@ -83,6 +83,17 @@ pub fn has_tf32(device: &Device) -> bool {
     }
 }
 
+/// Whether a device adds what it has to what others of its kind have by itself: a CUDA device, where NCCL is installed.
+pub fn has_transport(device: &Device) -> bool {
+    #[cfg(feature = "cube")]
+    return cube::has_transport(device);
+    #[cfg(not(feature = "cube"))]
+    {
+        let _ = device;
+        false
+    }
+}
+
 /// The ways in which products in half precision are cut into tiles, by name, where a build has kernels for that.
 pub fn tilings() -> Vec<String> {
     #[cfg(feature = "cube")]

@@ -3,11 +3,10 @@
 use burn::{
     module::{Module, ModuleVisitor, Param},
     optim::{GradientsAccumulator, GradientsParams},
-    tensor::{DType, Device, Tensor, TensorData},
+    tensor::{DType, Device, Tensor},
 };
-use evo1::device::read;
 
-use crate::{Error, Group, Result, group::PairwiseSum};
+use crate::{Group, Result, group::PairwiseSum};
 
 /// Values of gradients that go through the group at a time: 64 MiB.
 const BUCKET: usize = 16 << 20;
@@ -68,13 +67,12 @@ pub(crate) fn reduced<M: Module>(
     if flattener.bucket.values > 0 {
         sums.push(flattener.bucket.summed(group)?);
     }
-    let mut unflattener =
-        Unflattener { sums, present: present.iter(), bucket: 0, at: 0, device, to: GradientsParams::new() };
+    let mut unflattener = Unflattener { sums, present: present.iter(), bucket: 0, at: 0, to: GradientsParams::new() };
     module.visit(&mut unflattener);
     Ok(unflattener.to)
 }
 
-/// Gradients that are read from the device and summed at once.
+/// Gradients that are summed at once.
 #[derive(Default)]
 struct Bucket {
     flat: Vec<Tensor<1>>,
@@ -83,12 +81,9 @@ struct Bucket {
 
 impl Bucket {
     /// The sums over all ranks, with which it begins anew.
-    fn summed(&mut self, group: &dyn Group) -> Result<Vec<f32>> {
+    fn summed(&mut self, group: &dyn Group) -> Result<Tensor<1>> {
         let Self { flat, .. } = std::mem::take(self);
-        let values = read(Tensor::cat(flat, 0).cast(DType::F32))?;
-        let values =
-            values.try_into_vec().map_err(|error| Error::Group(format!("gradients that are no f32: {error:?}")))?;
-        group.sum(values)
+        group.sum_on_device(Tensor::cat(flat, 0))
     }
 }
 
@@ -99,7 +94,7 @@ struct Flattener<'a> {
     device: &'a Device,
     bucket: Bucket,
     /// The sums of the buckets that were full.
-    sums: Result<Vec<Vec<f32>>>,
+    sums: Result<Vec<Tensor<1>>>,
 }
 
 impl ModuleVisitor for Flattener<'_> {
@@ -121,11 +116,10 @@ impl ModuleVisitor for Flattener<'_> {
 
 /// Makes gradients of the sums of buckets, in the order in which they were filled.
 struct Unflattener<'a> {
-    sums: Vec<Vec<f32>>,
+    sums: Vec<Tensor<1>>,
     present: std::slice::Iter<'a, bool>,
     bucket: usize,
     at: usize,
-    device: &'a Device,
     to: GradientsParams,
 }
 
@@ -135,12 +129,12 @@ impl ModuleVisitor for Unflattener<'_> {
             return;
         }
         let shape = param.lazy_shape();
-        if self.at == self.sums[self.bucket].len() {
+        if self.at == self.sums[self.bucket].shape().num_elements() {
             (self.bucket, self.at) = (self.bucket + 1, 0);
         }
-        let values = self.sums[self.bucket][self.at..][..shape.num_elements()].to_vec();
-        self.at += values.len();
-        let gradient = Tensor::<D>::from_data(TensorData::new(values, shape), (self.device, DType::F32));
+        let end = self.at + shape.num_elements();
+        let gradient = self.sums[self.bucket].clone().slice(self.at..end).reshape::<D, _>(shape);
+        self.at = end;
         self.to.register(param.id, gradient);
     }
 }

@@ -3,11 +3,19 @@
 //! Sums are made in a fixed order, in pairs: `((g₀ + g₁) + (g₂ + g₃)) + …`, over the ranks as within one. Rank r of W has
 //! the batches from `r · accumulate` on, so that a step's gradient has the same bits whether one device computed all of its
 //! batches or several devices of one kind some each, where `accumulate` is 1 or a power of two.
+//!
+//! CUDA devices of one process are an exception where NCCL is installed: it sums there, in an order of its own.
 
 use std::{
     any::Any,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
+
+use burn::tensor::{
+    DType, Device, Tensor, TensorData,
+    distributed::{ReduceOperation, all_reduce},
+};
+use evo1::device::{has_transport, read};
 
 use crate::{Error, Result};
 
@@ -30,6 +38,23 @@ pub trait Group: Send + Sync {
     /// # Errors
     /// When a rank is gone.
     fn sum(&self, values: Vec<f32>) -> Result<Vec<f32>>;
+
+    /// As [`Self::sum`], of values on the ranks' devices.
+    ///
+    /// # Errors
+    /// As there, and when the device failed to compute them.
+    fn sum_on_device(&self, values: Tensor<1>) -> Result<Tensor<1>> {
+        through_host(values, |values| self.sum(values))
+    }
+}
+
+/// What `sum` makes of the values of a tensor, on the same device.
+fn through_host(values: Tensor<1>, sum: impl FnOnce(Vec<f32>) -> Result<Vec<f32>>) -> Result<Tensor<1>> {
+    let device = values.device();
+    let values = read(values.cast(DType::F32))?.try_into_vec();
+    let sums = sum(values.map_err(|error| Error::Group(format!("gradients that are no f32: {error:?}")))?)?;
+    let shape = [sums.len()];
+    Ok(Tensor::from_data(TensorData::new(sums, shape), (&device, DType::F32)))
 }
 
 /// A learner by itself.
@@ -104,6 +129,8 @@ pub(crate) struct Threads {
 /// Where the threads of a process wait for each other.
 struct Meeting {
     size: usize,
+    /// The devices of the threads, if they sum by themselves and there is no other process.
+    linked: Option<Vec<Device>>,
     /// The processes.
     outer: Arc<dyn Group>,
     state: Mutex<State>,
@@ -121,10 +148,15 @@ struct State {
 }
 
 impl Threads {
-    /// `size` threads of one process, the first of which speaks with the others of `outer`.
-    pub(crate) fn new(size: usize, outer: Arc<dyn Group>) -> Vec<Self> {
+    /// Threads for the devices of one process, the first of which speaks with the others of `outer`.
+    pub(crate) fn on(devices: &[Device], outer: Arc<dyn Group>) -> Vec<Self> {
+        let is_linked = devices.len() > 1 && outer.size() == 1 && devices.iter().all(has_transport);
+        Self::new(devices.len(), is_linked.then(|| devices.to_vec()), outer)
+    }
+
+    fn new(size: usize, linked: Option<Vec<Device>>, outer: Arc<dyn Group>) -> Vec<Self> {
         let state = State { brought: (0..size).map(|_| None).collect(), ..State::default() };
-        let meeting = Arc::new(Meeting { size, outer, state: Mutex::new(state), changed: Condvar::new() });
+        let meeting = Arc::new(Meeting { size, linked, outer, state: Mutex::new(state), changed: Condvar::new() });
         (0..size).map(|rank| Self { rank, meeting: Arc::clone(&meeting) }).collect()
     }
 
@@ -135,7 +167,7 @@ impl Threads {
         combine: impl FnOnce(&dyn Group, Vec<V>) -> R,
     ) -> Result<R> {
         let gone = || Error::Group("another thread of the run has ended".into());
-        let Meeting { size, outer, state, changed } = &*self.meeting;
+        let Meeting { size, outer, state, changed, .. } = &*self.meeting;
         let wait = |state| changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         let mut state = locked(state);
         // What came of the meeting before may not have been taken by all.
@@ -197,6 +229,13 @@ impl Group for Threads {
         let sum = self.meet(values, |outer, ours| outer.sum(pairwise(ours)).map_err(|error| error.to_string()));
         sum?.map_err(Error::Group)
     }
+
+    fn sum_on_device(&self, values: Tensor<1>) -> Result<Tensor<1>> {
+        match &self.meeting.linked {
+            Some(devices) => Ok(all_reduce(values.cast(DType::F32), ReduceOperation::Sum, devices.clone()).resolve()),
+            None => through_host(values, |values| self.sum(values)),
+        }
+    }
 }
 
 impl Drop for Threads {
@@ -238,7 +277,7 @@ mod tests {
         let whole = pairwise(terms.clone());
         for accumulate in [1, 2, 4] {
             let ranks: Vec<Vec<f32>> = terms.chunks(accumulate).map(|own| pairwise(own.to_vec())).collect();
-            let members = Threads::new(ranks.len(), Arc::new(Alone));
+            let members = Threads::new(ranks.len(), None, Arc::new(Alone));
             std::thread::scope(|scope| {
                 for (member, own) in members.into_iter().zip(ranks) {
                     let (whole, size) = (&whole, terms.len() / accumulate);
@@ -256,7 +295,7 @@ mod tests {
 
     #[test]
     fn nobody_waits_for_a_thread_that_is_gone() {
-        let mut members = Threads::new(3, Arc::new(Alone));
+        let mut members = Threads::new(3, None, Arc::new(Alone));
         let last = members.pop().expect("three");
         std::thread::scope(|scope| {
             let waiting: Vec<_> = members.iter().map(|member| scope.spawn(|| member.sum(vec![1.0]))).collect();

@@ -206,7 +206,7 @@ impl<C: Components> Learner<C> {
             return Err(Error::config("devices", "different devices", format!("{:?} twice", devices[twice])));
         }
         self.replica = self.replica.on(first);
-        let mut members = Threads::new(devices.len(), Arc::clone(&processes)).into_iter();
+        let mut members = Threads::on(devices, Arc::clone(&processes)).into_iter();
         self.processes = processes;
         if let Some(member) = members.next() {
             self.group = Box::new(member);

@@ -11,7 +11,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData, kind::Basic};
 use tracing::warn;
 
 pub use cuda::{CUDA_PATH, LIBRARY_PATH, Toolkit};
-pub use evo1_kernels::{has_graphs, has_tf32, is_asynchronous};
+pub use evo1_kernels::{has_graphs, has_tf32, has_transport, is_asynchronous};
 
 use crate::{Error, Result};
 

@@ -87,6 +87,15 @@ pub(crate) fn has_tf32(device: &Device) -> bool {
     }
 }
 
+pub(crate) fn has_transport(device: &Device) -> bool {
+    let device = device.clone().without_autodiff();
+    match device.as_dispatch() {
+        DispatchDevice::Cube(device) => device.client().has_device_transport(),
+        #[allow(unreachable_patterns, reason = "a build may have no other device")]
+        _ => false,
+    }
+}
+
 pub(crate) use self::product::{set_tiling, tilings};
 
 /// Whether CubeCL rounds the operands of `f32` products to TF32 unless it is kept from it.
