@@ -24,6 +24,7 @@ VIDEOS = {
     "bt709": ("libx264", "yuv420p", "bt709", "tv", {}),
     "full-range": ("libx264", "yuv420p", "smpte170m", "pc", {}),
     "full-range-bt709": ("libx264", "yuv420p", "bt709", "pc", {"bf": "2"}),
+    "slices": ("libx264", "yuv420p", None, "tv", {"slices": "2"}),
     "scaling-lists": ("libx264", "yuv420p", "bt709", "tv", {"x264-params": "cqm=jvt"}),
     "grey": ("libx264", "gray", None, "pc", {}),
     "10-bit": ("libx264", "yuv420p10le", "bt709", "tv", {}),

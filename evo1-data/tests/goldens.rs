@@ -182,7 +182,7 @@ fn video(name: &str) -> (VideoReader, Vec<Vec<u8>>) {
 
 #[test]
 fn h264_means_what_its_description_of_colours_says() {
-    for name in ["plain", "bt601", "bt709", "full-range", "full-range-bt709", "scaling-lists", "grey"] {
+    for name in ["plain", "bt601", "bt709", "full-range", "full-range-bt709", "slices", "scaling-lists", "grey"] {
         let (mut video, reference) = video(name);
         assert_eq!((video.codec(), video.frames()), ("H.264", 3));
         for (number, expected) in reference.iter().enumerate() {

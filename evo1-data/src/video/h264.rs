@@ -172,7 +172,9 @@ mod tests {
 
     #[test]
     fn pictures_in_order_are_not_held_back() {
-        assert_eq!(pictures("plain.mp4", true), [1, 1, 1]);
-        assert_eq!(pictures("plain.mp4", false), [0, 1, 1]);
+        for name in ["plain.mp4", "slices.mp4"] {
+            assert_eq!(pictures(name, true), [1, 1, 1]);
+            assert_eq!(pictures(name, false), [0, 1, 1]);
+        }
     }
 }
