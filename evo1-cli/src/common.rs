@@ -139,10 +139,14 @@ impl Common {
         format!("{:?}", self.dtype.unwrap_or(Dtype::F32)).to_lowercase()
     }
 
-    /// Device and log, for a process that is to have the same.
+    /// What is logged and refused, for a process that is to have the same.
     #[cfg(feature = "ablate")]
     pub(crate) fn options(&self) -> Vec<String> {
-        vec!["--device".into(), self.device.to_string(), "--log".into(), self.filter()]
+        let mut options = vec!["--log".to_owned(), self.filter()];
+        if self.strict {
+            options.push("--strict".into());
+        }
+        options
     }
 
     /// The policy of a directory, or the embedded one.
@@ -191,6 +195,22 @@ pub(crate) fn local(path: &Path) -> Result<PathBuf> {
     Ok(folder?)
 }
 
+/// A sum of the files in a folder: of a policy's, for example. Folders in it do not count.
+#[cfg(feature = "train")]
+pub(crate) fn folder_sum(folder: &Path) -> Result<String> {
+    let failed = |reason| evo1::CoreError::io("read", folder, reason);
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.is_file() {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            files.push(format!("{name} {}", evo1::files::sha256(&path, |_| ())?));
+        }
+    }
+    files.sort();
+    Ok(format!("{:016x}", evo1::rng::fnv1a(files.join("\n").as_bytes())))
+}
+
 /// A progress bar on standard error that counts bytes.
 pub(crate) fn byte_bar() -> Result<ProgressBar> {
     let style = ProgressStyle::with_template("{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left")?;
@@ -220,7 +240,7 @@ pub(crate) fn parse_choice(text: &str) -> Result<evo1::Choice, String> {
     value.map_err(|error| error.to_string())?.try_into()
 }
 
-fn parse_device(name: &str) -> Result<DeviceName, String> {
+pub(crate) fn parse_device(name: &str) -> Result<DeviceName, String> {
     name.parse().map_err(|error: evo1::CoreError| error.to_string())
 }
 

@@ -25,6 +25,10 @@ mod given;
 mod memory;
 mod output;
 mod plot;
+#[cfg(feature = "train")]
+mod process;
+#[cfg(all(feature = "train", feature = "serve"))]
+mod rollout;
 mod sample;
 
 use std::{io::IsTerminal, process::ExitCode};

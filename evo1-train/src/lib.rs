@@ -59,6 +59,7 @@ pub use evaluate::{Errors, Evaluation, EvaluationConfig, evaluate, evaluate_with
 pub use group::{Alone, Group};
 pub use identity::{Change, RunIdentity};
 pub use learner::{Draw, Learner, LearnerConfig, Progress, StepReport, StepTimes};
+pub use lock::FileLock;
 pub use lora::LoraConfig;
 pub use optimizer::{OptimizerConfig, OptimizerGroup, global_norm};
 pub use parameters::{Parameter, TrainedParts, parameters, with_stable_ids};

@@ -16,7 +16,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pyarrow.parquet as pq
-from eval import Remote
+from rollout import Remote
 
 
 def episodes(root: Path, keys: list[str]) -> list[dict]:

@@ -9,10 +9,11 @@ use eyre::Result;
 use indicatif::HumanCount;
 
 use super::{
+    paired::Paired,
     study::Study,
-    summary::{Mean, Row},
+    summary::{Mean, Row, Success},
 };
-use crate::plot::write_png;
+use crate::{plot::write_png, rollout::bar};
 
 /// Points of a curve.
 const CURVE_POINTS: usize = 100;
@@ -29,34 +30,156 @@ const NOTES: [&str; 4] = [
     "A difference that is not much larger than its deviation is not shown to exist.",
 ];
 
+/// How successes are read, where there are any.
+const SUCCESS_NOTES: [&str; 2] = [
+    "Success: the share of goals that were reached, over all seeds of training, with Wilson's 95 % interval; ± the standard \
+     deviation of the seeds' shares. Won and lost are goals that one of cell and base reached and the other, trained with the \
+     same seed, did not; p is that of the exact McNemar test over them, two-sided and corrected after Holm for the number of cells. \
+     A difference is shown where it is below 0.05.",
+    "That test asks whether these trained policies differ on such goals. Whether policies of other seeds would differ in the same \
+     way, only the seeds can say: p over the seeds is that of the exact sign-flip test of the differences by seed, which cannot be below \
+     2 / 2ⁿ with n seeds.",
+];
+
 /// Writes every file of the results into `out`; the Markdown table.
 pub(crate) fn write(out: &Path, study: &Study, rows: &[Row]) -> Result<String> {
-    let (error, curves) = (out.join("error.png"), out.join("curves.png"));
+    let (error, curves, success) = (out.join("error.png"), out.join("curves.png"), out.join("success.png"));
     let has_bars = rows.iter().any(|row| !row.measured.is_empty());
     if has_bars {
         let foot = "mean over seeds, line: ± one standard deviation, dots: seeds; shorter is better";
         write_png(&error, bars::draw("Held-out action error", foot, &error_bars(rows)))?;
     }
     let has_curves = write_curves(&curves, rows)?;
-    let table = table(rows);
-    let markdown = markdown(&table);
+    let successes = success_bars(rows);
+    if !successes.is_empty() {
+        let foot = "of all goals and seeds, line: 95 % interval (Wilson), dots: seeds; longer is better";
+        write_png(&success, bars::draw("Success rate (%)", foot, &successes))?;
+        write_atomically(&out.join("episodes.csv"), episodes_csv(rows).as_bytes())?;
+    }
+    let tables: Vec<Table> = [Some(table(rows)), success_table(rows)].into_iter().flatten().collect();
+    let shown: String = tables.iter().map(|table| markdown(table) + "\n").collect();
+    let verdicts = verdicts(rows);
+    let markdown = shown + &verdicts.iter().map(|line| format!("- {line}\n")).collect::<String>();
     let document = format!(
-        "# {}\n\n{}\n\n{markdown}\n{}\n\n{}",
+        "# {}\n\n{}\n\n{}\n\n{}\n\n{}",
         study.title,
         study.question.trim(),
-        NOTES.join("\n\n"),
+        markdown.trim_end(),
+        notes(rows).join("\n\n"),
         failures(rows).map_or_else(String::new, |lines| format!("Without a result:\n\n```text\n{lines}\n```\n"))
     );
     write_atomically(&out.join("results.md"), document.trim_end().as_bytes())?;
     write_atomically(&out.join("results.csv"), csv(rows).as_bytes())?;
-    let pictures = [(has_bars, error, "Held-out action error"), (has_curves, curves, "Training loss over the steps")];
+    let pictures = [
+        (!successes.is_empty(), success, "Success rate"),
+        (has_bars, error, "Held-out action error"),
+        (has_curves, curves, "Training loss over the steps"),
+    ];
     let mut shown = Vec::new();
     for (_, path, name) in pictures.iter().filter(|(is_there, ..)| *is_there) {
         let bytes = fs::read(path).map_err(|reason| CoreError::io("read", path, reason))?;
         shown.push((bytes, *name));
     }
-    write_atomically(&out.join("report.html"), page(study, rows, &table, &shown).as_bytes())?;
-    Ok(markdown)
+    write_atomically(&out.join("report.html"), page(study, rows, &tables, &verdicts, &shown).as_bytes())?;
+    Ok(markdown.trim_end().to_owned())
+}
+
+/// Header and rows.
+type Table = Vec<Vec<String>>;
+
+fn notes(rows: &[Row]) -> Vec<&'static str> {
+    let has_success = rows.iter().any(|row| row.success.is_some());
+    NOTES.into_iter().chain(SUCCESS_NOTES.into_iter().filter(|_| has_success)).collect()
+}
+
+fn success_bars(rows: &[Row]) -> Vec<Bar> {
+    let of_row = |row: &Row| {
+        let Success { rate, by_seed, .. } = row.success.as_ref()?;
+        Some(Bar { dots: by_seed.iter().map(|rate| 100.0 * rate).collect(), label: percent(rate.rate?), ..bar(rate)? })
+    };
+    rows.iter().filter_map(of_row).collect()
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
+}
+
+fn p_value(p: f64) -> String {
+    if p < 0.001 { format!("{p:.0e}") } else { format!("{p:.3}") }
+}
+
+/// The successes of the cells; nothing where there are none.
+fn success_table(rows: &[Row]) -> Option<Table> {
+    let header = [
+        "cell",
+        "success",
+        "± over seeds",
+        "goals",
+        "difference to base",
+        "won, lost",
+        "p",
+        "p over the seeds",
+        "shown",
+    ];
+    let mut table = vec![header.map(str::to_owned).to_vec()];
+    for row in rows {
+        let Some(Success { rate, by_seed, paired, .. }) = &row.success else { continue };
+        let deviation = Mean::of(by_seed).and_then(|mean| mean.deviation).map_or_else(|| "–".into(), percent);
+        let mut line = vec![row.cell.clone(), rate.in_percent(), deviation, rate.episodes.to_string()];
+        line.extend(match paired {
+            Some(paired) => [
+                format!("{:+.1} points", 100.0 * paired.difference()),
+                format!("{}, {}", paired.won, paired.lost),
+                p_value(paired.adjusted),
+                paired.p_of_seeds.map_or_else(|| "–".into(), p_value),
+                paired.verdict().to_owned(),
+            ],
+            None => {
+                let is_base = if row.is_reference { "base" } else { "–" };
+                [is_base, "–", "–", "–", "–"].map(str::to_owned)
+            }
+        });
+        table.push(line);
+    }
+    (table.len() > 1).then_some(table)
+}
+
+/// What the successes of each cell say about it, beside the base.
+fn verdicts(rows: &[Row]) -> Vec<String> {
+    let of_row = |row: &Row| {
+        let paired = row.success.as_ref()?.paired.as_ref()?;
+        let Paired { pairs, by_seed, adjusted, .. } = paired;
+        let better = by_seed.iter().filter(|difference| **difference > 0.0).count();
+        let (cell, verdict, p) = (&row.cell, paired.verdict(), p_value(*adjusted));
+        let difference = format!("{:+.1} points", 100.0 * paired.difference());
+        let seeds = format!("better in {better} of {} seeds", by_seed.len());
+        Some(if paired.is_shown() {
+            format!("{cell}: {verdict} than the base by {difference} on {pairs} goals (p = {p}), {seeds}")
+        } else {
+            let visible = 100.0 * paired.visible();
+            format!(
+                "{cell}: {verdict}: {difference} on {pairs} goals (p = {p}), {seeds}; a difference of {visible:.1} points \
+                 would have been seen with a power of 80 %"
+            )
+        })
+    };
+    rows.iter().filter_map(of_row).collect()
+}
+
+/// One line for each goal.
+fn episodes_csv(rows: &[Row]) -> String {
+    let mut text = "cell,training_seed,task,goal,success,steps\n".to_owned();
+    let quoted = |text: &str| text.replace('"', "\"\"");
+    for (row, success) in rows.iter().filter_map(|row| Some((row, row.success.as_ref()?))) {
+        for (seed, episodes) in &success.episodes {
+            for episode in episodes {
+                let (cell, task) = (quoted(&row.cell), quoted(&episode.task));
+                text += &format!("\"{cell}\",{seed},\"{task}\",{},", episode.seed);
+                text += &format!("{},{}\n", episode.success, episode.steps);
+            }
+        }
+    }
+    text
 }
 
 fn error_bars(rows: &[Row]) -> Vec<Bar> {
@@ -108,8 +231,8 @@ fn written(mean: Option<Mean>) -> String {
     }
 }
 
-/// Header and rows.
-fn table(rows: &[Row]) -> Vec<Vec<String>> {
+/// What was measured on recorded data.
+fn table(rows: &[Row]) -> Table {
     let header = [
         "cell",
         "parameters",
@@ -174,20 +297,29 @@ fn csv(rows: &[Row]) -> String {
 
 /// Why cells have no result, one line each.
 fn failures(rows: &[Row]) -> Option<String> {
-    let lines = rows.iter().flat_map(|row| row.errors.iter().map(|error| format!("{}: {error}", row.cell)));
-    let lines: Vec<String> = lines.collect();
+    let of_row = |row: &Row| {
+        let line = |(seed, why): &(u64, String)| format!("{}, seed {seed}: {why}", row.cell);
+        row.missing.iter().map(line).collect::<Vec<_>>()
+    };
+    let lines: Vec<String> = rows.iter().flat_map(of_row).collect();
     (!lines.is_empty()).then(|| lines.join("\n"))
 }
 
 /// The page of a study; `pictures` are PNG files with their names.
-fn page(study: &Study, rows: &[Row], table: &[Vec<String>], pictures: &[(Vec<u8>, &str)]) -> String {
+fn page(study: &Study, rows: &[Row], tables: &[Table], verdicts: &[String], pictures: &[(Vec<u8>, &str)]) -> String {
     let Provenance { version, commit, burn, build, processor, system, .. } = Provenance::here();
     let made = format!(
         "evo1 {version} ({}), burn {burn}, {build} build, {} on {system}",
         commit.as_deref().unwrap_or("unknown commit"),
         processor.as_deref().unwrap_or("unknown processor"),
     );
-    let mut page = Page::new(&study.title, &study.title).text(study.question.trim()).table(&table[0], &table[1..]);
+    let mut page = Page::new(&study.title, &study.title).text(study.question.trim());
+    for table in tables {
+        page = page.table(&table[0], &table[1..]);
+    }
+    for verdict in verdicts {
+        page = page.text(verdict);
+    }
     for (png, name) in pictures {
         page = page.picture(png, name);
     }
@@ -195,7 +327,7 @@ fn page(study: &Study, rows: &[Row], table: &[Vec<String>], pictures: &[(Vec<u8>
         page = page.heading("Without a result").warning_lines(&lines);
     }
     page = page.heading("How to read it");
-    for note in NOTES {
+    for note in notes(rows) {
         page = page.text(note);
     }
     let page = page.heading("The study").lines(&study.text).heading("Every result").lines(&csv(rows));
@@ -205,7 +337,7 @@ fn page(study: &Study, rows: &[Row], table: &[Vec<String>], pictures: &[(Vec<u8>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::evaluate::Measured;
+    use crate::{ablate::summary::compare, commands::evaluate::Measured, rollout::Episode};
 
     fn row(cell: &str, is_reference: bool, rmse: &[f64]) -> Row {
         let measured = |&rmse: &f64| Measured {
@@ -222,11 +354,42 @@ mod tests {
             cell: cell.into(),
             is_reference,
             measured: rmse.iter().map(measured).zip(0..).map(|(measured, seed)| (seed, measured)).collect(),
-            errors: if rmse.is_empty() { vec!["out of memory".into()] } else { vec![] },
+            missing: if rmse.is_empty() { vec![(0, "out of memory".into())] } else { vec![] },
             rmse_difference: Mean::of(&differences),
             rmse_differences: differences,
             curve: (1..=250).map(|step| (f64::from(step) * 10.0, 1.0 / f64::from(step))).collect(),
+            success: None,
         }
+    }
+
+    /// A cell that reached so many of 100 goals with each of three seeds.
+    fn trying(cell: &str, is_reference: bool, successes: [u64; 3]) -> Row {
+        let episode =
+            |seed, successes| Episode { task: "reach".into(), seed, success: seed < successes, steps: 9, group: None };
+        let of_seed = |(training, successes)| (training, (0..100).map(|seed| episode(seed, successes)).collect());
+        let success = Success::of(cell, (0..).zip(successes).map(of_seed).collect());
+        Row { success, ..row(cell, is_reference, &[0.3, 0.3, 0.3]) }
+    }
+
+    #[test]
+    fn a_difference_is_said_where_it_is_shown_and_only_there() {
+        let mut rows =
+            [trying("a", true, [50, 52, 48]), trying("b", false, [51, 51, 50]), trying("c", false, [70, 65, 72])];
+        compare(&mut rows, 0);
+        let text = markdown(&success_table(&rows).expect("successes"));
+        assert!(text.contains("| a | 50.0 % (44.4–55.6) | 2.0 % | 300 | base |"), "{text}");
+        assert!(text.contains("| +0.7 points | 3, 1 | 0.625 | 0.750 | no difference shown |"), "{text}");
+        assert!(text.contains("| +19.0 points | 57, 0 | 3e-17 | 0.250 | better |"), "{text}");
+        let lines = verdicts(&rows);
+        assert!(lines[0].starts_with("b: no difference shown: +0.7 points on 300 goals (p = 0.625)"), "{lines:?}");
+        assert!(
+            lines[0].contains("better in 2 of 3 seeds; a difference of 1.9 points would have been seen"),
+            "{lines:?}"
+        );
+        assert!(lines[1].starts_with("c: better than the base by +19.0 points on 300 goals"), "{lines:?}");
+        let csv = episodes_csv(&rows);
+        assert!(csv.lines().count() == 901 && csv.contains("\"c\",2,\"reach\",71,true,9\n"), "{csv}");
+        assert!(success_table(&[row("a", true, &[0.3])]).is_none());
     }
 
     #[test]
@@ -241,7 +404,7 @@ mod tests {
         assert!(markdown.contains("| c | – | – | – | – | – | – | – | 0 |"), "{markdown}");
         let csv = csv(&rows);
         assert!(csv.contains("\"b \"\"<b>\"\"\",1,0.8,0.4,0.4,64,3,1234567,2500000000\n"), "{csv}");
-        assert_eq!(failures(&rows).as_deref(), Some("c: out of memory"));
+        assert_eq!(failures(&rows).as_deref(), Some("c, seed 0: out of memory"));
 
         let folder = tempfile::tempdir().expect("folder");
         let text = "title: A & B\nbase: {policy: {preset: tiny}, stage: null, trained: {vision: true, language: true, \

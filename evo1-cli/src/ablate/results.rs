@@ -1,18 +1,18 @@
-//! What was measured, cell by cell and seed by seed, in a file that only grows.
+//! What was measured, in a file for each task.
 
 use std::{
-    fs::{self, OpenOptions},
-    io::Write,
+    fs,
     path::{Path, PathBuf},
 };
 
-use evo1::CoreError;
+use evo1::{CoreError, files::write_atomically};
 use eyre::{Result, WrapErr};
 use serde::{Deserialize, Serialize};
 
-use crate::commands::evaluate::Measured;
+use super::tasks::Task;
+use crate::{commands::evaluate::Measured, rollout::Episode};
 
-/// One line of `results.jsonl`.
+/// What came of a cell and a seed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Outcome {
     pub(crate) cell: String,
@@ -23,6 +23,9 @@ pub(crate) struct Outcome {
     pub(crate) seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) measured: Option<Measured>,
+    /// What it did in closed loop; nothing where the study does not ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) episodes: Option<Vec<Episode>>,
     /// Why nothing was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<String>,
@@ -31,82 +34,47 @@ pub(crate) struct Outcome {
     pub(crate) curve: Vec<(f64, f64)>,
 }
 
-/// `results.jsonl`.
-pub(crate) struct Results {
-    path: PathBuf,
-    pub(crate) outcomes: Vec<Outcome>,
-}
+/// The folder with a file `KEY.json` for each task. A file is always whole.
+#[derive(Debug, Clone)]
+pub(crate) struct Results(PathBuf);
 
 impl Results {
-    /// The results in a folder, none at first. A last line that was cut off by a crash is dropped.
-    pub(super) fn open(folder: &Path) -> Result<Self> {
-        let path = folder.join("results.jsonl");
+    /// The results in the folder of a study.
+    pub(crate) fn of(out: &Path) -> Self {
+        Self(out.join("results"))
+    }
+
+    fn path(&self, key: &str) -> PathBuf {
+        self.0.join(format!("{key}.json"))
+    }
+
+    /// What came of a task's cells, as far as they still are what they were then; none at first.
+    pub(crate) fn read(&self, task: &Task<'_>) -> Result<Vec<Outcome>> {
+        let path = self.path(&task.key);
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(reason) => return Err(CoreError::io("read", &path, reason).into()),
         };
-        let mut outcomes = Vec::new();
-        for (index, line) in text.lines().enumerate() {
-            match serde_json::from_str(line) {
-                Ok(outcome) => outcomes.push(outcome),
-                Err(_) if !text.ends_with('\n') && index + 1 == text.lines().count() => {
-                    let kept: String = text.lines().take(index).map(|line| format!("{line}\n")).collect();
-                    evo1::files::write_atomically(&path, kept.as_bytes())?;
-                }
-                Err(error) => return Err(error).wrap_err_with(|| format!("{}, line {}", path.display(), index + 1)),
-            }
-        }
-        Ok(Self { path, outcomes })
+        let outcomes: Vec<Outcome> = serde_json::from_str(&text).wrap_err_with(|| path.display().to_string())?;
+        let is_of = |outcome: &Outcome| task.cells.iter().any(|(_, key)| *key == outcome.key);
+        Ok(outcomes.into_iter().filter(is_of).collect())
     }
 
-    /// The newest result of a cell that still is what it was then.
-    pub(super) fn of(&self, cell: &str, seed: u64, key: &str) -> Option<&Outcome> {
-        self.outcomes.iter().rev().find(|outcome| outcome.cell == cell && outcome.seed == seed && outcome.key == key)
+    /// Writes what came of a task's cells.
+    pub(crate) fn write(&self, task: &Task<'_>, outcomes: &[Outcome]) -> Result<()> {
+        fs::create_dir_all(&self.0).map_err(|reason| CoreError::io("create", &self.0, reason))?;
+        Ok(write_atomically(&self.path(&task.key), serde_json::to_string(outcomes)?.as_bytes())?)
     }
 
-    /// Adds a line.
-    pub(super) fn add(&mut self, outcome: Outcome) -> Result<()> {
-        let line = serde_json::to_string(&outcome)? + "\n";
-        let failed = |reason| CoreError::io("write", &self.path, reason);
-        let mut file = OpenOptions::new().create(true).append(true).open(&self.path).map_err(failed)?;
-        file.write_all(line.as_bytes()).map_err(failed)?;
-        self.outcomes.push(outcome);
-        Ok(())
+    /// Whether every cell of a task has a result.
+    pub(crate) fn has(&self, task: &Task<'_>) -> Result<bool> {
+        let outcomes = self.read(task)?;
+        Ok(task.cells.iter().all(|(_, key)| measured(&outcomes, key).is_some()))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn outcome(cell: &str) -> Outcome {
-        Outcome {
-            cell: cell.into(),
-            seed: 0,
-            key: "k".into(),
-            seconds: 1.0,
-            measured: None,
-            error: None,
-            curve: vec![],
-        }
-    }
-
-    #[test]
-    fn results_are_found_again_and_half_a_line_is_dropped() {
-        let folder = tempfile::tempdir().expect("folder");
-        let mut results = Results::open(folder.path()).expect("none yet");
-        results.add(outcome("a")).expect("written");
-        results.add(outcome("b")).expect("written");
-        let path = folder.path().join("results.jsonl");
-        let text = fs::read_to_string(&path).expect("text");
-        fs::write(&path, &text[..text.len() - 5]).expect("cut");
-        let mut reopened = Results::open(folder.path()).expect("reopened");
-        assert_eq!(reopened.outcomes, [outcome("a")]);
-        reopened.add(outcome("c")).expect("written");
-        assert_eq!(Results::open(folder.path()).expect("again").outcomes, [outcome("a"), outcome("c")]);
-        assert!(reopened.of("a", 0, "k").is_some() && reopened.of("a", 0, "other").is_none());
-        fs::write(&path, "nonsense\n").expect("broken");
-        assert!(Results::open(folder.path()).is_err());
-    }
+/// The result with a key among some, unless nothing was measured.
+pub(crate) fn measured<'a>(outcomes: &'a [Outcome], key: &str) -> Option<&'a Outcome> {
+    outcomes.iter().find(|outcome| outcome.key == key && outcome.measured.is_some())
 }

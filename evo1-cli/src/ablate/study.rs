@@ -12,7 +12,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::axes::{self, Axis, Target};
-use crate::commands::evaluate::WeightType;
+use crate::{
+    commands::{evaluate::WeightType, serve::Serve},
+    rollout::{Evaluator, Goals, Plan},
+};
 
 /// The file of a study.
 #[derive(Debug, Deserialize)]
@@ -39,6 +42,52 @@ struct File {
     reference: Option<String>,
     seeds: Vec<u64>,
     held_out: HeldOut,
+    /// What cells do in closed loop, beside: nothing.
+    #[serde(default)]
+    measure: Option<Measure>,
+}
+
+/// How a cell is tried in closed loop, as `evo1 evaluate --rollout` does it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Measure {
+    /// The evaluator.
+    pub(crate) command: String,
+    pub(crate) tasks: Vec<String>,
+    /// Goals of each task.
+    pub(crate) goals: Goals,
+    /// Evaluators side by side: 1.
+    #[serde(default = "one")]
+    pub(crate) parallel: u16,
+    /// Options of `evo1 serve`: none.
+    #[serde(default)]
+    pub(crate) serve: String,
+}
+
+fn one() -> u16 {
+    1
+}
+
+impl Measure {
+    /// What results depend on.
+    pub(crate) fn identity(&self) -> Result<Value> {
+        let Self { tasks, goals, serve, .. } = self;
+        Ok(json!([self.plan()?.evaluator.identity()?, tasks, goals, serve]))
+    }
+
+    fn plan(&self) -> Result<Plan> {
+        let evaluator = self.command.parse::<Evaluator>().map_err(|message| eyre!("`measure.command`: {message}"))?;
+        let (tasks, goals) = (self.tasks.clone(), self.goals.clone());
+        Ok(Plan { evaluator, tasks, goals, parallel: self.parallel.into() })
+    }
+
+    fn validate(&self) -> Result<()> {
+        self.plan()?.validate().wrap_err("`measure.tasks`")?;
+        ensure!(self.parallel > 0, "`measure.parallel` must be at least 1");
+        ensure!(!self.tasks.iter().any(|task| task.contains(',')), "`measure.tasks`: a name with a comma in it");
+        Serve::parse(&self.serve, 0).map_err(|message| eyre!("`measure.serve`: {message}"))?;
+        Ok(())
+    }
 }
 
 /// What cells are measured on.
@@ -66,6 +115,7 @@ pub(crate) struct Study {
     pub(crate) reference: usize,
     pub(crate) seeds: Vec<u64>,
     pub(crate) held_out: HeldOut,
+    pub(crate) measure: Option<Measure>,
     /// The study's file.
     pub(crate) text: String,
 }
@@ -117,18 +167,6 @@ impl Study {
         let file: File = parse_config(path, &text, false, &[])?;
         file.study::<C>(text, changes).wrap_err_with(context)
     }
-
-    /// The name of a run of a cell: cells with the same training share it.
-    pub(crate) fn training_key(cell: &Cell, seed: u64) -> String {
-        let text: String = cell.phases.iter().map(Value::to_string).collect();
-        format!("{:016x}-{seed}", evo1::rng::fnv1a(text.as_bytes()))
-    }
-
-    /// What a result depends on: the training, the evaluation and the data.
-    pub(crate) fn result_key(&self, cell: &Cell, seed: u64) -> String {
-        let evaluation = json!([cell.evaluation, self.held_out]).to_string();
-        format!("{}-{:016x}", Self::training_key(cell, seed), evo1::rng::fnv1a(evaluation.as_bytes()))
-    }
 }
 
 impl File {
@@ -137,6 +175,7 @@ impl File {
         ensure!(self.held_out.batches > 0, "`held_out.batches` must be at least 1");
         let distinct: BTreeSet<u64> = self.seeds.iter().copied().collect();
         ensure!(distinct.len() == self.seeds.len(), "`seeds` names one twice");
+        self.measure.as_ref().map_or(Ok(()), Measure::validate)?;
         self.held_out.data.make_absolute()?;
         if let Some(path) = &changes.base {
             (self.base, self.set) = (path.display().to_string().into(), Map::new());
@@ -172,8 +211,8 @@ impl File {
                 )
             })?,
         };
-        let Self { title, question, seeds, held_out, .. } = self;
-        Ok(Study { title, question, cells, reference, seeds, held_out, text })
+        let Self { title, question, seeds, held_out, measure, .. } = self;
+        Ok(Study { title, question, cells, reference, seeds, held_out, measure, text })
     }
 }
 
@@ -291,7 +330,7 @@ pub(crate) fn phase_document(phase: &Value, seed: u64, output: &Path, from: Opti
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use evo1::Published;
 
     use super::*;
@@ -299,7 +338,7 @@ mod tests {
     const BASE: &str = "title: T\nbase: {policy: {preset: tiny}, stage: null, trained: {vision: true, language: true, \
                         action: true}, steps: 10}\nseeds: [0, 1]\nheld_out: {data: data.yaml}\n";
 
-    fn study(rest: &str) -> Result<Study> {
+    pub(in crate::ablate) fn study(rest: &str) -> Result<Study> {
         Study::parse::<Published>(Path::new("study.yaml"), format!("{BASE}{rest}"), &Changes::default())
     }
 
@@ -321,14 +360,6 @@ mod tests {
             ]
         );
         assert_eq!(study.cells[2].phases[0]["policy"]["overrides"]["action"]["design"]["integration"], "joint-kv");
-    }
-
-    #[test]
-    fn cells_that_differ_in_the_evaluation_alone_share_a_training_run() {
-        let study = study("axes: {steps: [1, 8], noise: [uniform, normal]}").expect("a study");
-        let keys: BTreeSet<String> = study.cells.iter().map(|cell| Study::training_key(cell, 0)).collect();
-        assert_eq!((study.cells.len(), keys.len()), (4, 2));
-        assert_ne!(Study::training_key(&study.cells[0], 0), Study::training_key(&study.cells[0], 1));
     }
 
     #[test]
@@ -368,5 +399,10 @@ mod tests {
         assert!(message("").contains("either `axes`, a grid, or `cells`"));
         assert!(message("cells: [{noise: normal}, {noise: normal}]").contains("there twice"));
         assert!(message("axes: {noise: [normal]}\nreference: uniform").contains("the cells are normal"));
+        let measure = |measure: &str| message(&format!("axes: {{noise: [normal]}}\nmeasure: {{{measure}}}"));
+        assert!(measure("command: \"'\", tasks: [a], goals: 1").contains("`measure.command`: expected a program"));
+        assert!(measure("command: x, tasks: [a, a], goals: 1").contains("named twice"));
+        assert!(measure("command: x, tasks: [a], goals: 3:1").contains("it names no goal"));
+        assert!(measure("command: x, tasks: [a], goals: 1, serve: --steps").contains("`measure.serve`"));
     }
 }

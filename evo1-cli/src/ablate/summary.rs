@@ -1,10 +1,17 @@
-//! Means and deviations over seeds.
+//! Means and deviations over seeds, and what is shown by them.
+
+use eyre::Result;
 
 use super::{
-    results::Results,
-    study::{Cell, Study},
+    paired::{Paired, adjust},
+    results::{Outcome, Results},
+    study::Study,
+    tasks::Task,
 };
-use crate::commands::evaluate::Measured;
+use crate::{
+    commands::evaluate::Measured,
+    rollout::{Episode, Rate},
+};
 
 /// A mean over seeds.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -34,13 +41,41 @@ pub(crate) struct Row {
     pub(crate) is_reference: bool,
     /// Measured seeds and what each came to.
     pub(crate) measured: Vec<(u64, Measured)>,
-    /// Why the others came to nothing.
-    pub(crate) errors: Vec<String>,
+    /// Seeds without a result, and why.
+    pub(crate) missing: Vec<(u64, String)>,
     /// Differences of the action error to the reference's with the same seed, and their mean.
     pub(crate) rmse_differences: Vec<f64>,
     pub(crate) rmse_difference: Option<Mean>,
     /// Training loss over the steps, the mean over seeds.
     pub(crate) curve: Vec<(f64, f64)>,
+    /// What it did in closed loop; nothing where nobody asked.
+    pub(crate) success: Option<Success>,
+}
+
+/// A cell in closed loop, over all of its seeds.
+#[derive(Debug, Clone)]
+pub(crate) struct Success {
+    /// By training seed.
+    pub(crate) episodes: Vec<(u64, Vec<Episode>)>,
+    /// Of all of them.
+    pub(crate) rate: Rate,
+    /// By training seed, in the same order.
+    pub(crate) by_seed: Vec<f64>,
+    /// Beside the reference's; nothing of the reference itself.
+    pub(crate) paired: Option<Paired>,
+}
+
+impl Success {
+    pub(super) fn of(cell: &str, episodes: Vec<(u64, Vec<Episode>)>) -> Option<Self> {
+        let rate = Rate::of(cell, episodes.iter().flat_map(|(_, episodes)| episodes), 0);
+        let of_seed = |(_, episodes): &(u64, Vec<Episode>)| Rate::of("", episodes, 0).rate;
+        let by_seed = episodes.iter().filter_map(of_seed).collect();
+        rate.rate.is_some().then_some(Self { episodes, rate, by_seed, paired: None })
+    }
+
+    fn slices(&self) -> Vec<(u64, &[Episode])> {
+        self.episodes.iter().map(|(seed, episodes)| (*seed, episodes.as_slice())).collect()
+    }
 }
 
 impl Row {
@@ -51,35 +86,80 @@ impl Row {
     }
 }
 
-/// The cells of a study in its order.
-pub(crate) fn summary(study: &Study, results: &Results) -> Vec<Row> {
-    let newest = |cell: &Cell, seed: u64| results.of(&cell.name, seed, &study.result_key(cell, seed));
-    let reference = &study.cells[study.reference];
-    let row = |index: usize| {
-        let cell = &study.cells[index];
-        let outcomes: Vec<_> = study.seeds.iter().filter_map(|&seed| newest(cell, seed)).collect();
-        let measured: Vec<(u64, Measured)> =
-            outcomes.iter().filter_map(|outcome| Some((outcome.seed, outcome.measured?))).collect();
-        let difference = |(seed, of_cell): &(u64, Measured)| {
-            (index != study.reference).then_some(of_cell.rmse - newest(reference, *seed)?.measured?.rmse)
-        };
-        let rmse_differences: Vec<f64> = measured.iter().filter_map(difference).collect();
-        let curves: Vec<&Vec<(f64, f64)>> =
-            outcomes.iter().filter(|outcome| outcome.measured.is_some()).map(|outcome| &outcome.curve).collect();
-        let points = curves.iter().map(|curve| curve.len()).min().unwrap_or(0);
-        let share = 1.0 / curves.len().max(1) as f64;
-        let mean = |at: usize| (curves[0][at].0, curves.iter().map(|curve| share * curve[at].1).sum());
-        Row {
-            cell: cell.name.clone(),
-            is_reference: index == study.reference,
-            errors: outcomes.iter().filter_map(|outcome| outcome.error.clone()).collect(),
-            rmse_difference: Mean::of(&rmse_differences),
-            rmse_differences,
-            curve: (0..points).map(mean).collect(),
-            measured,
+/// The cells of a study in its order, as far as tasks have results.
+pub(crate) fn summary(study: &Study, tasks: &[Task<'_>], results: &Results) -> Result<Vec<Row>> {
+    // By cell, in the order of the seeds: a task has several cells, a seed several tasks.
+    let mut outcomes: Vec<Vec<(&Task<'_>, Option<Outcome>)>> = study.cells.iter().map(|_| Vec::new()).collect();
+    for task in tasks {
+        let of_task = results.read(task)?;
+        for (cell, key) in &task.cells {
+            let at = study.cells.iter().position(|other| other.name == cell.name);
+            let outcome = of_task.iter().find(|outcome| outcome.key == *key).cloned();
+            outcomes[at.expect("tasks are made of the study's cells")].push((task, outcome));
         }
+    }
+    let reference: Vec<(u64, Measured)> = of_seeds(&outcomes[study.reference]);
+    let mut rows: Vec<Row> = outcomes
+        .iter()
+        .enumerate()
+        .map(|(index, outcomes)| row(&study.cells[index].name, outcomes, index == study.reference, &reference))
+        .collect();
+    compare(&mut rows, study.reference);
+    Ok(rows)
+}
+
+fn of_seeds(outcomes: &[(&Task<'_>, Option<Outcome>)]) -> Vec<(u64, Measured)> {
+    outcomes.iter().filter_map(|(task, outcome)| Some((task.seed, outcome.as_ref()?.measured?))).collect()
+}
+
+fn row(
+    cell: &str,
+    outcomes: &[(&Task<'_>, Option<Outcome>)],
+    is_reference: bool,
+    reference: &[(u64, Measured)],
+) -> Row {
+    let measured = of_seeds(outcomes);
+    let missing = |(task, outcome): &(&Task<'_>, Option<Outcome>)| {
+        let why = match outcome {
+            Some(outcome) if outcome.measured.is_some() => return None,
+            Some(outcome) => outcome.error.clone().unwrap_or_default(),
+            None => format!("task {} has not run", task.key),
+        };
+        Some((task.seed, why))
     };
-    (0..study.cells.len()).map(row).collect()
+    let difference = |(seed, of_cell): &(u64, Measured)| {
+        let (_, base) = reference.iter().find(|(of, _)| !is_reference && of == seed)?;
+        Some(of_cell.rmse - base.rmse)
+    };
+    let rmse_differences: Vec<f64> = measured.iter().filter_map(difference).collect();
+    let done = outcomes.iter().filter_map(|(_, outcome)| outcome.as_ref()).filter(|done| done.measured.is_some());
+    let curves: Vec<&Vec<(f64, f64)>> = done.clone().map(|outcome| &outcome.curve).collect();
+    let points = curves.iter().map(|curve| curve.len()).min().unwrap_or(0);
+    let share = 1.0 / curves.len().max(1) as f64;
+    let mean = |at: usize| (curves[0][at].0, curves.iter().map(|curve| share * curve[at].1).sum());
+    let episodes = done.filter_map(|outcome| Some((outcome.seed, outcome.episodes.clone()?)));
+    Row {
+        cell: cell.to_owned(),
+        is_reference,
+        missing: outcomes.iter().filter_map(missing).collect(),
+        rmse_difference: Mean::of(&rmse_differences),
+        rmse_differences,
+        curve: (0..points).map(mean).collect(),
+        success: Success::of(cell, episodes.collect()),
+        measured,
+    }
+}
+
+/// Compares the successes of all cells with those of the reference.
+pub(super) fn compare(rows: &mut [Row], reference: usize) {
+    let Some(base) = rows[reference].success.clone() else { return };
+    for (index, row) in rows.iter_mut().enumerate() {
+        if let (Some(success), true) = (&mut row.success, index != reference) {
+            success.paired = Paired::of(&success.slices(), &base.slices());
+        }
+    }
+    let paired = rows.iter_mut().filter_map(|row| row.success.as_mut()?.paired.as_mut());
+    adjust(&mut paired.collect::<Vec<_>>());
 }
 
 #[cfg(test)]

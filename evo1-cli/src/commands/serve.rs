@@ -9,12 +9,13 @@ use std::{
 
 use burn::tensor::Device;
 use clap::{Args, ValueEnum};
-use evo1::{Components, config::GripperRule};
+use evo1::{Components, Policy, config::GripperRule};
 use evo1_serve::{
     DEFAULT_PORT, Load, MAX_MESSAGE, Model, NamedModel, PolicyModel, Reload, ReloadError, Server, ServerOptions, Stop,
     Tokens, is_policy_name, protocol,
 };
 use eyre::{Result, WrapErr, bail, eyre};
+use tokio::runtime::Runtime;
 use tracing::info;
 
 use crate::{common::Common, output::say};
@@ -212,17 +213,7 @@ impl Serve {
             Ok(NamedModel { name, model, load: Some(load) })
         });
         let models = models.collect::<Result<Vec<_>>>()?;
-        // Without as many files the limit on connections would be the system's.
-        let files = options.max_connections as u64 + OTHER_FILES;
-        if let Err(error) = rlimit::increase_nofile_limit(files) {
-            tracing::warn!("the limit of open files stays as it is: {error}");
-        }
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(std::thread::available_parallelism().map_or(1, usize::from).min(CONNECTION_THREADS))
-            .enable_all()
-            .build()
-            .wrap_err("cannot start the threads that talk to clients")?;
-        runtime.block_on(async {
+        runtime(&options)?.block_on(async {
             let scheme = if options.tls.is_some() { "wss" } else { "ws" };
             let server = Server::bind_all(models, options).await?;
             say!("listening on {scheme}://{}", server.address())?;
@@ -244,7 +235,12 @@ impl Serve {
         directory: Option<&Path>,
         device: &Device,
     ) -> Result<PolicyModel<C>> {
-        let mut policy = common.policy::<C>(directory, device)?;
+        let policy = self.fitted(common.policy::<C>(directory, device)?)?;
+        Ok(self.served(policy.packed(), Common::policy_name(directory)))
+    }
+
+    /// A policy as the options want it.
+    pub(crate) fn fitted<C: Components>(&self, mut policy: Policy<C>) -> Result<Policy<C>> {
         if policy.statistics.is_none() && !self.normalized {
             bail!(
                 "the policy has no statistics, so that states and actions are in normalised units, which no robot has: add \
@@ -255,13 +251,18 @@ impl Serve {
             policy.config.gripper = Some(gripper);
             policy.config.validate("--gripper")?;
         }
-        Ok(PolicyModel {
-            rollout: policy.packed().into(),
-            name: Common::policy_name(directory),
+        Ok(policy)
+    }
+
+    /// A policy as it is served.
+    pub(crate) fn served<C: Components>(&self, policy: Policy<C>, name: String) -> PolicyModel<C> {
+        PolicyModel {
+            rollout: policy.into(),
+            name,
             seed: self.seed,
             steps: self.steps.map(|steps| steps as usize),
             smoothing: self.smoothing,
-        })
+        }
     }
 
     fn tokens(&self) -> Result<Tokens> {
@@ -308,6 +309,100 @@ impl Serve {
             drain_timeout: Duration::from_secs(self.drain_timeout_s),
             ..ServerOptions::default()
         })
+    }
+}
+
+/// The threads that talk to clients.
+fn runtime(options: &ServerOptions) -> Result<Runtime> {
+    // Without as many files the limit on connections would be the system's.
+    let files = options.max_connections as u64 + OTHER_FILES;
+    if let Err(error) = rlimit::increase_nofile_limit(files) {
+        tracing::warn!("the limit of open files stays as it is: {error}");
+    }
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(std::thread::available_parallelism().map_or(1, usize::from).min(CONNECTION_THREADS))
+        .enable_all()
+        .build()
+        .wrap_err("cannot start the threads that talk to clients")
+}
+
+/// A server at a free port of this machine, in threads of its own.
+#[cfg(feature = "train")]
+pub(crate) struct Background {
+    /// Where it listens.
+    pub(crate) url: String,
+    stop: Stop,
+    server: std::thread::JoinHandle<Result<(), evo1_serve::Error>>,
+}
+
+#[cfg(feature = "train")]
+impl Background {
+    /// Serves a model, and returns once it answers without delay.
+    pub(crate) fn start(model: Arc<dyn Model>, options: &Serve) -> Result<Self> {
+        let options = ServerOptions {
+            bind: SocketAddr::from(([127, 0, 0, 1], 0)),
+            tokens: Tokens::default(),
+            ..options.options()?
+        };
+        let runtime = runtime(&options)?;
+        let server = runtime.block_on(async {
+            let server = Server::bind(model, options).await?;
+            server.ready().await?;
+            Ok::<_, evo1_serve::Error>(server)
+        })?;
+        let (url, stop) = (format!("ws://{}", server.address()), server.stop_handle());
+        Ok(Self { url, stop, server: std::thread::spawn(move || runtime.block_on(server.run())) })
+    }
+
+    /// Whether the server has stopped by itself.
+    pub(crate) fn is_over(&self) -> bool {
+        self.server.is_finished()
+    }
+
+    /// Ends the server.
+    ///
+    /// # Errors
+    /// When it had stopped by itself.
+    pub(crate) fn stop(self) -> Result<()> {
+        self.stop.stop();
+        match self.server.join() {
+            Ok(ended) => Ok(ended?),
+            Err(_) => bail!("the server's thread has panicked"),
+        }
+    }
+}
+
+/// Options of [`Serve`] by themselves.
+#[cfg(feature = "train")]
+#[derive(clap::Parser)]
+#[command(name = "--serve", no_binary_name = true, disable_help_flag = true)]
+struct Alone {
+    #[command(flatten)]
+    serve: Serve,
+}
+
+#[cfg(feature = "train")]
+impl Serve {
+    /// Options as they stand on a command line, for a server that is there for one program and policy.
+    pub(crate) fn parse(text: &str, seed: u64) -> Result<Self, String> {
+        let words = shlex::split(text).ok_or("expected options of `evo1 serve`, with quotes as in a shell")?;
+        let unfit = [
+            "--policy",
+            "--bind",
+            "--token",
+            "--token-file",
+            "--lerobot",
+            "--tls-cert",
+            "--tls-key",
+            "--insecure",
+            "--seed",
+        ];
+        let is_unfit = |word: &String| unfit.contains(&word.split('=').next().unwrap_or_default());
+        if let Some(word) = words.iter().find(|word| is_unfit(word)) {
+            return Err(format!("{word} is no option of this server, which is at a free port and for one policy"));
+        }
+        let alone: Alone = clap::Parser::try_parse_from(words).map_err(|error| error.to_string())?;
+        Ok(Self { seed, ..alone.serve })
     }
 }
 

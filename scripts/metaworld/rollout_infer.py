@@ -1,8 +1,8 @@
-"""`eval.py` without a server: every chunk comes from a run of `evo1 infer`, with the seeds that `evo1 serve` would use.
+"""`rollout.py` without a server: every chunk comes from a run of `evo1 infer`, with the seeds that `evo1 serve` would use.
 
-    python eval_infer.py --binary target/release/evo1 [--policy-dir DIR] [eval.py's options]
+    python rollout_infer.py --binary target/release/evo1 [--policy-dir DIR] --task reach-v3 --seeds 0,1 [rollout.py's options]
 
-Its success rates and numbers of steps are those of `eval.py` against `evo1 serve` of the same policy, exactly.
+What it prints is what `rollout.py` prints of `evo1 serve` for the same policy, exactly.
 """
 
 import json
@@ -11,9 +11,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-import eval as evaluation
 import mw_common as mw
 import numpy as np
+import rollout
 from PIL import Image
 
 
@@ -34,11 +34,11 @@ class Local:
     """In place of the server: answers from `evo1 infer`."""
 
     def __init__(self, args):
-        self.a, self.latency, self.sent, self.received = args, [], 0, 0
+        self.a, self.asked = args, 0
         self.folder = tempfile.TemporaryDirectory()
 
     def chunk(self, frames, obs, prompt) -> np.ndarray:
-        command = [BINARY, "infer", "--json", "--prompt", prompt, f"--seed={len(self.latency)}"]
+        command = [BINARY, "infer", "--json", "--prompt", prompt, f"--seed={self.asked}"]
         command += ["--state=" + ",".join(str(value) for value in mw.state_of(obs, self.a.state_dim))]
         command += ["--policy", POLICY] if POLICY else []
         for index, frame in enumerate(frames):
@@ -46,12 +46,12 @@ class Local:
             Image.fromarray(frame).save(path)
             command += ["--image", str(path)]
         reply = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-        self.latency.append(sum(reply["milliseconds"].values()) / 1e3)
+        self.asked += 1
         return np.asarray(reply["actions"], np.float32)
 
     def close(self):
         self.folder.cleanup()
 
 
-evaluation.Remote = Local
-sys.exit(evaluation.main())
+rollout.Remote = Local
+sys.exit(rollout.main())
