@@ -196,7 +196,7 @@ pub(crate) fn local(path: &Path) -> Result<PathBuf> {
 }
 
 /// A sum of the files in a folder: of a policy's, for example. Folders in it do not count.
-#[cfg(feature = "train")]
+#[cfg(all(feature = "train", feature = "serve"))]
 pub(crate) fn folder_sum(folder: &Path) -> Result<String> {
     let failed = |reason| evo1::CoreError::io("read", folder, reason);
     let mut files = Vec::new();

@@ -25,7 +25,7 @@ mod given;
 mod memory;
 mod output;
 mod plot;
-#[cfg(feature = "train")]
+#[cfg(all(feature = "train", feature = "serve"))]
 mod process;
 #[cfg(all(feature = "train", feature = "serve"))]
 mod rollout;

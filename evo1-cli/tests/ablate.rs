@@ -274,8 +274,9 @@ fn four_workers_of_which_two_are_killed_come_to_what_one_comes_to() {
         signal(worker, "-KILL");
         assert!(!worker.wait().expect("ended").success());
     }
-    // As a scheduler does that tries again what was killed.
+    // As a scheduler does that tries again what was killed; and another machine has the plain command.
     workers.extend((0..2).map(start));
+    printed(&study.run("four", &["--jobs", "2"]));
     for mut worker in workers.into_iter().skip(2) {
         assert!(worker.wait().expect("ended").success());
     }
@@ -285,9 +286,19 @@ fn four_workers_of_which_two_are_killed_come_to_what_one_comes_to() {
     assert!(one.contains("\"normal, steps 2\",1,\"b\",3,true,7") && one.contains("50.0 % (28.0–72.0)"), "{one}");
     assert_eq!(one, four);
     assert!(study.list("four").iter().all(|task| task["done"] == true));
-    // A worker of its own that finds everything done, and one that shares the folder.
-    printed(&study.run("four", &["--jobs", "2"]));
-    assert_eq!(study.report("four"), one);
+}
+
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn tasks_side_by_side_take_the_devices_in_turn() {
+    let study = Study::new("seeds: [0]\naxes: {noise: [uniform, normal]}");
+    let message = refusal("devices", &study.run("out", &["--devices", "flex,cuda:1"]), 1);
+    assert!(message.contains("1 of 2 results are missing"), "{message}");
+    let outcomes = study.outcomes("out");
+    let errors: Vec<&str> = outcomes.values().filter_map(|outcome| outcome["error"].as_str()).collect();
+    assert!(errors.len() == 1 && errors[0].contains("cuda"), "{errors:?}");
+    printed(&study.run("out", &[]));
+    refusal("no device", &study.run("out", &["--devices", "flex,toaster"]), 2);
 }
 
 #[cfg(target_os = "linux")]

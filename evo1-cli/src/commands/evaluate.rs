@@ -125,6 +125,7 @@ pub(crate) struct Measured {
 
 /// How a policy is tried.
 #[derive(Args)]
+#[cfg_attr(not(feature = "serve"), allow(dead_code, reason = "they are refused"))]
 struct RolloutOptions {
     /// Program, with its arguments, that tries the policy on goals
     #[arg(long, value_name = "COMMAND", requires_all = ["tasks", "goals", "out"])]
@@ -164,8 +165,13 @@ struct RolloutOptions {
 
 impl Evaluate {
     pub(crate) fn run<C: Components>(self, common: &Common) -> Result<()> {
+        #[cfg(feature = "serve")]
         if let Some(command) = &self.rollout.rollout {
             return self.tried::<C>(common, command);
+        }
+        #[cfg(not(feature = "serve"))]
+        if self.rollout.rollout.is_some() {
+            bail!("this build cannot serve, and so has no `evo1 evaluate --rollout`: build with `--features serve`");
         }
         let Some(data) = self.data.clone() else { bail!("give `--data FILE` or `--rollout COMMAND`") };
         let policy = self.ready(self.load::<C>(common)?)?;
@@ -214,11 +220,6 @@ impl Evaluate {
             WeightType::F32 => policy.packed(),
             WeightType::Int8 => policy.quantized()?,
         })
-    }
-
-    #[cfg(not(feature = "serve"))]
-    fn tried<C: Components>(&self, _: &Common, _: &str) -> Result<()> {
-        bail!("this build cannot serve, and so has no `evo1 evaluate --rollout`: build with `--features serve`")
     }
 
     /// Tries the policy by an evaluator.
