@@ -53,7 +53,7 @@ pub(crate) fn write(out: &Path, study: &Study, rows: &[Row]) -> Result<String> {
     let successes = success_bars(rows);
     if !successes.is_empty() {
         let foot = "of all goals and seeds, line: 95 % interval (Wilson), dots: seeds; longer is better";
-        write_png(&success, bars::draw("Success rate (%)", foot, &successes))?;
+        write_png(&success, bars::draw_to(100.0, "Success rate (%)", foot, &successes))?;
         write_atomically(&out.join("episodes.csv"), episodes_csv(rows).as_bytes())?;
     }
     let tables: Vec<Table> = [Some(table(rows)), success_table(rows)].into_iter().flatten().collect();

@@ -336,7 +336,7 @@ impl Shown {
         counts.0 += 1;
         counts.1 += usize::from(*success);
         let (done, successes, said) = *counts;
-        let text = format!("{successes} successes ({:.1} %)", 100.0 * successes as f64 / done as f64);
+        let text = format!("{:.1} % successful", 100.0 * successes as f64 / done as f64);
         if self.says_lines && (said.elapsed() >= Self::EVERY || done == self.missing) {
             info!(target: PROGRESS, "goal {done} of {}, {text}", self.missing);
             counts.2 = Instant::now();

@@ -190,7 +190,7 @@ impl Summary {
             return Ok(());
         }
         let foot = "line: 95 % interval (Wilson) of the episodes' success rate";
-        write_png(&folder.join("success.png"), bars::draw("Success rate (%)", foot, &bars))
+        write_png(&folder.join("success.png"), bars::draw_to(100.0, "Success rate (%)", foot, &bars))
     }
 }
 
