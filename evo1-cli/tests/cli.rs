@@ -386,11 +386,8 @@ fn a_run_trains_stops_and_goes_on() {
     refused(&resumed, 1, "seed: was 0, is 3 (`--allow-change seed` accepts it)");
     done(&[&resumed[..], &["--allow-change", "seed"]].concat());
     refused(&["train", "--config", text(&recipe), "--set", "optimizer.lr=1"], 1, "unknown field `lr`");
-    refused(
-        &[&train[..], &["--set", "output=other", "--set", "batch_size=100000"]].concat(),
-        1,
-        "`batch_size` must be",
-    );
+    let other = format!("output={}", folder.path().join("other").display());
+    refused(&[&train[..], &["--set", &other, "--set", "batch_size=100000"]].concat(), 1, "`batch_size` must be");
     refused(&["train"], 1, "`--config FILE`");
     let printed = done(&[&train[..], &["--set", "optimizer.learning_rate=0.5", "--print-config"]].concat());
     assert!(printed.contains("learning_rate: 0.5") && printed.contains("prefetch_mb: 2048"), "{printed}");

@@ -30,7 +30,7 @@ use crate::{
     commands::serve::{Background, Serve},
     common::{PROGRESS, folder_sum, local},
     process::Signals,
-    rollout::{Episode, Episodes, Evaluator, Identity, Plan, Running, Summary},
+    rollout::{Episode, Episodes, Evaluator, Identity, Plan, Running, Summary, in_words},
 };
 use crate::{
     common::{Common, parse_choice},
@@ -276,7 +276,7 @@ impl Evaluate {
         ensure!(
             missing == 0,
             "{missing} of {of} goals have no result, and count neither way; the same command tries them again. {}",
-            problems.join("; ")
+            in_words(&problems)
         );
         Ok(())
     }

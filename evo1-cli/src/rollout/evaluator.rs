@@ -144,11 +144,12 @@ impl Running<'_> {
         let most = missing.div_ceil(SHARES * self.plan.parallel.max(1));
         let problems = self.round(most, episodes)?;
         let still_missing = self.plan.missing(episodes);
-        // An evaluator that never gives anything is broken: trying every goal by itself would say so late.
-        if still_missing == 0 || still_missing == missing || (self.is_over)() {
+        // Where many goals have given nothing the evaluator is broken: trying every goal by itself would say so late.
+        let is_broken = still_missing == missing && most > 1;
+        if still_missing == 0 || is_broken || (self.is_over)() {
             return Ok(if still_missing == 0 { Vec::new() } else { problems });
         }
-        warn!("{still_missing} goals without a result are tried once more: {}", problems.join("; "));
+        warn!("{still_missing} goals without a result are tried once more: {}", in_words(&problems));
         self.round(1, episodes)
     }
 
@@ -200,14 +201,18 @@ impl Running<'_> {
             }
         })?;
         let problem = match problem {
-            Some(problem) => problem,
-            None if !status.success() => format!("it ended with {status}: {}", log.last_lines()),
-            None => "it gave no result".into(),
+            Some(problem) => Some(problem),
+            None if !status.success() => Some(format!("it ended with {status}: {}", log.last_lines())),
+            None => None,
         };
         if missing.is_empty() {
+            if let Some(problem) = problem {
+                warn!("{}: every goal has a result, but of the evaluator: {problem}", share.task);
+            }
             return Ok(None);
         }
         let (count, of) = (missing.len(), share.seeds.len());
+        let problem = problem.unwrap_or_else(|| "it gave no result".into());
         Ok(Some(format!("{}: {count} of {of} goals have no result: {problem}", share.task)))
     }
 
@@ -224,6 +229,16 @@ impl Running<'_> {
         }
         Ok(())
     }
+}
+
+/// What evaluators ran into, in a line: the first ones.
+pub(crate) fn in_words(problems: &[String]) -> String {
+    const LISTED: usize = 4;
+    let mut text = problems[..problems.len().min(LISTED)].join("; ");
+    if problems.len() > LISTED {
+        text += &format!("; and {} more", problems.len() - LISTED);
+    }
+    text
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -6,6 +6,6 @@ mod goals;
 mod summary;
 
 pub(crate) use episodes::{Episode, Episodes, Identity};
-pub(crate) use evaluator::{Evaluator, Plan, Running};
+pub(crate) use evaluator::{Evaluator, Plan, Running, in_words};
 pub(crate) use goals::Goals;
 pub(crate) use summary::{Rate, Summary, Z, bar};

@@ -126,6 +126,14 @@ if [ $seed = 3 ] && [ ! -e "$0.$EVO1_TASK" ]; then touch "$0.$EVO1_TASK"; kill -
     assert_eq!((summary["all"]["episodes"].as_u64(), summary["all"]["missing"].as_u64()), (Some(22), Some(2)));
     assert!(support::stdout(&output).contains("1 missing"), "{}", support::stdout(&output));
 
+    // A crash after all results is said, and costs nothing.
+    let late = Trial::new(RESULT);
+    let script = std::fs::read_to_string(late.path("evaluator.sh")).expect("script");
+    std::fs::write(late.path("evaluator.sh"), script + "exit 7\n").expect("script");
+    let output = late.run(&["--tasks", "a", "--goals", "0:2"]);
+    printed(&output);
+    assert!(stderr(&output).contains("every goal has a result, but of the evaluator: it ended"), "{}", stderr(&output));
+
     // What never gives anything is not tried goal by goal.
     let broken = Trial::new("echo nothing works >&2; exit 1");
     let message = refusal("broken", &broken.run(&["--tasks", "a", "--goals", "0:40"]), 1);
@@ -190,11 +198,11 @@ fn sigterm_ends_the_evaluators_and_keeps_what_there_is() {
     let mut process = tried.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("the program runs");
     let lines = || std::fs::read_to_string(trial.path("out/episodes.jsonl")).unwrap_or_default().lines().count();
     let began = Instant::now();
-    while lines() < 4 {
+    // The others have given their results and ended.
+    while lines() < 4 || running(text(&script)) != 1 {
         assert!(began.elapsed() < Duration::from_secs(120), "no results");
         std::thread::sleep(Duration::from_millis(50));
     }
-    assert_eq!(running(text(&script)), 1);
     let id = process.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
     assert_eq!(process.wait().expect("ended").code(), Some(130));
