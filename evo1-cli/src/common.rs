@@ -168,6 +168,7 @@ impl Common {
             profile: self.profile,
             precision: self.precision(),
             is_strict: self.strict,
+            adapter: None,
         }
     }
 

@@ -180,6 +180,16 @@ pub enum Error {
         /// Their names.
         names: Vec<String>,
     },
+    /// An adapter belongs to other weights.
+    #[error("{}: the adapter was trained on other weights than those of {}{}", adapter.display(), path.display(), of_base(base))]
+    OtherBase {
+        /// The adapter's folder.
+        adapter: PathBuf,
+        /// The file with the weights.
+        path: PathBuf,
+        /// What the adapter says that it belongs to.
+        base: Option<String>,
+    },
     /// A tensor has another shape than the model's.
     #[error("{}: tensor `{tensor}` must have shape {expected:?}, got {got:?}{}", path.display(), emptied(got))]
     TensorShape {
@@ -283,6 +293,11 @@ impl Error {
             got: got.to_string(),
         }
     }
+}
+
+/// What an adapter is said to belong to.
+fn of_base(base: &Option<String>) -> String {
+    base.as_ref().map_or_else(String::new, |base| format!(": on those of {base}"))
 }
 
 /// Where tensors are empty that are not.

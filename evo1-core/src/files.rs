@@ -99,7 +99,12 @@ pub fn sha256(path: &Path, read: impl Fn(usize)) -> Result<String> {
             }
         }
     }
-    Ok(sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hexadecimal(&sum.finalize()))
+}
+
+/// Bytes as hexadecimal digits.
+pub fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Writes a file under a temporary name beside `path` and renames it once it is complete and on the disk.

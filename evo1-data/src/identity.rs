@@ -7,6 +7,7 @@ use std::{
     path::Path,
 };
 
+use evo1::files::hexadecimal;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -93,5 +94,5 @@ fn ends(path: &Path) -> std::io::Result<(u64, Vec<u8>)> {
 
 /// The first 64 bits of a sum, in hexadecimal digits.
 fn short(sum: Sha256) -> String {
-    sum.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    hexadecimal(&sum.finalize()[..8])
 }

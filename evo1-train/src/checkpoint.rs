@@ -4,7 +4,8 @@
 //! `step-00000100` is always complete, whenever the process is killed. Beside the policy's own files it holds
 //! `ema/`, the policy with the average of its weights, where there is one, and
 //! `training/`: `optimizer.bpk` (burn's record of the optimiser), `progress.json`, `run.json` ([`RunIdentity`]), and
-//! `lora.safetensors`, the adapters that the policy's weights contain, with the weights without them.
+//! `lora.safetensors`, the adapters that the policy's weights contain, with the weights without them; they stand in
+//! `adapter/` as well, as PEFT reads them, where LeRobot knows the policy's modules.
 
 use std::{
     fs::{self, File},
@@ -27,6 +28,7 @@ pub(crate) struct Checkpoints {
 
 const TRAINING: &str = "training";
 const EMA: &str = "ema";
+const ADAPTER: &str = "adapter";
 const OPTIMIZER: &str = "optimizer.bpk";
 const PROGRESS: &str = "progress.json";
 const RUN: &str = "run.json";
@@ -179,6 +181,9 @@ fn write<C: Components>(learner: &Learner<C>, identity: &RunIdentity, folder: &P
     policy.save(folder, Format::of(&policy.config))?;
     if let Some(average) = learner.ema_policy() {
         average.save(&folder.join(EMA), Format::of(&average.config))?;
+    }
+    if Format::of(&policy.config) == Format::LeRobot {
+        learner.save_for_peft([&folder.join(ADAPTER), &folder.join(EMA).join(ADAPTER)])?;
     }
     sync(&training)?;
     sync(folder)

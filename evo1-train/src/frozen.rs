@@ -26,6 +26,7 @@ use evo1::{
     Components, Context, CoreError, HostInputs, Policy, Preparer, Trace, VelocityModel, VisionLanguageModel,
     config::ContextScope,
     device::read,
+    files::hexadecimal,
     vlm::{TokenBatch, frame::Pixels},
     weights::{WeightFile, write_safetensors},
 };
@@ -216,10 +217,6 @@ fn padded(tokens: Tensor<3>, width: usize) -> Tensor<3> {
     }
     let rest = Tensor::zeros([1, width - count, embed], (&tokens.device(), tokens.dtype()));
     Tensor::cat(vec![tokens, rest], 1)
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The sum of all weights of a module.

@@ -44,6 +44,8 @@ pub struct LearnerConfig {
     pub compute: DType,
     /// Adapters that are trained instead of the matrices of the trained parts.
     pub lora: Option<LoraConfig>,
+    /// What the policy that the adapters belong to is called in their files.
+    pub base: Option<String>,
     /// Decay of the exponential moving average of the weights, which is kept beside them; without it there is none.
     pub ema: Option<f64>,
     /// Everything random comes from it.
@@ -62,6 +64,7 @@ impl LearnerConfig {
             frozen_outputs: None,
             compute: DType::F32,
             lora: None,
+            base: None,
             ema: None,
             seed: 0,
         }
@@ -261,6 +264,11 @@ impl<C: Components> Learner<C> {
     /// Writes the adapters, if there are any, as [`Self::with_lora`] reads them.
     pub(crate) fn save_lora(&self, paths: [&Path; 2]) -> Result<()> {
         self.replica.save_lora(paths)
+    }
+
+    /// Writes the adapters, if there are any, and those of the average, as PEFT's.
+    pub(crate) fn save_for_peft(&self, folders: [&Path; 2]) -> Result<()> {
+        self.replica.save_for_peft(folders)
     }
 
     /// Number of parameters that are trained, and of all.

@@ -1,24 +1,28 @@
 //! Low-rank adapters (LoRA, arXiv 2106.09685): instead of a weight `W` of shape `[in, out]`, two factors `A` of shape
 //! `[in, rank]` and `B` of shape `[rank, out]` are trained, and the network computes with `W + α / rank · A B`.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    path::Path,
+};
 
 use burn::{
-    module::{Lora, Module, ModuleMapper, ModuleVisitor, Param, ParamGroup, ParamId},
+    module::{Lora, Module, ModuleMapper, Param, ParamGroup, ParamId},
     tensor::{Tensor, TensorData},
 };
 use evo1::{
-    CoreError,
-    device::read,
     rng,
-    weights::{WeightFile, write_safetensors},
+    weights::{
+        Adapter, Factors, LazyTensor, Naming, ParamSpec, WeightFile, base_sum, module_tensors, params,
+        write_safetensors_lazily,
+    },
 };
 use rand_distr::{Distribution, Normal};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, Result,
-    parameters::{Parameter, parameters, pattern_group},
+    parameters::{Parameter, parameters, paths, pattern_group},
 };
 
 /// Adapters that are trained instead of weights.
@@ -29,8 +33,8 @@ pub struct LoraConfig {
     pub rank: usize,
     /// Their products are scaled by `alpha / rank`: 16.
     pub alpha: f64,
-    /// Regular expressions; a matrix of a trained part gets an adapter if one is found in its path. With none all matrices
-    /// get one but tables of embeddings. Everything else stays as it is.
+    /// Regular expressions; the matrix of a linear layer of a trained part gets an adapter if one is found in its path. With
+    /// none all get one. Everything else stays as it is.
     pub parameters: Vec<String>,
 }
 
@@ -53,7 +57,9 @@ impl LoraConfig {
         if self.rank == 0 {
             return Err(Error::config("lora.rank", "at least 1", 0));
         }
-        let matrices: Vec<&Parameter> = trained.iter().filter(|parameter| parameter.shape.len() == 2).collect();
+        let linear = params(&network).into_iter().filter(ParamSpec::is_transposed).map(|spec| spec.path);
+        let linear: HashSet<String> = linear.collect();
+        let matrices: Vec<&Parameter> = trained.iter().filter(|parameter| linear.contains(&parameter.path)).collect();
         let mut ids: Vec<ParamId> = Vec::new();
         for pattern in &self.parameters {
             let group = pattern_group("lora.parameters", pattern)?;
@@ -61,41 +67,68 @@ impl LoraConfig {
             let before = ids.len();
             ids.extend(found.map(|matrix| matrix.id));
             if ids.len() == before {
-                return Err(Error::config("lora.parameters", "patterns that match a matrix which is trained", pattern));
+                return Err(Error::config(
+                    "lora.parameters",
+                    "patterns that match the matrix of a linear layer which is trained",
+                    pattern,
+                ));
             }
         }
         if self.parameters.is_empty() {
-            let is_table = |matrix: &&&Parameter| matrix.path.contains("embed");
-            ids = matrices.iter().filter(|matrix| !is_table(matrix)).map(|matrix| matrix.id).collect();
+            ids = matrices.iter().map(|matrix| matrix.id).collect();
         }
         if ids.is_empty() {
             return Err(Error::config("lora", "a matrix that is trained", "none"));
         }
         let lora = Lora::new(self.rank, self.alpha).set_param_group(ParamGroup::from_ids(ids));
         let deviation = 1.0 / self.rank as f64;
-        Ok(network.apply_lora(lora).map(&mut Values::new(|path, shape| {
+        Ok(with_values(network.apply_lora(lora), |path, shape| {
             path.ends_with(FACTORS[0]).then(|| {
                 let normal = Normal::new(0.0, deviation).expect("a deviation above 0");
                 let mut rng = rng::stream(seed, path);
                 let values: Vec<f32> = (0..shape.iter().product()).map(|_| normal.sample(&mut rng) as f32).collect();
                 TensorData::new(values, shape.to_vec())
             })
-        })))
+        }))
     }
 }
 
 /// Writes the adapters and the weights that they belong to, which a policy has only together.
 pub(crate) fn save<M: Module>(network: &M, path: &Path) -> Result<()> {
-    let factors: Vec<String> = parameters(network).into_iter().map(|parameter| parameter.path).collect();
-    let has_factors = |path: &str| factors.iter().any(|factor| *factor == format!("{path}{}", FACTORS[0]));
-    let is_factor = |path: &str| FACTORS.iter().any(|factor| path.ends_with(factor));
-    let mut reader = Reader {
-        path: Vec::new(),
-        is_wanted: &|path| is_factor(path) || has_factors(path),
-        found: Ok(BTreeMap::new()),
+    let tensors = module_tensors(network, Naming::BURN);
+    let adapted = adapted(&tensors);
+    let is_kept = |tensor: &LazyTensor| {
+        let weight = FACTORS.iter().find_map(|factor| tensor.name.strip_suffix(factor)).unwrap_or(&tensor.name);
+        adapted.contains(weight)
     };
-    network.visit(&mut reader);
-    Ok(write_safetensors(path, &reader.found?)?)
+    let kept: Vec<LazyTensor> = tensors.into_iter().filter(is_kept).collect();
+    Ok(write_safetensors_lazily(path, &kept, |_| ())?)
+}
+
+/// Writes the adapters as one of PEFT's for the policy `base`.
+pub(crate) fn save_for_peft<M: Module>(
+    network: &M,
+    config: &LoraConfig,
+    base: Option<&str>,
+    folder: &Path,
+) -> Result<()> {
+    let tensors = module_tensors(network, Naming::BURN);
+    let (adapted, specs) = (adapted(&tensors), params(network));
+    let tensors: HashMap<String, LazyTensor> =
+        tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
+    let scale = config.alpha / config.rank as f64;
+    let factors = adapted.iter().map(|weight| {
+        let [a, b] = FACTORS.map(|factor| (tensors[&format!("{weight}{factor}")].read)());
+        Ok((weight.clone(), Factors { a: a?, b: b?, scale }))
+    });
+    let factors = factors.collect::<Result<BTreeMap<_, _>>>()?;
+    let sum = base_sum(&specs, |path| adapted.contains(path), |spec| (tensors[&spec.path].read)())?;
+    Ok(Adapter::new(factors, base.map(str::to_owned), sum).write(folder, &specs)?)
+}
+
+/// The weights that have adapters.
+fn adapted(tensors: &[LazyTensor]) -> HashSet<String> {
+    tensors.iter().filter_map(|tensor| Some(tensor.name.strip_suffix(FACTORS[0])?.to_owned())).collect()
 }
 
 /// The network, without gradients, with adapters and weights that were saved.
@@ -123,63 +156,24 @@ pub(crate) fn load<M: Module>(network: M, path: &Path) -> Result<M> {
     if let Some(Parameter { path: name, .. }) = lacking {
         return Err(Error::checkpoint(path, format!("it has no `{name}`")));
     }
-    Ok(network.map(&mut Values::new(|path, _| tensors.remove(path))))
+    Ok(with_values(network, |path, _| tensors.remove(path)))
 }
 
-/// Reads parameters by their paths.
-struct Reader<'a> {
-    path: Vec<String>,
-    is_wanted: &'a dyn Fn(&str) -> bool,
-    found: Result<BTreeMap<String, TensorData>, CoreError>,
+/// The network with other values of parameters, by their paths and shapes.
+fn with_values<M: Module>(network: M, value: impl FnMut(&str, &[usize]) -> Option<TensorData>) -> M {
+    let paths = paths(&network);
+    network.map(&mut Values { paths, value })
 }
 
-impl ModuleVisitor for Reader<'_> {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let path = self.path.join(".");
-        let Ok(found) = &mut self.found else { return };
-        if (self.is_wanted)(&path) {
-            match read(param.val()) {
-                Ok(data) => {
-                    found.insert(path, data);
-                }
-                Err(error) => self.found = Err(error),
-            }
-        }
-    }
-}
-
-/// Gives parameters other values, by their paths and shapes.
 struct Values<F> {
-    path: Vec<String>,
+    paths: HashMap<ParamId, String>,
     value: F,
 }
 
-impl<F: FnMut(&str, &[usize]) -> Option<TensorData>> Values<F> {
-    fn new(value: F) -> Self {
-        Self { path: Vec::new(), value }
-    }
-}
-
 impl<F: FnMut(&str, &[usize]) -> Option<TensorData>> ModuleMapper for Values<F> {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
-    }
-
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let shape = param.lazy_shape();
-        match (self.value)(&self.path.join("."), shape.as_slice()) {
+        match self.paths.get(&param.id).and_then(|path| (self.value)(path, shape.as_slice())) {
             Some(data) => param.map(|old| Tensor::from_data(data, (&old.device(), old.dtype()))),
             None => param,
         }

@@ -1,5 +1,7 @@
 //! AdamW over groups of parameters, and the clipping of the global gradient norm.
 
+use std::collections::HashSet;
+
 use burn::{
     module::{Module, ModuleVisitor, Param, ParamGroup, ParamId},
     optim::{AdamWConfig, GradientsParams, ModuleOptimizer},
@@ -108,9 +110,10 @@ impl OptimizerConfig {
         let mut rest = gradients;
         let groups = self.groups.iter().filter_map(|group| Some((group.pattern().ok()?, group.learning_rate?)));
         for (pattern, learning_rate) in groups.collect::<Vec<_>>().into_iter().rev() {
+            let own = parameters(&module).into_iter();
+            let own = own.filter(|parameter| pattern.matches(&parameter.id, Some(&parameter.path)));
             let mut split = Split {
-                pattern,
-                path: Vec::new(),
+                ids: own.map(|parameter| parameter.id).collect(),
                 from: rest,
                 own: GradientsParams::new(),
                 rest: GradientsParams::new(),
@@ -140,28 +143,18 @@ impl OptimizerGroup {
     }
 }
 
-/// Takes the gradients of the parameters apart that a pattern matches.
+/// Takes the gradients of some parameters apart.
 struct Split {
-    pattern: ParamGroup,
-    path: Vec<String>,
+    ids: HashSet<ParamId>,
     from: GradientsParams,
     own: GradientsParams,
     rest: GradientsParams,
 }
 
 impl ModuleVisitor for Split {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
-    }
-
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let Some(gradient) = self.from.remove::<D>(param.id) else { return };
-        let is_own = self.pattern.matches(&param.id, Some(&self.path.join(".")));
-        let to = if is_own { &mut self.own } else { &mut self.rest };
+        let to = if self.ids.contains(&param.id) { &mut self.own } else { &mut self.rest };
         to.register(param.id, gradient);
     }
 }

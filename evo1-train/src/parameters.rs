@@ -1,5 +1,7 @@
 //! Parameters of a network by path: which are trained, which decay, and ids that outlive a process.
 
+use std::collections::HashMap;
+
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param, ParamGroup, ParamId},
     tensor::Tensor,
@@ -133,30 +135,26 @@ impl ModuleVisitor for Lister {
     }
 }
 
+/// The paths of a network's parameters.
+pub(crate) fn paths<M: Module>(module: &M) -> HashMap<ParamId, String> {
+    parameters(module).into_iter().map(|parameter| (parameter.id, parameter.path)).collect()
+}
+
 /// The network with ids made from its parameters' paths.
 ///
 /// burn keeps an optimiser's state by parameter id and draws ids at random; these are the same in every process, so that
 /// a saved state finds its parameter again whatever format the weights are in.
 pub fn with_stable_ids<M: Module>(module: M) -> M {
-    module.map(&mut StableIds::default())
+    let paths = paths(&module);
+    module.map(&mut StableIds(paths))
 }
 
-#[derive(Default)]
-struct StableIds {
-    path: Vec<String>,
-}
+struct StableIds(HashMap<ParamId, String>);
 
 impl ModuleMapper for StableIds {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
-    }
-
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some(path) = self.0.get(&param.id) else { return param };
         let (_, value, mapper) = param.consume();
-        Param::from_mapped_value(ParamId::from(fnv1a(self.path.join(".").as_bytes())), value, mapper)
+        Param::from_mapped_value(ParamId::from(fnv1a(path.as_bytes())), value, mapper)
     }
 }

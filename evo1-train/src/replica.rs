@@ -186,6 +186,14 @@ impl<C: Components> Replica<C> {
         self.ema.as_ref().map_or(Ok(()), |ema| lora::save(&ema.network, average))
     }
 
+    /// Writes the adapters, if there are any, as one of PEFT's, and those of the average as another one.
+    pub(crate) fn save_for_peft(&self, [own, average]: [&Path; 2]) -> Result<()> {
+        let Some(lora) = &self.config.lora else { return Ok(()) };
+        let base = self.config.base.as_deref();
+        lora::save_for_peft(&self.policy.network, lora, base, own)?;
+        self.ema.as_ref().map_or(Ok(()), |ema| lora::save_for_peft(&ema.network, lora, base, average))
+    }
+
     /// Goes on with adapters that were saved, and the weights that they belong to; and with their average, if it was.
     pub(crate) fn restore_lora(&mut self, [own, average]: [&Path; 2]) -> Result<()> {
         let network = lora::load(self.policy.network.valid(), own)?;

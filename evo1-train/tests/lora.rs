@@ -6,11 +6,13 @@ use std::{collections::BTreeMap, fs, ops::ControlFlow, path::Path};
 
 use burn::tensor::TensorData;
 use evo1::{
-    Policy,
+    LoadOptions, Policy,
+    convert::{ConvertOptions, Format, convert},
     test_support::Values,
-    weights::{Naming, WeightFile, checkpoint_tensors},
+    weights::{Naming, WeightFile, checkpoint_tensors, write_safetensors},
 };
-use evo1_train::{Event, Finished, LoraConfig, TrainConfig, Trainer};
+use evo1_train::{Event, Finished, LoraConfig, PolicySource, TrainConfig, Trainer};
+use serde_json::{Value, json};
 
 use common::{cpu, load, open, run};
 
@@ -100,10 +102,142 @@ fn adapters_that_cannot_be_are_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     for (lora, expected) in [
         (lora(0, &[]), "`lora.rank` must be at least 1, got 0"),
-        (lora(2, &["no_such_part"]), "patterns that match a matrix which is trained, got no_such_part"),
+        (
+            lora(2, &["no_such_part"]),
+            "patterns that match the matrix of a linear layer which is trained, got no_such_part",
+        ),
         (lora(2, &["("]), "regular expressions"),
     ] {
         let refused = open(&config(&folder.path().join("run"), lora)).map(|_| ()).expect_err("refused");
         assert!(refused.to_string().contains(expected), "{refused}");
     }
+}
+
+/// A policy directory with an adapter in its weights.
+fn with_adapter(base: &Path, adapter: &Path) -> Result<Policy, String> {
+    let options = LoadOptions { adapter: Some(adapter.to_owned()), ..LoadOptions::new(&cpu()) };
+    Policy::load(base, &options).map(|(policy, _)| policy).map_err(|error| error.to_string())
+}
+
+fn assert_same(got: &Policy, want: &Policy, what: &str) {
+    let (got, want) = (tensors(got), tensors(want));
+    for (path, want) in &want {
+        let differences = got[path].iter::<f64>().zip(want.iter::<f64>()).map(|(got, want)| (got - want).abs());
+        assert!(differences.fold(0.0, f64::max) < 1e-6, "{what}: {path}");
+    }
+}
+
+/// A run from the policy in a folder.
+fn run_from(base: &Path, output: &Path, patterns: &[&str]) -> Finished {
+    let policy = PolicySource { from: Some(base.to_owned()), ..PolicySource::default() };
+    run(&TrainConfig { policy, ema: Some(0.5), ..config(output, lora(2, patterns)) })
+}
+
+#[test]
+fn an_adapter_for_peft_makes_of_the_base_what_was_trained() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let base = folder.path().join("base");
+    Policy::tiny(3, &cpu()).expect("a policy").save(&base, Format::LeRobot).expect("saved");
+    // One of two projections that PyTorch keeps in one tensor, both, the output's alone, and everything.
+    for (name, patterns) in
+        [("some", &["q_proj", "mlp"][..]), ("joint", &["blocks\\.0.*kv_proj", "blocks\\.1.*out_proj"]), ("all", &[])]
+    {
+        let finished = run_from(&base, &folder.path().join(name), patterns);
+        let adapter = finished.checkpoint.join("adapter");
+        assert_same(&with_adapter(&base, &adapter).expect("a policy"), &finished.policy, name);
+        let average = load(&finished.checkpoint.join("ema"));
+        let of_average = with_adapter(&base, &finished.checkpoint.join("ema/adapter"));
+        assert_same(&of_average.expect("a policy"), &average, name);
+        // Whatever format the base is in and becomes.
+        for (at, (from, to)) in
+            [(Format::Authors, Format::LeRobot), (Format::Burnpack, Format::Authors)].into_iter().enumerate()
+        {
+            let there = folder.path().join(format!("{name}-{at}-base"));
+            let merged = folder.path().join(format!("{name}-{at}"));
+            let options = |format, adapter| ConvertOptions { format, precision: None, is_strict: true, adapter };
+            convert(&base, &there, &options(from, None), |_, _| ()).expect("converted");
+            convert(&there, &merged, &options(to, Some(adapter.clone())), |_, _| ()).expect("merged");
+            assert_same(&load(&merged), &finished.policy, name);
+        }
+        // A run may begin where adapters ended.
+        let adapted = PolicySource { from: Some(base.clone()), adapter: Some(adapter), ..PolicySource::default() };
+        let policy = adapted.open_existing(0, &cpu()).expect("a policy").expect("of a directory");
+        assert_same(&policy, &finished.policy, name);
+    }
+}
+
+#[test]
+fn an_adapter_that_is_not_the_policys_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [base, other, wider] = ["base", "other", "wider"].map(|name| folder.path().join(name));
+    let tiny = |seed| Policy::tiny(seed, &cpu()).expect("a policy");
+    tiny(3).save(&base, Format::LeRobot).expect("saved");
+    tiny(4).save(&other, Format::LeRobot).expect("saved");
+    let adapter = run_from(&base, &folder.path().join("run"), &[]).checkpoint.join("adapter");
+    let refused = |base: &Path, adapter: &Path, expected: &str| {
+        let message = with_adapter(base, adapter).map(|_| ()).expect_err(expected);
+        assert!(message.contains(expected), "`{expected}` is not in: {message}");
+    };
+    refused(&other, &adapter, "the adapter was trained on other weights than those of");
+    let mut config = tiny(3).config;
+    config.action.hidden_dim += 1;
+    Policy::random(config, 3, &cpu()).expect("a policy").save(&wider, Format::LeRobot).expect("saved");
+    refused(&wider, &adapter, "must have shape [");
+    let mut shallow = tiny(3).config;
+    shallow.action.num_layers -= 1;
+    Policy::random(shallow, 3, &cpu()).expect("a policy").save(&other, Format::LeRobot).expect("saved");
+    refused(&other, &adapter, "have no place in the model");
+    refused(&adapter, &adapter, "it holds an adapter of `");
+    refused(&base, &base, "adapter_config.json");
+
+    let text = fs::read_to_string(adapter.join("adapter_config.json")).expect("a configuration");
+    let changed = |name: &str, value: Value| {
+        let mut document: Value = serde_json::from_str(&text).expect("JSON");
+        document[name] = value;
+        fs::write(adapter.join("adapter_config.json"), document.to_string()).expect("written");
+    };
+    for (name, value, expected) in [
+        ("peft_type", json!("LOHA"), "`peft_type` must be \"LORA\", got \"LOHA\""),
+        ("r", json!(0), "`r` must be a number above 0, got 0"),
+        ("r", json!(3), "must have shape [3, "),
+        ("lora_alpha", json!("much"), "`lora_alpha` must be a number"),
+        ("rank_pattern", json!({ "(": 2 }), "`rank_pattern` must be regular expressions"),
+        ("use_dora", json!(true), "`use_dora` must be off"),
+        ("modules_to_save", json!(["action_head"]), "`modules_to_save` must be off"),
+        ("bias", json!("all"), "`bias` must be \"none\""),
+        ("init_lora_weights", json!("pissa"), "`init_lora_weights` must be"),
+    ] {
+        changed(name, value);
+        refused(&base, &adapter, expected);
+    }
+    fs::write(adapter.join("adapter_config.json"), &text).expect("written");
+    let file = WeightFile::open(&adapter.join("adapter_model.safetensors")).expect("an adapter");
+    let names: Vec<String> = file.names().map(str::to_owned).collect();
+    let read = |name: &String| (name.clone(), file.read(name).expect("a tensor"));
+    let whole: BTreeMap<String, TensorData> = names.iter().map(read).collect();
+    let write = |tensors: &BTreeMap<String, TensorData>| {
+        write_safetensors(&adapter.join("adapter_model.safetensors"), tensors).expect("written");
+    };
+    let [mut more, mut less] = [whole.clone(), whole.clone()];
+    more.insert("base_model.model.model.no_such_part.lora_A.weight".into(), TensorData::from([[1.0_f32]]));
+    write(&more);
+    refused(&base, &adapter, "no_such_part");
+    let half = names.iter().find(|name| name.ends_with("lora_B.weight")).expect("a factor");
+    less.remove(half);
+    write(&less);
+    refused(&base, &adapter, half);
+    write(&whole);
+    with_adapter(&base, &adapter).expect("as it was");
+}
+
+#[test]
+fn biases_of_embodiments_have_no_adapters() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let policy = PolicySource {
+        overrides: json!({ "action": { "num_categories": 3 } }),
+        ..common::config(folder.path(), 1, 1e-2).policy
+    };
+    let finished = run(&TrainConfig { policy, ..config(&folder.path().join("run"), lora(2, &[])) });
+    let kept = WeightFile::open(&finished.checkpoint.join("training/lora.safetensors")).expect("adapters");
+    assert!(kept.names().all(|name| name.contains("weight")), "{:?}", kept.names().collect::<Vec<_>>());
 }

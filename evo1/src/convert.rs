@@ -22,12 +22,12 @@ pub use crate::save::Format;
 use crate::{
     Error, Evo1, Result,
     components::require_built_in,
-    load::{FoundConfig, read_config, read_statistics, read_tokenizer, weight_file},
+    load::{FoundConfig, read_config, read_statistics, read_tokenizer, weight_file, with_adapter},
     save::{ConfigFiles, create, keeps_keys, write_statistics, write_weights},
 };
 
 /// How a policy is converted.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct ConvertOptions {
     /// What is written.
     pub format: Format,
@@ -35,6 +35,8 @@ pub struct ConvertOptions {
     pub precision: Option<Precision>,
     /// Refuse values that no trained network has, instead of warning of them.
     pub is_strict: bool,
+    /// A folder with a PEFT adapter of the policy, which is added to its weights.
+    pub adapter: Option<PathBuf>,
 }
 
 /// Files of a policy that mean the same in every format.
@@ -68,6 +70,7 @@ pub fn convert(
     let config = of_robot(config, origin, format, statistics.as_ref());
     require_built_in(&config)?;
     let specs = params(&<Evo1>::init(&config, &Default::default())?);
+    let file = with_adapter(file, options.adapter.as_deref(), &specs)?;
     let layers = config.vlm.language.num_layers;
     let tensors = converted(&specs, file, layers, format.naming(), options.is_strict, |path| {
         options.precision.map(|precision| precision.of(path))

@@ -11,7 +11,7 @@ use evo1_core::{
     },
     files::read_text,
     normalize::{Normalization, Statistics},
-    weights::{self, Naming, TABLES, WeightFile, floats},
+    weights::{self, ADAPTER_FILES, Adapter, Naming, ParamSpec, TABLES, WeightFile, floats, params},
 };
 use evo1_vlm::PromptTokenizer;
 use tracing::warn;
@@ -29,6 +29,8 @@ pub struct LoadOptions {
     pub precision: Precision,
     /// Refuse what is otherwise only reported: unknown keys, and values that no trained network has.
     pub is_strict: bool,
+    /// A folder with a PEFT adapter of the policy, which is added to its weights.
+    pub adapter: Option<PathBuf>,
 }
 
 /// What loading a policy directory found.
@@ -58,7 +60,7 @@ impl LoadReport {
 impl LoadOptions {
     /// Loading in f32 onto a device, with the profile of what is found.
     pub fn new(device: &Device) -> Self {
-        Self { device: device.clone(), profile: None, precision: Precision::default(), is_strict: false }
+        Self { device: device.clone(), profile: None, precision: Precision::default(), is_strict: false, adapter: None }
     }
 }
 
@@ -95,7 +97,9 @@ impl Policy {
             config.validate_statistics(statistics, &directory.display().to_string())?;
         }
         check_tables(&config, &file)?;
-        let (network, weights) = load_network(Evo1::init(&config, &options.device)?, &file, &config, options)?;
+        let network = Evo1::init(&config, &options.device)?;
+        let file = with_adapter(file, options.adapter.as_deref(), &params(&network))?;
+        let (network, weights) = load_network(network, &file, &config, options)?;
         if !weights.naming.has_action_expert() {
             let message = "its weights are a base model without an action expert".into();
             return Err(Error::NotAPolicy { path: directory.to_owned(), message });
@@ -235,8 +239,13 @@ impl FoundConfig {
     }
 }
 
-/// Files of adapters, which change what the weights beside them compute.
-const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
+/// The weights of a policy with the parameters `specs`, to which those of an adapter are added.
+pub(crate) fn with_adapter(file: WeightFile, adapter: Option<&Path>, specs: &[ParamSpec]) -> Result<WeightFile> {
+    match adapter {
+        None => Ok(file),
+        Some(folder) => Ok(Adapter::open(folder, specs)?.merged(file, specs)?),
+    }
+}
 
 /// Largest difference between a stored table and its formula: half precision's rounding of numbers up to 1.
 const TABLE_TOLERANCE: f32 = 1.0 / 128.0;
@@ -268,7 +277,8 @@ pub(crate) fn refuse_adapters(directory: &Path) -> Result<()> {
     };
     let of_base = base().unwrap_or_default();
     let message = format!(
-        "it holds an adapter{of_base} (`{adapter}`): merge it into the weights first (PEFT's `merge_and_unload`)"
+        "it holds an adapter{of_base} (`{adapter}`), not a policy: `evo1 convert --from POLICY --adapter {}` merges them",
+        directory.display()
     );
     Err(Error::NotAPolicy { path: directory.to_owned(), message })
 }

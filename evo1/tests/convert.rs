@@ -29,7 +29,7 @@ fn tensors(path: &Path) -> BTreeMap<String, TensorData> {
 }
 
 fn options(format: Format) -> ConvertOptions {
-    ConvertOptions { format, precision: None, is_strict: true }
+    ConvertOptions { format, precision: None, is_strict: true, adapter: None }
 }
 
 fn converted(from: &Path, to: &Path, format: Format, dtype: Option<DType>) {

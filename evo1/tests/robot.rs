@@ -152,7 +152,7 @@ fn a_checkpoint_of_the_authors_is_masked_by_its_statistics_and_converted_unchang
     assert_eq!(predicted(&policy, &without), want);
     for format in [Format::LeRobot, Format::Authors, Format::Burnpack] {
         let to = directory.path().join(format!("{format:?}"));
-        let options = ConvertOptions { format, precision: None, is_strict: true };
+        let options = ConvertOptions { format, precision: None, is_strict: true, adapter: None };
         convert(directory.path(), &to, &options, |_, _| {}).expect("converted");
         assert_eq!(predicted(&load(&to).expect("a policy"), &without), want, "{format:?}");
     }

@@ -27,6 +27,10 @@ pub(crate) struct Convert {
     /// What to write
     #[arg(long, value_name = "FORMAT")]
     format: Target,
+
+    /// Folder of a PEFT adapter of the policy (LoRA), or hf://owner/name, which is added to its weights
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -49,8 +53,12 @@ impl Convert {
             Target::Authors => Format::Authors,
             Target::Burnpack => Format::Burnpack,
         };
-        let options =
-            ConvertOptions { format, precision: common.dtype.map(Dtype::precision), is_strict: common.strict };
+        let options = ConvertOptions {
+            format,
+            precision: common.dtype.map(Dtype::precision),
+            is_strict: common.strict,
+            adapter: self.adapter.as_deref().map(local).transpose()?,
+        };
         let from = local(&self.from)?;
         let bar = byte_bar()?;
         let progress = {

@@ -4,6 +4,7 @@
 //! build or the machine lacks is an error that names the remedy.
 
 mod cuda;
+mod memory;
 
 use std::{cell::Cell, fmt, str::FromStr, sync::Once};
 
@@ -12,6 +13,7 @@ use tracing::warn;
 
 pub use cuda::{CUDA_PATH, LIBRARY_PATH, Toolkit};
 pub use evo1_kernels::{has_graphs, has_tf32, has_transport, is_asynchronous};
+pub use memory::{available_memory, peak_memory};
 
 use crate::{Error, Result};
 
@@ -204,14 +206,6 @@ fn auto(place: usize) -> Result<Device> {
     }
     let reason = format!("none of {} can be opened", names(&tried));
     Err(Error::DeviceAbsent { name: String::from("auto"), reason })
-}
-
-/// The most memory that this process has had resident so far, in bytes; `None` where the system does not tell.
-pub fn peak_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
 }
 
 /// Fails unless `device` computes in `dtype`.

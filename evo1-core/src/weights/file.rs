@@ -175,6 +175,13 @@ impl WeightFile {
         })
     }
 
+    /// Reads a tensor's bytes in another way from now on.
+    pub(super) fn map_tensor(&mut self, name: &str, change: impl FnOnce(ReadRange) -> ReadRange) {
+        if let Some(Stored { dtype, shape, read }) = self.tensors.remove(name) {
+            self.tensors.insert(name.to_owned(), Stored { dtype, shape, read: change(read) });
+        }
+    }
+
     fn stored(&self, name: &str) -> Result<&Stored> {
         self.tensors
             .get(name)

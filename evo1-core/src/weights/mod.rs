@@ -1,5 +1,6 @@
 //! Checkpoint files, the names of their tensors, strict loading and seeded initialisation.
 
+mod adapter;
 mod audit;
 mod burnpack;
 mod convert;
@@ -13,6 +14,7 @@ mod quantize;
 mod safetensors;
 mod write;
 
+pub use adapter::{ADAPTER_FILES, Adapter, Factors, base_sum};
 pub use audit::{Audit, Finding, LARGEST_PLAUSIBLE};
 pub use burnpack::write_burnpack_lazily;
 pub use convert::converted;

@@ -303,8 +303,8 @@ impl TrainConfig {
     fn with_absolute_paths(mut self) -> Result<Self> {
         absolute(&mut self.output)?;
         self.cache_folder.as_mut().map(absolute).transpose()?;
-        let PolicySource { from, base, tokenizer, .. } = &mut self.policy;
-        from.iter_mut().chain(base).try_for_each(absolute)?;
+        let PolicySource { from, adapter, base, tokenizer, .. } = &mut self.policy;
+        from.iter_mut().chain(adapter).chain(base).try_for_each(absolute)?;
         if let TokenizerSource::File(path) = tokenizer {
             absolute(path)?;
         }
@@ -339,6 +339,7 @@ impl TrainConfig {
             trained: self.trained()?,
             optimizer: self.optimizer.clone(),
             lora: self.lora.clone(),
+            base: self.policy.name(),
             ema: self.ema,
             schedule: Schedule { warmup: self.schedule.warmup_steps, total: self.steps, decay: self.schedule.decay },
             draws: self.draws,

@@ -22,6 +22,8 @@ pub struct PolicySource {
     /// A policy directory to go on from, or `hf://owner/name` on the Hub, with a fresh optimiser: stage 2 starts from one that
     /// stage 1 wrote.
     pub from: Option<PathBuf>,
+    /// A PEFT adapter (LoRA) of the policy `from`, a directory or `hf://owner/name`, which is added to its weights.
+    pub adapter: Option<PathBuf>,
     /// InternVL3's weights, a directory or `hf://owner/name`; the action expert starts from the seed.
     pub base: Option<PathBuf>,
     /// Sizes of a policy that starts from the seed: `evo1` or `tiny`.
@@ -81,7 +83,16 @@ impl PolicySource {
         if self.from.is_some() && !self.overrides.is_null() {
             return Err(Error::config("policy.overrides", "null for a policy that exists", &self.overrides));
         }
+        if self.from.is_none() && self.adapter.is_some() {
+            return Err(Error::config("policy.adapter", "null where there is no `from`", "an adapter"));
+        }
         Ok(())
+    }
+
+    /// What the policy is called that adapters are trained on, where its weights are those of one directory.
+    pub(super) fn name(&self) -> Option<String> {
+        let from = self.from.as_ref().filter(|_| self.adapter.is_none())?.display().to_string();
+        Some(from.strip_prefix("hf://").map_or(from.clone(), str::to_owned))
     }
 
     /// The policy whose weights exist: of a directory, or on a base model. Nothing for a preset.
@@ -89,6 +100,8 @@ impl PolicySource {
         let options = LoadOptions { profile: self.profile, is_strict: self.strict, ..LoadOptions::new(device) };
         let local = |path: &Path| Repository::local(path, logged_progress()).map_err(evo1::Error::from);
         if let Some(directory) = &self.from {
+            let adapter = self.adapter.as_deref().map(local).transpose()?;
+            let options = LoadOptions { adapter, ..options };
             let (policy, report) = Policy::load_as(&local(directory)?, &options)?;
             report.warn();
             return Ok(Some(policy));

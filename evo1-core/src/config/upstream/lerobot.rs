@@ -67,7 +67,7 @@ pub(super) fn read(policy: &Document, vlm: Option<&Document>) -> Result<PolicyCo
     if root.flag("use_peft")?.unwrap_or(false) {
         return Err(root.invalid(
             "use_peft",
-            "false: merge the adapter into the weights first (PEFT's `merge_and_unload`)",
+            "false: `evo1 convert --from POLICY --adapter DIR` adds an adapter to its policy's weights",
             true,
         ));
     }
