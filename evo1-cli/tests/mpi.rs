@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use evo1::test_support::fixture;
+use evo1::{rng::RngExt, test_support::fixture};
 use support::stderr;
 
 /// A run of the tiny recipe on a dataset, by some processes; the program's own where it is one.
@@ -158,6 +158,72 @@ fn an_interrupted_run_is_saved_by_all() {
     assert!(
         saved.map(|entry| entry.expect("entry").file_name()).any(|name| name.to_string_lossy().starts_with("step-"))
     );
+}
+
+/// The processes that `parent` has started.
+fn children(parent: u32) -> Vec<u32> {
+    let is_child = |process: &u32| {
+        // After the name, which may hold anything, the state and then the parent.
+        let text = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        text.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)) == Some(&parent.to_string())
+    };
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_child).collect()
+}
+
+fn runs_killed_end_with_the_same_bytes(kills: u64) {
+    if !has_mpirun() || !Path::new("/proc/self/stat").exists() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
+    let began = std::time::Instant::now();
+    assert!(run(2, &dataset(), &whole, 2).status.success());
+    let longest = began.elapsed().as_secs_f64();
+    let arguments = settings(&dataset(), &killed, 2);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut rng = evo1::rng::stream(kills, "kill");
+    let end = |process: u32| {
+        let _ = Command::new("kill").args(["-KILL", &process.to_string()]).stderr(std::process::Stdio::null()).status();
+    };
+    for kill in 0..kills {
+        let mut running = command(2, &arguments);
+        let running = running.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn();
+        let mut running = running.expect("it starts");
+        std::thread::sleep(Duration::from_secs_f64(longest * f64::from(rng.random::<f32>())));
+        let ranks = children(running.id());
+        // The machine fails, or one process does and the launcher ends the others.
+        match kill % 3 {
+            0 => {
+                end(running.id());
+                ranks.iter().copied().for_each(end);
+            }
+            which => end(ranks.get(which as usize - 1).copied().unwrap_or(running.id())),
+        }
+        running.wait().expect("it ends");
+        let is_there = |process: &u32| Path::new(&format!("/proc/{process}")).exists();
+        while ranks.iter().any(is_there) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        if killed.join("checkpoints/step-00000006").is_dir() {
+            assert!(state(&killed, 6) == state(&whole, 6), "after {kill} kills: other bits");
+            std::fs::remove_dir_all(&killed).expect("it begins anew");
+        }
+    }
+    let output = train(2, &arguments);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(state(&killed, 6) == state(&whole, 6), "other bits");
+}
+
+#[test]
+fn killed_processes_end_with_the_same_bytes() {
+    runs_killed_end_with_the_same_bytes(2);
+}
+
+#[test]
+#[ignore = "40 kills take minutes"]
+fn processes_killed_forty_times_end_with_the_same_bytes() {
+    runs_killed_end_with_the_same_bytes(40);
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {

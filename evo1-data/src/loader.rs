@@ -131,6 +131,11 @@ impl Loader {
         Batches::start(self.work.clone(), Draws { from, count: None }, &self.options)
     }
 
+    /// The batches of the `samples` draws from a position on: no thread makes more.
+    pub fn batches_until(&self, from: Position, samples: u64) -> Batches {
+        Batches::start(self.work.clone(), Draws { from, count: Some(samples) }, &self.options)
+    }
+
     /// Episodes of which something could not be read and is skipped, so far.
     pub fn skipped(&self) -> Vec<SkippedEpisode> {
         self.work.mixture.skipped()

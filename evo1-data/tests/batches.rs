@@ -83,6 +83,17 @@ fn threads_change_nothing() {
 }
 
 #[test]
+fn as_many_batches_are_made_as_are_wanted() {
+    for workers in [0, 3] {
+        let loader = loader(&data(), workers);
+        let some: Vec<Batch> =
+            loader.batches_until(Position::start(1), 15).map(|batch| batch.expect("a batch")).collect();
+        assert_eq!(some.iter().map(|batch| batch.samples.len()).collect::<Vec<_>>(), [6, 6, 3]);
+        some.iter().zip(take(&loader, Position::start(1), 2)).for_each(|(some, endless)| assert_same(some, &endless));
+    }
+}
+
+#[test]
 fn a_run_continues_exactly_from_a_saved_position() {
     let config = DataConfig { state_noise: StateNoise::All(0.1), ..data() };
     let loader = loader(&config, 2);

@@ -14,7 +14,7 @@ use std::{
 
 use burn::{optim::OptimizerRecord, tensor::Bytes};
 use burn_pack::{Reader, Tensor, Writer};
-use evo1::{Components, CoreError, convert::Format, files::write_atomically};
+use evo1::{Components, CoreError, convert::Format, files::write_atomically, weights::write_pack};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{CheckpointConfig, Error, Learner, Parameter, Progress, Result, identity::RunIdentity};
@@ -170,8 +170,8 @@ fn write<C: Components>(learner: &Learner<C>, identity: &RunIdentity, folder: &P
     let path = training.join(OPTIMIZER);
     let bytes = learner.optimizer().into_bytes().map_err(|error| Error::checkpoint(&path, format!("{error:?}")))?;
     // burn's order changes from process to process.
-    let bytes = repacked(bytes, |_, _, _| Ok(true)).map_err(|message| Error::checkpoint(&path, message))?;
-    write_atomically(&path, &bytes)?;
+    let sorted = repacked(bytes, |_, _, _| Ok(true)).map_err(|message| Error::checkpoint(&path, message))?;
+    write_pack(&path, sorted)?;
     let text = serde_json::to_string_pretty(&learner.progress()).expect("numbers under string keys are JSON");
     write_atomically(&training.join(PROGRESS), text.as_bytes())?;
     let text = serde_json::to_string_pretty(identity).expect("values under string keys are JSON");
@@ -230,6 +230,7 @@ pub(crate) fn optimizer_of(
             None => Err(format!("it holds the state `{name}` of a parameter that is not trained")),
         }
     });
+    let bytes = bytes.and_then(|writer| writer.into_bytes().map_err(|error| format!("{error:?}")));
     let bytes = bytes.map_err(|message| Error::checkpoint(&path, message))?;
     if (count == 0) == (progress.step > progress.skipped) && !may_differ {
         return Err(Error::checkpoint(&path, format!("it holds {count} tensors after {} steps", progress.step)));
@@ -242,7 +243,7 @@ pub(crate) fn optimizer_of(
 fn repacked(
     bytes: Bytes,
     mut is_wanted: impl FnMut(Option<u64>, &str, Option<&[usize]>) -> Result<bool, String>,
-) -> Result<Bytes, String> {
+) -> Result<Writer, String> {
     let failed = |error: burn_pack::Error| format!("not burn's record of an optimiser: {error:?}");
     let reader = Reader::from_bytes(bytes).map_err(failed)?;
     let (scalars, paths) = (reader.scalars().clone(), reader.metadata().clone());
@@ -268,7 +269,7 @@ fn repacked(
             writer = writer.with_metadata(name, value);
         }
     }
-    writer.into_bytes().map_err(failed)
+    Ok(writer)
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {

@@ -8,7 +8,7 @@ use evo1_data::{DatasetIdentity, Loader, LoaderOptions, Mixture, Position, Share
 use crate::{BatchSource, Error, Result, TrainBatch, TrainConfig};
 
 /// Batches that threads make ahead of their use, for each of them.
-const PREFETCH: usize = 2;
+pub(crate) const PREFETCH: usize = 2;
 
 /// Batches of a mixture of datasets.
 pub struct DatasetBatches {

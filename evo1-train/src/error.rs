@@ -56,6 +56,19 @@ pub enum Error {
         /// Old and new values.
         text: String,
     },
+    /// The run cannot fit into memory.
+    #[error(
+        "a step needs {needed} more of memory, of which {available} are available, for {estimate}: train fewer parts, or \
+         adapters (`lora`)"
+    )]
+    Memory {
+        /// What is certainly needed and not there yet.
+        needed: String,
+        /// What the system still gives.
+        available: String,
+        /// All that the run takes.
+        estimate: String,
+    },
     /// Another rank of the run failed or is gone.
     #[error("{0}")]
     Group(String),

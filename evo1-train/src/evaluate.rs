@@ -9,11 +9,11 @@ use evo1::{
     device::{read, scalar},
     weights::floats,
 };
-use evo1_data::{Augmentation, DataConfig, Mixture, Share, StateNoise, Suites};
+use evo1_data::{Augmentation, DataConfig, Mixture, Position, Share, StateNoise, Suites};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BatchSource, DataSource, DatasetBatches, Draw, Error, Result, TrainConfig, open::batches_for, robot};
+use crate::{DataSource, Draw, Error, Result, TrainBatch, TrainConfig, open::batches_for, robot};
 
 /// How a policy is evaluated.
 #[derive(Debug, Clone, PartialEq)]
@@ -91,11 +91,10 @@ pub fn evaluate_with<C: Components>(
     robot::misfits(policy, &mixture)?.iter().for_each(|misfit| tracing::warn!("{misfit}"));
     let EvaluationConfig { batches, batch_size, seed, .. } = *config;
     let errors = Probe { mixture: Arc::clone(&mixture), batches, batch_size, seed }.errors(policy, &mut progress)?;
-    let (rollout, mut single) = (Rollout::new(policy.clone()), batches_of(policy, &mixture, 1, seed)?);
-    let (preparer, mut times) = (policy.preparer(), Vec::new());
-    for index in 0..(WARM_UP + TIMED) as u64 {
-        let batch = single.batch(index)?.place(&preparer);
-        let noise = policy.noise(1, &Noise::Seed(index))?;
+    let (rollout, preparer, mut times) = (Rollout::new(policy.clone()), policy.preparer(), Vec::new());
+    for (index, batch) in batches_of(policy, &mixture, [WARM_UP + TIMED, 1], seed)?.enumerate() {
+        let batch = batch?.place(&preparer);
+        let noise = policy.noise(1, &Noise::Seed(index as u64))?;
         let began = Instant::now();
         read(rollout.actions(&batch.inputs, noise, None)?)?;
         times.push(began.elapsed().as_secs_f64() * 1e3);
@@ -116,14 +115,17 @@ pub(crate) fn open_plain<C: Components>(
     Ok(Arc::new(Mixture::open_with(&plain, action.horizon, cameras, suites)?))
 }
 
+/// The first `count` batches of `batch_size` observations each.
 fn batches_of<C: Components>(
     policy: &Policy<C>,
     mixture: &Arc<Mixture>,
-    batch_size: usize,
+    [count, batch_size]: [usize; 2],
     seed: u64,
-) -> Result<Box<DatasetBatches>> {
+) -> Result<impl Iterator<Item = Result<TrainBatch>> + use<C>> {
     let settings = TrainConfig { batch_size, seed, ..TrainConfig::default() };
-    batches_for(policy, Arc::clone(mixture), &settings, Share::ALL)
+    let batches = batches_for(policy, Arc::clone(mixture), &settings, Share::ALL)?;
+    let mut made = batches.loader().batches_until(Position::start(seed), (count * batch_size) as u64);
+    Ok(std::iter::from_fn(move || Some(made.next_on_host()?.map(TrainBatch::from).map_err(Error::from))))
 }
 
 /// Some batches of some data, always the same ones, with the same τ and ε.
@@ -143,13 +145,13 @@ impl Probe {
         if self.batches == 0 {
             return Err(Error::config("batches", "at least 1", 0));
         }
-        let mut batches = batches_of(policy, &self.mixture, self.batch_size, self.seed)?;
+        let batches = batches_of(policy, &self.mixture, [self.batches, self.batch_size], self.seed)?;
         let (expert, semantics, flow) = (&policy.network.action, &policy.config.semantics, policy.flow()?);
         let preparer = policy.preparer();
         let (mut loss, mut squares, mut magnitudes, mut count) = (0.0, 0.0, 0.0, 0.0);
-        for index in 0..self.batches as u64 {
-            let first = index * self.batch_size as u64;
-            let batch = batches.batch(first)?.place(&preparer);
+        for (index, batch) in batches.enumerate() {
+            let first = (index * self.batch_size) as u64;
+            let batch = batch?.place(&preparer);
             let inputs = &batch.inputs;
             let context = policy.fuse(policy.visual_tokens(inputs), inputs)?;
             let trace = &mut Trace::off();
@@ -167,7 +169,7 @@ impl Probe {
                 magnitudes += f64::from(value).abs();
             }
             count += scalar(batch.mask.sum())?;
-            progress(index as usize + 1);
+            progress(index + 1);
         }
         if count == 0.0 {
             return Err(Error::config("data", "observations with actions that count", "none"));

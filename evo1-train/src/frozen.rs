@@ -24,7 +24,8 @@ use burn::{
 };
 use evo1::{
     Components, Context, CoreError, HostInputs, Policy, Preparer, Trace, VelocityModel, VisionLanguageModel,
-    config::ContextScope,
+    config::{ContextScope, PolicyConfig},
+    cost::Workload,
     device::read,
     files::hexadecimal,
     vlm::{TokenBatch, frame::Pixels},
@@ -55,9 +56,16 @@ pub(crate) fn check_is_frozen(trained: &TrainedParts) -> Result<()> {
 pub(crate) struct FrozenOutputs {
     folder: PathBuf,
     fingerprint: Vec<u8>,
-    /// Whether an output could not be written, which is said once. Held while one is written: devices may be given the
-    /// same sample at a time.
-    is_full: Mutex<bool>,
+    /// Held while an output is written: devices may be given the same sample at a time.
+    room: Mutex<Room>,
+}
+
+/// What may still be written.
+struct Room {
+    /// Bytes; without end where it is `None`.
+    left: Option<u64>,
+    /// Whether an output was not written, which is said once.
+    is_told: bool,
 }
 
 /// One sample's fused tokens and the outputs of single layers, each `[1, tokens, embed]`.
@@ -67,8 +75,14 @@ struct Output {
 }
 
 impl FrozenOutputs {
-    /// The outputs below `folder` of a policy's vision-language model, computed in `compute`.
-    pub(crate) fn open<C: Components>(folder: &Path, policy: &Policy<C>, compute: DType) -> Result<Self> {
+    /// The outputs below `folder` of a policy's vision-language model, computed in `compute`, to which `room` bytes may be
+    /// added.
+    pub(crate) fn open<C: Components>(
+        folder: &Path,
+        policy: &Policy<C>,
+        compute: DType,
+        room: Option<u64>,
+    ) -> Result<Self> {
         let mut sum = Sum(Sha256::new());
         policy.network.vlm.visit(&mut sum);
         let config = &policy.config;
@@ -81,7 +95,7 @@ impl FrozenOutputs {
         let fingerprint = sum.0.finalize().to_vec();
         let folder = folder.join(hexadecimal(&fingerprint[..8]));
         fs::create_dir_all(&folder).map_err(|reason| CoreError::io("create", &folder, reason))?;
-        Ok(Self { folder, fingerprint, is_full: Mutex::new(false) })
+        Ok(Self { folder, fingerprint, room: Mutex::new(Room { left: room, is_told: false }) })
     }
 
     /// The context of a batch: of each sample as it was kept, or computed by itself and kept now. `vlm` is looked at only
@@ -149,16 +163,49 @@ impl FrozenOutputs {
         let (image_token, semantics) = (policy.tokenizer.image_context(), &policy.config.semantics);
         let context = vlm.forward(visual, tokens, image_token, semantics, trace).map_err(evo1::Error::from)?;
         let output = Output { tokens: context.tokens, layers: context.layers };
-        let mut is_full = self.is_full.lock().unwrap_or_else(PoisonError::into_inner);
-        // Without room the run goes on, at the speed that it would have had.
-        if let Err(error) = output.write(&path, &name)
-            && !*is_full
-        {
-            *is_full = true;
-            tracing::warn!("an output of the frozen model is not kept: {error}");
-        }
+        self.keep(&output, &path, &name);
         Ok(output)
     }
+
+    /// Writes an output. Without room the run goes on, at the speed that it would have had.
+    fn keep(&self, output: &Output, path: &Path, name: &str) {
+        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        let size = output.bytes();
+        let failure = match room.left {
+            Some(left) if size > left => Some(format!("`cache_mb` leaves no room in {}", self.folder.display())),
+            _ => output.write(path, name).err().map(|error| error.to_string()),
+        };
+        match failure {
+            None => room.left = room.left.map(|left| left - size),
+            Some(_) if room.is_told => {}
+            Some(failure) => {
+                room.is_told = true;
+                tracing::warn!("an output of the frozen model is not kept, nor are others: {failure}");
+            }
+        }
+    }
+}
+
+/// Bytes of a file beside its tensors: their names, and the sum.
+const BESIDE_TENSORS: u64 = 512;
+
+/// Bytes that outputs of a policy's frozen model take, for each observation: of a prompt of usual length.
+pub(crate) fn expected_bytes<C: Components>(policy: &Policy<C>, compute: DType) -> u64 {
+    let PolicyConfig { vlm, .. } = &policy.config;
+    let tokens = policy.network.vlm.context_len(Workload::of(&policy.config).tokens);
+    let layers = policy.network.action.language_layers(vlm.language.num_layers).map_or(0, |layers| layers.len());
+    ((1 + layers) * tokens * vlm.language.hidden_size * compute.size()) as u64 + BESIDE_TENSORS
+}
+
+/// Bytes of all files below a folder.
+pub(crate) fn bytes_below(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let bytes = entries.map(|entry| match entry.metadata() {
+        Ok(about) if about.is_dir() => bytes_below(&entry.path()),
+        Ok(about) => about.len(),
+        Err(_) => 0,
+    });
+    bytes.sum()
 }
 
 impl Output {
@@ -179,6 +226,13 @@ impl Output {
             Some(tokens) => Ok(Self { tokens, layers: (0..).map_while(|at| tensor(&layer_name(at))).collect() }),
             None => Err(CoreError::io("read", path, io::Error::other("it is not what was written")).into()),
         }
+    }
+
+    /// Bytes of its file.
+    fn bytes(&self) -> u64 {
+        let tensors = [&self.tokens].into_iter().chain(&self.layers);
+        let bytes = tensors.map(|tensor| tensor.shape().num_elements() * tensor.dtype().size()).sum::<usize>();
+        bytes as u64 + BESIDE_TENSORS
     }
 
     fn write(&self, path: &Path, name: &str) -> Result<()> {

@@ -46,6 +46,19 @@ pub trait Group: Send + Sync {
     fn sum_on_device(&self, values: Tensor<1>) -> Result<Tensor<1>> {
         through_host(values, |values| self.sum(values))
     }
+
+    /// The text of the first rank; what the others bring does not count.
+    ///
+    /// # Errors
+    /// When a rank is gone.
+    fn shared(&self, text: String) -> Result<String> {
+        let length = self.gather(vec![text.len() as f64])?[0][0] as usize;
+        let mut bytes: Vec<f64> = text.into_bytes().into_iter().map(f64::from).collect();
+        bytes.resize(length, 0.0);
+        let first = self.gather(bytes)?.swap_remove(0);
+        String::from_utf8(first.into_iter().map(|byte| byte as u8).collect())
+            .map_err(|error| Error::Group(format!("the first rank's text came damaged: {error}")))
+    }
 }
 
 /// What `sum` makes of the values of a tensor, on the same device.
@@ -284,6 +297,8 @@ mod tests {
                     scope.spawn(move || {
                         for _ in 0..50 {
                             assert_eq!(&member.sum(own.clone()).expect("a sum"), whole);
+                            let text = ["the first", "another, longer one"][member.rank().min(1)];
+                            assert_eq!(member.shared(text.into()).expect("a text"), "the first");
                             let gathered = member.gather(vec![member.rank() as f64]).expect("values");
                             assert_eq!(gathered, (0..size).map(|rank| vec![rank as f64]).collect::<Vec<_>>());
                         }

@@ -14,12 +14,13 @@ use burn::{
     optim::{ModuleOptimizer, OptimizerRecord},
     tensor::{DType, Device, Tensor, TensorData},
 };
-use evo1::{Components, Policy, Published, action::Flow, config::PolicyConfig, rng};
+use evo1::{Components, Policy, Published, action::Flow, config::PolicyConfig, device::is_asynchronous, rng};
 use evo1_data::Share;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Alone, Error, Group, LoraConfig, OptimizerConfig, Result, Schedule, TrainBatch, TrainedParts,
+    Alone, Error, Group, LoraConfig, MemoryEstimate, OptimizerConfig, Result, Schedule, TrainBatch, TrainConfig,
+    TrainedParts,
     group::Threads,
     parameters::{Parameter, parameters},
     replica::{Outcome, Replica},
@@ -40,6 +41,8 @@ pub struct LearnerConfig {
     pub gradient_checkpointing: bool,
     /// The folder in which the outputs of the frozen vision-language model are kept; computed anew each time without.
     pub frozen_outputs: Option<PathBuf>,
+    /// Bytes that may be added to that folder; without end where it is `None`.
+    pub frozen_room: Option<u64>,
     /// The number type that the network computes in. Weights, gradients, the optimiser's state and the loss are f32.
     pub compute: DType,
     /// Adapters that are trained instead of the matrices of the trained parts.
@@ -62,6 +65,7 @@ impl LearnerConfig {
             draws: 1,
             gradient_checkpointing: false,
             frozen_outputs: None,
+            frozen_room: None,
             compute: DType::F32,
             lora: None,
             base: None,
@@ -269,6 +273,13 @@ impl<C: Components> Learner<C> {
     /// Writes the adapters, if there are any, and those of the average, as PEFT's.
     pub(crate) fn save_for_peft(&self, folders: [&Path; 2]) -> Result<()> {
         self.replica.save_for_peft(folders)
+    }
+
+    /// What this process takes of memory, with `samples` observations to draw from, and whether its devices take the host's.
+    pub(crate) fn memory(&self, config: &TrainConfig, samples: usize) -> (MemoryEstimate, bool) {
+        let policy = self.replica.policy_in_training();
+        let is_on_host = !is_asynchronous(&policy.device().clone().without_autodiff());
+        (MemoryEstimate::of(policy, self.replica.config(), config, self.ranks_here(), samples), is_on_host)
     }
 
     /// Number of parameters that are trained, and of all.

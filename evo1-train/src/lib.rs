@@ -37,6 +37,7 @@ mod identity;
 mod learner;
 mod lock;
 mod lora;
+mod memory;
 #[cfg(feature = "mpi")]
 pub mod mpi;
 mod open;
@@ -61,6 +62,7 @@ pub use identity::{Change, RunIdentity};
 pub use learner::{Draw, Learner, LearnerConfig, Progress, StepReport, StepTimes};
 pub use lock::FileLock;
 pub use lora::LoraConfig;
+pub use memory::MemoryEstimate;
 pub use optimizer::{OptimizerConfig, OptimizerGroup, global_norm};
 pub use parameters::{Parameter, TrainedParts, parameters, with_stable_ids};
 pub use schedule::{Decay, Schedule};

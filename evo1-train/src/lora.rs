@@ -8,13 +8,13 @@ use std::{
 
 use burn::{
     module::{Lora, Module, ModuleMapper, Param, ParamGroup, ParamId},
-    tensor::{Tensor, TensorData},
+    tensor::{DType, Device, Tensor, TensorData},
 };
 use evo1::{
     rng,
     weights::{
-        Adapter, Factors, LazyTensor, Naming, ParamSpec, WeightFile, base_sum, module_tensors, params,
-        write_safetensors_lazily,
+        Adapter, Factors, LazyTensor, Naming, ParamSpec, WeightFile, base_sum, dequantize, module_tensors, params,
+        quantize_bases, quantize_weight, write_safetensors_lazily,
     },
 };
 use rand_distr::{Distribution, Normal};
@@ -36,11 +36,14 @@ pub struct LoraConfig {
     /// Regular expressions; the matrix of a linear layer of a trained part gets an adapter if one is found in its path. With
     /// none all get one. Everything else stays as it is.
     pub parameters: Vec<String>,
+    /// Bits of the weights that have adapters, 8 or 4, with a scale for each 32 inputs (QLoRA, arXiv 2305.14314); as they
+    /// are when `null`. The policy is saved with them as they were rounded.
+    pub bits: Option<u8>,
 }
 
 impl Default for LoraConfig {
     fn default() -> Self {
-        Self { rank: 8, alpha: 16.0, parameters: Vec::new() }
+        Self { rank: 8, alpha: 16.0, parameters: Vec::new(), bits: None }
     }
 }
 
@@ -52,8 +55,9 @@ impl LoraConfig {
     /// N(0, 1 / rank²) and the second is 0: it computes what it did.
     ///
     /// # Errors
-    /// When the rank is 0, a pattern is no regular expression or matches no such matrix, or there is none.
-    pub(crate) fn apply<M: Module>(&self, network: M, trained: &[Parameter], seed: u64) -> Result<M> {
+    /// When the rank is 0, a pattern is no regular expression or matches no such matrix, or there is none; and when the
+    /// device has no weights of so many bits.
+    pub(crate) fn apply<M: Module>(&self, network: M, trained: &[Parameter], seed: u64, device: &Device) -> Result<M> {
         if self.rank == 0 {
             return Err(Error::config("lora.rank", "at least 1", 0));
         }
@@ -80,6 +84,15 @@ impl LoraConfig {
         if ids.is_empty() {
             return Err(Error::config("lora", "a matrix that is trained", "none"));
         }
+        let network = match self.bits {
+            None => network,
+            Some(bits @ (8 | 4)) => {
+                let adapted = matrices.iter().filter(|matrix| ids.contains(&matrix.id));
+                let adapted: HashSet<&str> = adapted.map(|matrix| matrix.path.as_str()).collect();
+                quantize_bases(network, bits, device, |path| adapted.contains(path))?
+            }
+            Some(other) => return Err(Error::config("lora.bits", "8, 4 or null", other)),
+        };
         let lora = Lora::new(self.rank, self.alpha).set_param_group(ParamGroup::from_ids(ids));
         let deviation = 1.0 / self.rank as f64;
         Ok(with_values(network.apply_lora(lora), |path, shape| {
@@ -95,7 +108,7 @@ impl LoraConfig {
 
 /// Writes the adapters and the weights that they belong to, which a policy has only together.
 pub(crate) fn save<M: Module>(network: &M, path: &Path) -> Result<()> {
-    let tensors = module_tensors(network, Naming::BURN);
+    let tensors = module_tensors(&dequantize(network.valid()), Naming::BURN);
     let adapted = adapted(&tensors);
     let is_kept = |tensor: &LazyTensor| {
         let weight = FACTORS.iter().find_map(|factor| tensor.name.strip_suffix(factor)).unwrap_or(&tensor.name);
@@ -122,7 +135,10 @@ pub(crate) fn save_for_peft<M: Module>(
         Ok((weight.clone(), Factors { a: a?, b: b?, scale }))
     });
     let factors = factors.collect::<Result<BTreeMap<_, _>>>()?;
-    let sum = base_sum(&specs, |path| adapted.contains(path), |spec| (tensors[&spec.path].read)())?;
+    // What was rounded is not what the adapter will be added to.
+    let is_sum_known = config.bits.is_none();
+    let sum = || base_sum(&specs, |path| adapted.contains(path), |spec| (tensors[&spec.path].read)());
+    let sum = is_sum_known.then(sum).transpose()?;
     Ok(Adapter::new(factors, base.map(str::to_owned), sum).write(folder, &specs)?)
 }
 
@@ -174,7 +190,10 @@ impl<F: FnMut(&str, &[usize]) -> Option<TensorData>> ModuleMapper for Values<F> 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let shape = param.lazy_shape();
         match self.paths.get(&param.id).and_then(|path| (self.value)(path, shape.as_slice())) {
-            Some(data) => param.map(|old| Tensor::from_data(data, (&old.device(), old.dtype()))),
+            Some(data) => param.map(|old| match old.dtype() {
+                DType::QFloat(scheme) => quantize_weight(Tensor::from_data(data, (&old.device(), DType::F32)), &scheme),
+                dtype => Tensor::from_data(data, (&old.device(), dtype)),
+            }),
             None => param,
         }
     }

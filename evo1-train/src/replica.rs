@@ -84,7 +84,8 @@ pub(crate) struct Outcome {
 impl<C: Components> Replica<C> {
     /// A replica of `policy` on its device, before the first step.
     pub(crate) fn new(policy: Policy<C>, config: LearnerConfig) -> Result<Self> {
-        let device = policy.device().clone().autodiff();
+        let plain = policy.device().clone();
+        let device = plain.clone().autodiff();
         if !device.supports_dtype(config.compute) {
             return Err(Error::config("compute", "a number type of the device", config.compute.name()));
         }
@@ -98,7 +99,7 @@ impl<C: Components> Replica<C> {
         }
         let open = |folder| {
             check_is_frozen(&config.trained)?;
-            FrozenOutputs::open(folder, &policy, config.compute).map(Arc::new)
+            FrozenOutputs::open(folder, &policy, config.compute, config.frozen_room).map(Arc::new)
         };
         let frozen = config.frozen_outputs.as_deref().map(open).transpose()?;
         let flow = policy.flow()?;
@@ -108,7 +109,7 @@ impl<C: Components> Replica<C> {
             Some(lora) => {
                 let chosen = parameters(&config.trained.apply(network.clone().train())?);
                 let chosen: Vec<Parameter> = chosen.into_iter().filter(|parameter| parameter.is_trained).collect();
-                with_stable_ids(lora.apply(network, &chosen, config.seed)?).train()
+                with_stable_ids(lora.apply(network, &chosen, config.seed, &plain)?).train()
             }
         };
         let optimizer = config.optimizer.build(&network)?;
@@ -163,6 +164,11 @@ impl<C: Components> Replica<C> {
 
     pub(crate) fn optimizer(&self) -> &ModuleOptimizer {
         &self.optimizer
+    }
+
+    /// The policy as it is trained.
+    pub(crate) fn policy_in_training(&self) -> &Policy<C> {
+        &self.policy
     }
 
     /// The policy as it is now, ready to predict.
@@ -285,8 +291,10 @@ impl<C: Components> Replica<C> {
         let is_skipped = !(loss.is_finite() && gradient_norm.is_finite());
         if !is_skipped {
             let gradients = self.config.optimizer.clip(gradients, gradient_norm, network);
-            let updated = self.config.optimizer.update(&mut self.optimizer, factor, network.clone(), gradients);
-            self.policy.network = updated;
+            // Without a second owner the old weights go one by one as the new ones come. What stands in for them holds none.
+            let empty = Evo1::init(&self.policy.config, &self.preparer.device).map_err(evo1::Error::from)?;
+            let network = std::mem::replace(&mut self.policy.network, empty);
+            self.policy.network = self.config.optimizer.update(&mut self.optimizer, factor, network, gradients);
             if let Some(ema) = &mut self.ema {
                 ema.update(&self.policy.network, at);
             }
@@ -449,7 +457,9 @@ struct Cast(DType);
 impl ModuleMapper for Cast {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let (id, value, _) = param.consume();
-        Param::initialized(id, value.cast(self.0))
+        // What is quantised takes the number type of the adapter that is added to it.
+        let value = if value.dtype().is_float() { value.cast(self.0) } else { value };
+        Param::initialized(id, value)
     }
 }
 

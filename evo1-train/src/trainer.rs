@@ -10,10 +10,10 @@ use std::{
 use burn::tensor::Device;
 use evo1::{
     Components, CoreError, LoadOptions, Policy, Published, VelocityModel,
-    device::{DeviceName, peak_memory},
+    device::{DeviceName, available_memory, peak_memory},
     files::write_atomically,
 };
-use evo1_data::Suites;
+use evo1_data::{DatasetIdentity, Suites};
 
 use crate::{
     Alone, BatchSource, Error, Errors, Group, Learner, Parameter, Result, StepReport, StepTimes, TrainConfig,
@@ -22,6 +22,7 @@ use crate::{
     evaluate::Probe,
     identity::RunIdentity,
     lock::RunLock,
+    memory::{MemoryEstimate, Room},
     record::{EventFile, Fact, JsonLines, Metrics, Profile, Warned, write_curves, write_report},
 };
 
@@ -59,6 +60,9 @@ pub struct Trainer<C: Components = Published> {
     held_out: Option<Probe>,
     identity: RunIdentity,
     checkpoints: Checkpoints,
+    memory: MemoryEstimate,
+    /// What there may be too little of.
+    scarce: Vec<String>,
     /// The run's folder, of the process that writes into it.
     lock: Option<RunLock>,
 }
@@ -95,6 +99,8 @@ pub struct RunStart {
     pub effective_batch: usize,
     /// Learners that share them.
     pub ranks: usize,
+    /// Memory that this process takes.
+    pub memory: MemoryEstimate,
 }
 
 /// What a run has come to.
@@ -175,11 +181,17 @@ impl<C: Components> Trainer<C> {
         }
         let device = policy.device().clone();
         let policy = with_dropout(policy, config.dropout);
-        let learner = on_devices(Learner::new(policy.clone(), config.learner()?)?, &config, &device, &processes)?;
+        let learner = on_devices(
+            Learner::new(policy.clone(), config.learner_among(&*processes)?)?,
+            &config,
+            &device,
+            &processes,
+        )?;
         let source = source(&policy)?;
         check_held_out(&config, &source.held_out)?;
         let trained: Vec<Parameter> = learner.trained_parameters().collect();
-        let identity = RunIdentity::of(&config, &*processes, &trained, source.batches.identity());
+        let data = data_of(&*source.batches, &*processes)?;
+        let identity = RunIdentity::of(&config, &*processes, &trained, data);
         Self::with_learner(config, learner, source, identity, lock)
     }
 
@@ -198,11 +210,12 @@ impl<C: Components> Trainer<C> {
         let (policy, report) = Policy::load_as::<C>(&newest, &load)?;
         report.warn();
         let (progress, before) = saved(&newest)?;
-        let learner = Learner::new(policy.clone(), config.learner()?)?;
+        let learner = Learner::new(policy.clone(), config.learner_among(&*options.processes)?)?;
         let source = source(&policy)?;
         check_held_out(&config, &source.held_out)?;
         let trained: Vec<Parameter> = learner.trained_parameters().collect();
-        let identity = RunIdentity::of(&config, &*options.processes, &trained, source.batches.identity());
+        let data = data_of(&*source.batches, &*options.processes)?;
+        let identity = RunIdentity::of(&config, &*options.processes, &trained, data);
         let identity = identity.going_on_from(&before, progress.step, &options.allow_change)?;
         let record = optimizer_of(&newest, &trained, &progress, identity.trained != before.trained)?;
         let mut learner = learner.restored(record, progress);
@@ -233,10 +246,25 @@ impl<C: Components> Trainer<C> {
             let expected = format!("at most the {samples} samples of the data");
             return Err(Error::config("batch_size", expected, batch));
         }
+        let (memory, is_on_host) = learner.memory(&config, samples);
+        let room = Room {
+            of_device: config.device_memory_mb.map(|megabytes| megabytes << 20),
+            of_host: available_memory(),
+            is_on_host,
+        };
+        let progress = learner.progress();
+        let mut scarce: Vec<String> = memory.check(&room, progress.step > progress.skipped)?.into_iter().collect();
+        if let Some(limit) = config.cache_mb.filter(|limit| memory.frozen > limit << 20) {
+            let estimate = memory.frozen >> 20;
+            scarce.push(format!(
+                "`cache_mb` of {limit} has no room for what the frozen model makes of all samples, about {estimate} MB: \
+                 the rest is computed each time"
+            ));
+        }
         let open =
             if lock.is_some() { Checkpoints::open } else { |run: &Path, config| Ok(Checkpoints::of(run, config)) };
         let checkpoints = open(&config.output, config.checkpoints)?;
-        Ok(Self { config, learner, batches, held_out, identity, checkpoints, lock })
+        Ok(Self { config, learner, batches, held_out, identity, checkpoints, memory, scarce, lock })
     }
 
     /// Runs to the end, or until `on_event` breaks; then, and where anything goes wrong, a checkpoint is saved.
@@ -404,6 +432,7 @@ impl<C: Components> Trainer<C> {
             ("samples of the data", start.samples.to_string()),
             ("trained parameters", format!("{} of {}", start.trained_parameters, start.parameters)),
             ("samples a second, last logged", format!("{:.1}", last.map_or(0.0, |line| line.samples_per_second))),
+            ("memory, as estimated before", start.memory.to_string()),
             ("skipped steps", progress.skipped.to_string()),
             (
                 "best checkpoint",
@@ -438,11 +467,12 @@ impl<C: Components> Trainer<C> {
             samples: self.batches.samples(),
             effective_batch: self.identity.effective_batch,
             ranks: self.learner.group().size(),
+            memory: self.memory,
         }
     }
 
     /// What is known to make runs fail, and what was changed now.
-    fn warnings(&self) -> Vec<String> {
+    pub fn warnings(&self) -> Vec<String> {
         let (batch, step) = (self.identity.effective_batch, self.learner.progress().step);
         let small = self.config.recipe_batch.filter(|&recipe| (batch as f64) < SMALL_BATCH * recipe as f64);
         let small = small.map(|recipe| {
@@ -454,7 +484,7 @@ impl<C: Components> Trainer<C> {
         });
         let changes = self.identity.changes.iter().filter(|change| change.step == step);
         let changes = changes.map(|change| format!("the run goes on as another one: {}", change.text));
-        small.into_iter().chain(changes).collect()
+        small.into_iter().chain(changes).chain(self.scarce.clone()).collect()
     }
 }
 
@@ -462,6 +492,19 @@ impl<C: Components> Trainer<C> {
 pub(crate) struct Source {
     pub(crate) batches: Box<dyn BatchSource>,
     pub(crate) held_out: Option<Probe>,
+}
+
+/// What the data are. The first process alone looks at their files; the others must have as many observations.
+fn data_of(batches: &dyn BatchSource, processes: &dyn Group) -> Result<Vec<DatasetIdentity>> {
+    let samples = processes.gather(vec![batches.samples() as f64])?.concat();
+    if let Some(other) = samples.iter().position(|count| *count != samples[0]) {
+        let expected = format!("the same for all processes, which is {} observations for the first", samples[0]);
+        return Err(Error::config("data", expected, format!("{} for process {other}", samples[other])));
+    }
+    let own = if processes.rank() == 0 { batches.identity() } else { Vec::new() };
+    let text = processes.shared(serde_json::to_string(&own).expect("values under string keys are JSON"))?;
+    serde_json::from_str(&text)
+        .map_err(|error| Error::Group(format!("what the first process says of the data: {error}")))
 }
 
 /// Fails where something is to be held out of batches that come from elsewhere.

@@ -343,3 +343,49 @@ fn nothing_is_kept_of_augmented_frames() {
         assert!(expected.contains("augmented"), "{expected}");
     }
 }
+
+#[test]
+fn what_has_no_room_is_computed_each_time() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let without = weights(&run(&at("without"), None, 0));
+    run(&at("all"), Some(&at("whole")), 0);
+    let size = fs::metadata(&files(&at("whole"))[0]).expect("a file").len();
+    // Room for two outputs and a half beside what lies there already.
+    let cache = at("cache");
+    let fill = || {
+        fs::create_dir_all(cache.join("other")).expect("a folder");
+        fs::write(cache.join("other/file"), vec![0; (1 << 20) - (5 * size / 2) as usize]).expect("a file");
+    };
+    fill();
+    let limited = |name: &str, limit| {
+        let config = TrainConfig { cache_mb: Some(limit), ..config(&at(name), Some(&cache)) };
+        let mut warnings = Vec::new();
+        let policy = policy(0, Profile::LeRobot);
+        let batches = batches(&policy);
+        let finished = Trainer::new(config, policy, batches).expect("a trainer").run(|event| {
+            if let Event::Warning(text) = event {
+                warnings.push(text.clone());
+            }
+            ControlFlow::Continue(())
+        });
+        (weights(&finished.expect("a run")), warnings)
+    };
+    let kept = || -> Vec<PathBuf> {
+        fs::remove_dir_all(cache.join("other")).expect("a folder");
+        let kept = files(&cache);
+        fill();
+        kept
+    };
+    assert!(limited("limited", 1).0 == without, "the run is the same");
+    let count = kept().len();
+    assert!((1..SAMPLES as usize).contains(&count), "{count} are kept");
+    let bytes: u64 = kept().iter().map(|file| fs::metadata(file).expect("a file").len()).sum();
+    assert!(bytes <= 5 * size / 2, "{bytes} bytes");
+    // What was kept is used, and nothing is added.
+    assert!(limited("again", 1).0 == without, "the run is the same");
+    assert_eq!(kept().len(), count);
+    let (bytes, warnings) = limited("none", 0);
+    assert!(bytes == without && kept().len() == count);
+    assert!(warnings.iter().any(|text| text.contains("`cache_mb` of 0 has no room for what")), "{warnings:?}");
+}

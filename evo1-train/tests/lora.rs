@@ -11,7 +11,7 @@ use evo1::{
     test_support::Values,
     weights::{Naming, WeightFile, checkpoint_tensors, write_safetensors},
 };
-use evo1_train::{Event, Finished, LoraConfig, PolicySource, TrainConfig, Trainer};
+use evo1_train::{Compute, Event, Finished, LoraConfig, PolicySource, TrainConfig, Trainer};
 use serde_json::{Value, json};
 
 use common::{cpu, load, open, run};
@@ -22,7 +22,7 @@ fn config(output: &Path, lora: Option<LoraConfig>) -> TrainConfig {
 }
 
 fn lora(rank: usize, parameters: &[&str]) -> Option<LoraConfig> {
-    Some(LoraConfig { rank, alpha: 4.0, parameters: parameters.iter().map(ToString::to_string).collect() })
+    Some(LoraConfig { rank, alpha: 4.0, parameters: parameters.iter().map(ToString::to_string).collect(), bits: None })
 }
 
 fn tensors(policy: &Policy) -> BTreeMap<String, TensorData> {
@@ -72,6 +72,69 @@ fn adapters_alone_are_trained_and_the_policy_has_them_merged() {
         }
         assert!(adapted > 5, "{name}: {adapted} matrices");
         assert_eq!(tensors(&load(&finished.checkpoint)), after, "{name}: what is saved is what was trained");
+    }
+}
+
+#[test]
+fn adapters_are_trained_over_rounded_weights() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let of = |name: &str, bits| {
+        let lora = lora(2, &[]).map(|lora| LoraConfig { bits, ..lora });
+        TrainConfig { ema: Some(0.9), ..config(&folder.path().join(name), lora) }
+    };
+    let dense = run(&of("dense", None));
+    let before = tensors(&Policy::tiny(0, &cpu()).expect("a policy"));
+    for (name, bits, half_step) in [("eight", 8, 0.5 / 127.0), ("four", 4, 0.5 / 7.0)] {
+        let finished = run(&of(name, Some(bits)));
+        // Rounded weights compute something else, a little.
+        let [first, exact] = [&finished, &dense].map(|run| run.metrics[0].loss);
+        assert!(first != exact && (first / exact - 1.0).abs() < 0.1, "{name}: {first} for {exact}");
+        let last = finished.metrics[4].loss;
+        assert!(last.is_finite() && (last - first).abs() > 1e-4, "{name}: {first} stays");
+
+        let kept = WeightFile::open(&finished.checkpoint.join("training/lora.safetensors")).expect("adapters");
+        let after = tensors(&finished.policy);
+        let (mut rounded, mut adapted) = (0, 0);
+        for path in before.keys().filter(|path| kept.contains(path)) {
+            let base = kept.read(path).expect("the weight");
+            let [a, b] = [".lora.a", ".lora.b"].map(|factor| kept.read(&format!("{path}{factor}")).expect("a factor"));
+            let pairs = |a: &TensorData, b: &TensorData| -> Vec<f64> {
+                a.iter::<f64>().zip(b.iter::<f64>()).map(|(a, b)| a - b).collect()
+            };
+            assert!(is_product(&pairs(&after[path], &base), &a, &b, 2.0), "{name}: {path}");
+            let error = pairs(&base, &before[path]).into_iter().map(f64::abs).fold(0.0, f64::max);
+            let largest = before[path].iter::<f64>().map(f64::abs).fold(0.0, f64::max);
+            assert!(error <= 1.01 * half_step * largest, "{name}: {path} is off by {error}");
+            rounded += usize::from(error > 0.0);
+            adapted += 1;
+        }
+        assert!(2 * rounded > adapted, "{name}: {rounded} of {adapted} weights are rounded");
+
+        // It goes on to the bit, from the rounded weights.
+        let parts = of(&format!("{name}-parts"), Some(bits));
+        let stop = |event: &Event| match event {
+            Event::Step(report) if report.step == 2 => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        };
+        assert!(open(&parts).expect("a trainer").run(stop).expect("a part").is_interrupted);
+        let rest = run(&parts);
+        for file in ["model.safetensors", "ema/model.safetensors", "training/lora.safetensors"] {
+            let bytes = |finished: &Finished| fs::read(finished.checkpoint.join(file)).expect(file);
+            assert!(bytes(&finished) == bytes(&rest), "{name}, {file}: other bytes");
+        }
+    }
+    let refused = open(&of("five", Some(5))).map(|_| ()).expect_err("refused").to_string();
+    assert!(refused.contains("`lora.bits` must be 8, 4 or null, got 5"), "{refused}");
+}
+
+#[test]
+fn adapters_compute_in_half_precision_too() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, bits) in [("dense", None), ("rounded", Some(8))] {
+        let lora = lora(2, &[]).map(|lora| LoraConfig { bits, ..lora });
+        let config = TrainConfig { compute: Compute::Bf16, ..config(&folder.path().join(name), lora) };
+        let losses: Vec<f64> = run(&config).metrics.iter().map(|line| line.loss).collect();
+        assert!(losses.iter().all(|loss| loss.is_finite()) && losses[0] != losses[4], "{name}: {losses:?}");
     }
 }
 

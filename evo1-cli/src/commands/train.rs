@@ -108,7 +108,11 @@ impl Train {
             _ => Trainer::open_as::<C>(config, &device, &options, |done, of| shown.reads(done, of))?,
         };
         if self.dry_run {
-            return if processes.rank() == 0 { self.print_start(&trainer.start()) } else { Ok(()) };
+            if processes.rank() > 0 {
+                return Ok(());
+            }
+            trainer.warnings().iter().for_each(|text| warn!("{text}"));
+            return self.print_start(&trainer.start());
         }
         let is_interrupted = Arc::new(AtomicBool::new(false));
         let handler = Arc::clone(&is_interrupted);
@@ -164,7 +168,7 @@ impl Train {
 
     /// What would be trained.
     fn print_start(&self, start: &RunStart) -> Result<()> {
-        let RunStart { step, steps, trained_parameters, parameters, samples, effective_batch, ranks } = start;
+        let RunStart { step, steps, trained_parameters, parameters, samples, effective_batch, ranks, memory } = start;
         if self.json {
             return say!(
                 "{}",
@@ -176,11 +180,13 @@ impl Train {
                     "samples": samples,
                     "effective_batch": effective_batch,
                     "devices": ranks,
+                    "memory": memory,
                 })
             );
         }
         say!("steps {step} to {steps} of {effective_batch} samples each, on {ranks} devices")?;
-        say!("{trained_parameters} of {parameters} parameters are trained, on {samples} samples")
+        say!("{trained_parameters} of {parameters} parameters are trained, on {samples} samples")?;
+        say!("memory of each device: {memory}")
     }
 }
 
@@ -277,7 +283,7 @@ impl Shown {
     }
 
     fn begins(&mut self, start: &RunStart) {
-        let RunStart { step, steps, trained_parameters, parameters, samples, effective_batch, ranks } = *start;
+        let RunStart { step, steps, trained_parameters, parameters, samples, effective_batch, ranks, memory } = *start;
         if let Ok(style) = ProgressStyle::with_template("{bar:40} step {pos} of {len}, {msg}, {eta} left") {
             self.bar.set_style(style);
         }
@@ -289,6 +295,7 @@ impl Shown {
             let run = &self.run;
             info!(target: PROGRESS, "{run}: {trained_parameters} of {parameters} parameters, {samples} samples");
             info!(target: PROGRESS, "{run}: steps {step} to {steps}, {effective_batch} samples each on {ranks} devices");
+            info!(target: PROGRESS, "{run}: memory of each device: {memory}");
         }
     }
 

@@ -107,8 +107,8 @@ struct Base {
 
 impl Adapter {
     /// Adapters of some weights of the policy `base`.
-    pub fn new(factors: BTreeMap<String, Factors>, base: Option<String>, base_sum: String) -> Self {
-        Self { factors, base, base_sum: Some(base_sum), path: PathBuf::new() }
+    pub fn new(factors: BTreeMap<String, Factors>, base: Option<String>, base_sum: Option<String>) -> Self {
+        Self { factors, base, base_sum, path: PathBuf::new() }
     }
 
     /// Writes the adapters into a folder, which is made where it is missing; `specs` are the parameters of the policy.

@@ -62,11 +62,45 @@ pub fn write_burnpack_lazily(
             })
         })
         .collect();
-    Writer::new(tensors).auto_extension(false).overwrite(true).write_to_file(path).map_err(|error| {
-        failed.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_else(|| invalid(path, error))
+    write_pack(path, Writer::new(tensors))
+        .map_err(|error| failed.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or(error))
+}
+
+/// Writes a pack tensor by tensor, under a temporary name that is renamed once the file is complete.
+///
+/// # Errors
+/// When the file cannot be written: with what the system said, a full disk for example.
+pub fn write_pack(path: &Path, writer: Writer) -> Result<()> {
+    writer.auto_extension(false).overwrite(true).write_to_file(path).map_err(|error| match &error {
+        // The format's writer has it in words alone.
+        PackError::IoError(message) => match system_error(message) {
+            Some(reason) => Error::io("write", path, reason),
+            None => invalid(path, error),
+        },
+        _ => invalid(path, error),
     })
+}
+
+/// The error of the system that a message ends with: `… (os error 28)`.
+fn system_error(message: &str) -> Option<io::Error> {
+    let (_, number) = message.rsplit_once("(os error ")?;
+    Some(io::Error::from_raw_os_error(number.split(')').next()?.parse().ok()?))
 }
 
 fn invalid(path: &Path, message: impl ToString) -> Error {
     Error::Burnpack { path: path.to_owned(), message: message.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_system_said_is_found_in_a_message() {
+        let full = io::Error::from(io::ErrorKind::StorageFull).kind();
+        let said = io::Error::from_raw_os_error(28).to_string();
+        let found = system_error(&format!("tensor 'a': cannot write x: {said}")).expect("an error of the system");
+        assert_eq!((found.raw_os_error(), cfg!(not(target_os = "linux")) || found.kind() == full), (Some(28), true));
+        assert!(system_error("something else").is_none());
+    }
 }

@@ -16,14 +16,14 @@ mod write;
 
 pub use adapter::{ADAPTER_FILES, Adapter, Factors, base_sum};
 pub use audit::{Audit, Finding, LARGEST_PLAUSIBLE};
-pub use burnpack::write_burnpack_lazily;
+pub use burnpack::{write_burnpack_lazily, write_pack};
 pub use convert::converted;
 pub use file::WeightFile;
 pub use init::{InitialScales, InitialValue, initialize, initialize_part};
 pub use load::{LoadOptions, Loaded, check, load};
 pub use names::{ModelPart, Naming, Place, TABLES};
 pub use pack::pack;
-pub use quantize::{quantize, require_quantization};
+pub use quantize::{dequantize, quantize, quantize_bases, quantize_weight, require_quantization};
 pub use write::{
     GradientsOf, LazyTensor, TensorReader, checkpoint_tensors, module_tensors, write_safetensors,
     write_safetensors_lazily,

@@ -13,7 +13,8 @@ use serde_json::Value;
 
 use crate::{
     Decay, Error, Group, LearnerConfig, LoraConfig, OptimizerConfig, Result, Schedule, TrainedParts,
-    checkpoint::Checkpoints, frozen::check_is_frozen,
+    checkpoint::Checkpoints,
+    frozen::{bytes_below, check_is_frozen},
 };
 
 pub use file::{assign, parse_config, read_config};
@@ -71,10 +72,14 @@ pub struct TrainConfig {
     /// Where it is kept; `frozen` in the run's folder when `null`. Runs may share it: other weights, data or settings do
     /// not meet in it.
     pub cache_folder: Option<PathBuf>,
+    /// Megabytes that the folder may take, with all that lies there: no end. What has no room is computed each time.
+    pub cache_mb: Option<u64>,
     /// Everything random comes from it: 0.
     pub seed: u64,
     /// Devices with a replica of the policy each, which share the batches of a step; the one of the command line when empty.
     pub devices: Vec<String>,
+    /// Megabytes of memory that a device has, for those that do not tell: unknown. A run that certainly needs more is refused.
+    pub device_memory_mb: Option<u64>,
     /// Threads that prepare batches: 0, which means one for each core.
     pub workers: usize,
     /// Megabytes that batches may take which are prepared ahead: 2048.
@@ -110,8 +115,10 @@ impl Default for TrainConfig {
             gradient_checkpointing: false,
             cache_frozen: false,
             cache_folder: None,
+            cache_mb: None,
             seed: 0,
             devices: Vec::new(),
+            device_memory_mb: None,
             workers: 0,
             prefetch_mb: 2048,
             checkpoints: CheckpointConfig::default(),
@@ -333,6 +340,20 @@ impl TrainConfig {
         }
     }
 
+    /// The folder in which what the frozen model makes of samples is kept.
+    fn frozen_outputs(&self) -> Option<PathBuf> {
+        self.cache_frozen.then(|| self.cache_folder.clone().unwrap_or_else(|| self.output.join("frozen")))
+    }
+
+    /// The configuration of the learner of one of some processes.
+    pub(crate) fn learner_among(&self, processes: &dyn Group) -> Result<LearnerConfig> {
+        let room = |(folder, limit): (PathBuf, u64)| {
+            (limit << 20).saturating_sub(bytes_below(&folder)) / processes.size() as u64
+        };
+        let frozen_room = self.frozen_outputs().zip(self.cache_mb).map(room);
+        Ok(LearnerConfig { frozen_room, ..self.learner()? })
+    }
+
     /// The configuration of the learner.
     pub fn learner(&self) -> Result<LearnerConfig> {
         Ok(LearnerConfig {
@@ -344,9 +365,8 @@ impl TrainConfig {
             schedule: Schedule { warmup: self.schedule.warmup_steps, total: self.steps, decay: self.schedule.decay },
             draws: self.draws,
             gradient_checkpointing: self.gradient_checkpointing,
-            frozen_outputs: self
-                .cache_frozen
-                .then(|| self.cache_folder.clone().unwrap_or_else(|| self.output.join("frozen"))),
+            frozen_outputs: self.frozen_outputs(),
+            frozen_room: None,
             compute: match self.compute {
                 Compute::F32 | Compute::Tf32 => DType::F32,
                 Compute::Bf16 => DType::BF16,
