@@ -6,23 +6,25 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use burn::tensor::TensorData;
 use evo1_core::{
     config::{PolicyConfig, Profile, upstream},
     device::DeviceName,
     hub::Repository,
     normalize::{Normalization, NormalizationType, Normalizer, Statistics},
-    weights::{Audit, ModelPart, Naming, WeightFile, check},
+    weights::{Adapter, Audit, ModelPart, Naming, Owner, ParamSpec, WeightFile, check, write_safetensors},
 };
 
 /// A target's name and body.
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub(crate) const TARGETS: [Target; 9] = [
+pub(crate) const TARGETS: [Target; 10] = [
     ("config", config),
     ("own_config", own_config),
     ("statistics", statistics),
     ("processors", processors),
+    ("adapter", adapter),
     ("names", names),
     ("safetensors", safetensors),
     ("shards", shards),
@@ -73,6 +75,32 @@ pub(crate) fn statistics(data: &[u8]) {
 pub(crate) fn processors(data: &[u8]) {
     with_file("policy_preprocessor.json", data, |path| {
         let _ = Statistics::read_lerobot(path.parent().expect("a folder"), Some(4), Some(4));
+    });
+}
+
+/// PEFT's `adapter_config.json`, beside the factors of an attention and of a linear layer.
+pub(crate) fn adapter(data: &[u8]) {
+    let spec = |path: &str, shape: [usize; 2]| ParamSpec {
+        path: format!("action.blocks.0.{path}.weight"),
+        shape: shape.to_vec(),
+        owner: Owner::Linear,
+    };
+    let specs = [
+        spec("cross_attention.q_proj", [4, 4]),
+        spec("cross_attention.kv_proj", [4, 8]),
+        spec("cross_attention.out_proj", [4, 4]),
+        spec("feed_forward.linear_1", [4, 6]),
+    ];
+    let zeros = |shape: [usize; 2]| TensorData::zeros::<f32, _>(shape);
+    let factors = [("attn", 12), ("attn.base_layer.out_proj", 4), ("ff.0", 6)].into_iter().flat_map(|(module, out)| {
+        let name = format!("base_model.model.model.action_head.transformer_blocks.0.{module}.lora");
+        [(format!("{name}_A.weight"), zeros([2, 4])), (format!("{name}_B.weight"), zeros([out, 2]))]
+    });
+    with_file("adapter_config.json", data, |path| {
+        write_safetensors(&path.with_file_name("adapter_model.safetensors"), &factors.collect()).expect("written");
+        if let Ok(adapter) = Adapter::open(path.parent().expect("a folder"), &specs) {
+            assert_eq!(adapter.factors.len(), specs.len());
+        }
     });
 }
 

@@ -40,7 +40,7 @@ pub struct MemoryEstimate {
 
 /// Of what goes into and comes out of the linear layers, how often as much is kept for gradients in all. Measured as the
 /// process's peak on the CPU (`KNOWN_ISSUES.md` says how far from it).
-const KEPT: f64 = 0.75;
+const KEPT: f64 = 0.9;
 
 /// Of what goes into and comes out of the largest layer, how often as much there is at a time while nothing is kept.
 const RUNNING: f64 = 2.0;
@@ -169,16 +169,19 @@ fn activations<C: Components>(policy: &Policy<C>, learner: &LearnerConfig, batch
     let of_vision = tiles * (config.vlm.patches_per_side().pow(2) + 1);
     let (mut of_vlm, mut of_action, mut running) = (0, 0, 0);
     for ParamSpec { path, shape, .. } in params(&policy.network).iter().filter(|spec| spec.is_transposed()) {
-        let width: usize = shape.iter().sum();
-        let (tokens, kept) = match path.strip_prefix("vlm.") {
+        let (input, output) = (shape[0], shape[1]);
+        let (tokens, width, kept) = match path.strip_prefix("vlm.") {
             Some(path) if vlm.is_vision(path) => {
                 let tokens =
                     if path.starts_with("projector") { tiles * config.vlm.tokens_per_tile() } else { of_vision };
-                (tokens, trained.vision.then_some(&mut of_vlm))
+                (tokens, input + output, trained.vision.then_some(&mut of_vlm))
             }
-            Some(_) => (tokens, (trained.vision || trained.language).then_some(&mut of_vlm)),
-            None if path.contains("kv_proj") => (vlm.context_len(tokens), Some(&mut of_action)),
-            None => (config.action.horizon * learner.draws, Some(&mut of_action)),
+            Some(_) => (tokens, input + output, (trained.vision || trained.language).then_some(&mut of_vlm)),
+            // Keys and values of the context are there once for each draw.
+            None if path.contains("kv_proj") => {
+                (vlm.context_len(tokens), input + output * learner.draws, Some(&mut of_action))
+            }
+            None => (config.action.horizon * learner.draws, input + output, Some(&mut of_action)),
         };
         match kept {
             Some(kept) => *kept += tokens * width,

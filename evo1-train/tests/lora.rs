@@ -174,6 +174,10 @@ fn adapters_that_cannot_be_are_refused() {
         let refused = open(&config(&folder.path().join("run"), lora)).map(|_| ()).expect_err("refused");
         assert!(refused.to_string().contains(expected), "{refused}");
     }
+    let alone = PolicySource { adapter: Some("adapter".into()), ..common::config(folder.path(), 1, 1e-2).policy };
+    let refused =
+        open(&TrainConfig { policy: alone, ..config(folder.path(), None) }).map(|_| ()).expect_err("no policy");
+    assert!(refused.to_string().contains("`policy.adapter` must be null where there is no `from`"), "{refused}");
 }
 
 /// A policy directory with an adapter in its weights.
