@@ -100,7 +100,7 @@ pub struct Setup {
 pub struct Provenance {
     /// Version of this crate.
     pub version: String,
-    /// Commit, where the build was told (`EVO1_COMMIT`).
+    /// Commit, of a release build from a clone, or where the build was told (`EVO1_COMMIT`).
     pub commit: Option<String>,
     /// Version of burn.
     pub burn: String,

@@ -30,10 +30,11 @@ mod process;
 #[cfg(all(feature = "train", feature = "serve"))]
 mod rollout;
 mod sample;
+mod version;
 
 use std::{io::IsTerminal, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use common::{Common, LogFormat};
@@ -45,7 +46,7 @@ use output::{Interrupted, causes};
 
 /// Evo-1: camera frames, an instruction and a robot's state in, a chunk of robot actions out.
 #[derive(Parser)]
-#[command(name = "evo1", version, propagate_version = true)]
+#[command(name = "evo1", version, long_version = version::long(), propagate_version = true)]
 #[command(after_help = "Example:\n  evo1 infer --plot chunk.png")]
 struct Arguments {
     #[command(flatten)]
@@ -73,6 +74,8 @@ enum Command {
     Bench(commands::bench::Bench),
     Devices(commands::devices::Devices),
     Tune(commands::tune::Tune),
+    Completions(commands::completions::Completions),
+    Man(commands::man::Man),
 }
 
 /// The whole program, for policies of some components: reads the command line, runs its command, and says what failed.
@@ -108,6 +111,8 @@ fn run<C: Components>(Arguments { common, command }: Arguments) -> ExitCode {
         Command::Bench(bench) => bench.run::<C>(&common),
         Command::Devices(devices) => devices.run(),
         Command::Tune(tune) => tune.run::<C>(&common),
+        Command::Completions(completions) => completions.run(Arguments::command()),
+        Command::Man(man) => man.run(Arguments::command()),
     };
     // Most of what a device cannot do is an error where its results are read; what is not is one here.
     let done = caught(run).map_err(eyre::Report::from).and_then(|done| done);
@@ -161,4 +166,42 @@ fn find_toolkit(common: &Common) {
     }
     // It returns only if it fails; opening the device then says what to do.
     let _ = command.exec();
+}
+
+#[cfg(test)]
+#[path = "../tests/support/shell.rs"]
+mod shell;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shell::{commands, words};
+
+    #[test]
+    fn the_program_describes_itself_without_contradiction() {
+        Arguments::command().debug_assert();
+    }
+
+    /// Commands that this build lacks take anything.
+    #[test]
+    fn every_help_ends_with_examples_that_are_understood() {
+        for command in Arguments::command().get_subcommands() {
+            let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+            if about.starts_with("Not in this build") {
+                continue;
+            }
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let examples = commands(&help);
+            assert!(!examples.is_empty(), "{}: {help}", command.get_name());
+            for example in examples {
+                let parsed = Arguments::try_parse_from(words(&example));
+                assert!(
+                    parsed.is_ok(),
+                    "{example}: {}",
+                    parsed.err().map(|error| error.to_string()).unwrap_or_default()
+                );
+                assert!(example.starts_with(&format!("evo1 {}", command.get_name())), "{example}");
+            }
+        }
+    }
 }

@@ -38,7 +38,8 @@ mod watchdog;
 mod worker;
 
 pub use error::{Error, Result};
-pub use model::{Description, Model, PolicyModel, Robot};
+pub use evo1::{Description, Robot};
+pub use model::{Model, PolicyModel};
 pub use options::{DEFAULT_PORT, MAX_MESSAGE, ServerOptions};
 pub use policies::{Load, NamedModel, is_policy_name};
 pub use request::{Answer, ErrorKind, Request, RequestError, RequestId, Rtc};

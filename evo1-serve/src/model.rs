@@ -3,11 +3,9 @@
 use std::time::Duration;
 
 use evo1::{
-    Components, FinishOptions, Frame, Noise, Observation, PredictOptions, Published, Rollout, StatisticsKey, View,
-    config::{Cameras, GripperRule, Profile},
-    normalize::Statistics,
+    Components, Description, FinishOptions, Frame, Noise, Observation, PredictOptions, Published, Rollout,
+    StatisticsKey, View, config::Profile,
 };
-use serde::{Deserialize, Serialize};
 
 use crate::{
     Answer, ErrorKind, Request, RequestError,
@@ -51,67 +49,19 @@ pub trait Model: Send + Sync + 'static {
     fn predict(&self, requests: &[&Request]) -> Result<Vec<Answer>, RequestError>;
 }
 
-/// What a model is.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Description {
-    /// Its name: the policy's directory.
-    pub policy: String,
-    /// The reference whose semantics it has.
-    pub profile: String,
-    /// The device that it runs on.
-    pub device: String,
-    /// Euler steps.
-    pub steps: usize,
-    /// Steps of a chunk.
-    pub horizon: usize,
-    /// Padded width of an action.
-    pub max_action_dim: usize,
-    /// Widest state.
-    pub max_state_dim: usize,
-    /// Width of the robot's action, where it is known: columns of an action mask that are to be 1.
-    pub action_dim: Option<usize>,
-    /// Width of the robot's state, where it is known.
-    pub state_dim: Option<usize>,
-    /// Actions of a chunk that are meant to be executed before the next one is asked for.
-    pub n_action_steps: usize,
-    /// The column of the action that is made two-valued, and how.
-    pub gripper: Option<GripperRule>,
-    /// Camera views.
-    pub views: usize,
-    /// The cameras of the views, as far as they are known by name.
-    pub cameras: Cameras,
-    /// Side length of the frames that it sees.
-    pub image_size: usize,
-    /// Robots whose statistics it has.
-    pub robots: Vec<Robot>,
-}
-
-impl Description {
-    /// What makes another model's requests or actions others than this one's: clients rely on what they were told.
-    pub(crate) fn difference(&self, other: &Self) -> Option<&'static str> {
-        let differences = [
-            ("horizon", self.horizon != other.horizon),
-            ("max_action_dim", self.max_action_dim != other.max_action_dim),
-            ("max_state_dim", self.max_state_dim != other.max_state_dim),
-            ("action_dim", self.action_dim != other.action_dim),
-            ("state_dim", self.state_dim != other.state_dim),
-            ("views", self.views != other.views),
-            ("cameras", self.cameras != other.cameras),
-            ("robots", self.robots != other.robots),
-        ];
-        differences.into_iter().find(|(_, differs)| *differs).map(|(name, _)| name)
-    }
-}
-
-/// A robot whose statistics a model has.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Robot {
-    /// `arm` or `arm/dataset`.
-    pub key: String,
-    /// Values of its state.
-    pub state_dim: usize,
-    /// Values of its action.
-    pub action_dim: usize,
+/// What makes another model's requests or actions others than this one's: clients rely on what they were told.
+pub(crate) fn difference(one: &Description, other: &Description) -> Option<&'static str> {
+    let differences = [
+        ("horizon", one.horizon != other.horizon),
+        ("max_action_dim", one.max_action_dim != other.max_action_dim),
+        ("max_state_dim", one.max_state_dim != other.max_state_dim),
+        ("action_dim", one.action_dim != other.action_dim),
+        ("state_dim", one.state_dim != other.state_dim),
+        ("views", one.views != other.views),
+        ("cameras", one.cameras != other.cameras),
+        ("robots", one.robots != other.robots),
+    ];
+    differences.into_iter().find(|(_, differs)| *differs).map(|(name, _)| name)
 }
 
 /// A policy as the server runs it.
@@ -153,29 +103,8 @@ impl<C: Components> Model for PolicyModel<C> {
     }
 
     fn description(&self) -> Description {
-        let (policy, shape) = (self.rollout.policy(), self.shape());
-        let config = &policy.config;
-        let robots = policy.statistics.iter().flat_map(|statistics| statistics.robots());
-        let only = policy.statistics.as_ref().and_then(Statistics::only);
-        Description {
-            policy: self.name.clone(),
-            profile: config.profile.to_string(),
-            device: format!("{:?}", policy.device()),
-            steps: self.steps.unwrap_or(config.num_inference_steps),
-            horizon: shape.horizon,
-            max_action_dim: shape.action,
-            max_state_dim: shape.state,
-            action_dim: config.action_width(only),
-            state_dim: config.state_width(only),
-            n_action_steps: config.n_action_steps.unwrap_or(shape.horizon),
-            gripper: config.gripper,
-            views: shape.views,
-            cameras: config.cameras.clone(),
-            image_size: shape.image_size,
-            robots: robots
-                .map(|(key, robot)| Robot { key, state_dim: robot.state.width(), action_dim: robot.action.width() })
-                .collect(),
-        }
+        let description = self.rollout.policy().description(&self.name);
+        Description { steps: self.steps.unwrap_or(description.steps), ..description }
     }
 
     fn scaling(&self) -> Scaling {

@@ -26,6 +26,7 @@ use crate::{
     budget::{Budget, Reservation},
     http, lerobot,
     metrics::Metrics,
+    model::difference,
     policies::{Policies, Served},
     queue::Queue,
     recent::{Last, Recent},
@@ -197,7 +198,7 @@ impl Shared {
         let model = loaded.map_err(|error| format!("loading it failed: {error}"))??;
         let served = Arc::new(Served::new(model, &self.options));
         let old = self.policies.served(place);
-        if let Some(field) = old.description.difference(&served.description) {
+        if let Some(field) = difference(&old.description, &served.description) {
             return Err(format!(
                 "the new policy is for another robot: its `{field}` (/info) is not that of the old one, which clients rely on; \
                  start the server again"

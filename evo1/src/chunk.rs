@@ -55,6 +55,11 @@ impl ActionQueue {
         self.executed >= due.min(self.horizon())
     }
 
+    /// Forgets all actions, as at the start of an episode.
+    pub fn clear(&mut self) {
+        (self.current, self.executed) = (None, 0);
+    }
+
     /// Actions that are left.
     pub fn len(&self) -> usize {
         self.horizon() - self.executed
@@ -152,6 +157,8 @@ mod tests {
         queue.next_action();
         queue.push(prediction(vec![10.0, 11.0, 12.0, 13.0]), 1);
         assert_eq!(queue.next_action(), Some(&[11.0][..]));
+        queue.clear();
+        assert!(queue.is_empty() && queue.wants_chunk() && queue.guidance(0).is_none());
         queue.push(prediction(vec![0.0]), 5);
         assert!(queue.is_empty() && queue.wants_chunk());
         assert_eq!(queue.next_action(), None);

@@ -12,6 +12,7 @@ pub mod chunk;
 mod components;
 pub mod convert;
 pub mod cost;
+mod description;
 mod error;
 pub mod inspect;
 mod load;
@@ -25,6 +26,7 @@ mod timing;
 pub mod trace;
 
 pub use components::{Components, Published};
+pub use description::{Description, Robot};
 pub use error::{Error, Result};
 pub use evo1_action::{self as action, VelocityModel};
 pub use evo1_core::{

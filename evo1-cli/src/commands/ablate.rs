@@ -30,7 +30,7 @@ use crate::{
 /// parallel.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  evo1 ablate ablations/integration.yaml --out runs/integration\n  evo1 ablate --axes\n  evo1 ablate ablations/integration.yaml --list | cut -f1 | parallel -j 4 evo1 ablate ablations/integration.yaml --out runs/integration --task {}\n\nExit codes: 0 every result is there, 130 interrupted (what was done is kept), 2 wrong use, 1 anything else: results that are missing, for example"
+    after_help = "Examples:\n  evo1 ablate ablations/integration.yaml --check\n  evo1 ablate ablations/integration.yaml --out runs/integration\n  evo1 ablate ablations/integration.yaml --list\n  evo1 ablate --axes\n\nExit codes: 0 every result is there, 130 interrupted (what was done is kept), 2 wrong use, 1 anything else: results that are missing, for example"
 )]
 pub(crate) struct Ablate {
     /// The study; `ablations/README.md` describes what is in it

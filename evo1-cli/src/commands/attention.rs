@@ -39,7 +39,7 @@ const MOST_WORDS: usize = 8;
 /// (1: the same, 0: nothing in common); and `attention.safetensors`, all weights.
 #[derive(Args)]
 #[command(
-    after_help = "Example:\n  evo1 attention --policy DIR --image front.png --prompt \"open the drawer\" --words drawer --out attention"
+    after_help = "Example:\n  evo1 attention --image docs/frame.png --image docs/frame-behind.png --prompt \"Push the puck to the goal marker\" \\\n    --words puck,goal --out attention"
 )]
 pub(crate) struct Attention {
     /// Policy directory; the embedded tiny policy when left out

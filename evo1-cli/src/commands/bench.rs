@@ -34,11 +34,12 @@ pub(super) const TRAINING: &str = "step";
 /// Time predictions of a preset with random weights, by stage. Nothing is downloaded.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
-    evo1 bench --preset evo1 --steps 32 --repeat 5 --json now.json --plot now.png\n  \
+    evo1 bench --json before.json\n  \
+    evo1 bench --json now.json --plot now.png\n  \
+    evo1 bench --compare before.json now.json\n  \
     evo1 bench --preset evo1 --train 1 --batch 4\n  \
     evo1 bench --preset evo1 --device cuda --dtype bf16 --kernels --repeat 10\n  \
-    evo1 bench --preset evo1 --matrix flex:f32,cuda:bf16,vulkan:f16 --plot devices.png\n  \
-    evo1 bench --compare before.json now.json --limit 1.25")]
+    evo1 bench --preset evo1 --matrix flex:f32,cuda:bf16,vulkan:f16 --plot devices.png")]
 pub(crate) struct Bench {
     /// Size of the model
     #[arg(long, default_value = "tiny")]

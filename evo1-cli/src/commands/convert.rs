@@ -14,7 +14,9 @@ use crate::{
 /// Write a policy in another format, tensor by tensor: it need not fit into memory. Weights keep their number types
 /// unless --dtype is given.
 #[derive(Args)]
-#[command(after_help = "Example:\n  evo1 convert --from CHECKPOINT --to POLICY --format lerobot --dtype bf16")]
+#[command(
+    after_help = "Example:\n  evo1 convert --from fixtures/tiny-authors --to policy --format lerobot --dtype bf16"
+)]
 pub(crate) struct Convert {
     /// Policy directory: LeRobot's, a checkpoint of the authors' code, or one with burn's file; or hf://owner/name
     #[arg(long, value_name = "PATH")]

@@ -27,7 +27,9 @@ use crate::{
 
 /// Say what a LeRobot dataset holds, and draw a contact sheet of an episode: its frames, states and actions.
 #[derive(Args)]
-#[command(after_help = "Example:\n  evo1 data datasets/metaworld --plot sheet.png --episode 3")]
+#[command(
+    after_help = "Examples:\n  evo1 data fixtures/lerobot-datasets/v30 --plot sheet.png --episode 1\n  evo1 data fixtures/lerobot-datasets/v30 --check"
+)]
 pub(crate) struct Data {
     /// Folder of the dataset (version 2.0, 2.1 or 3.0), or hf://datasets/owner/name[@revision]
     #[arg(value_name = "DIR")]

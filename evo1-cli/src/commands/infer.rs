@@ -14,7 +14,7 @@ use crate::{common::Common, given::Given, output, plot};
 /// Predict an action chunk. With nothing given, the embedded policy looks at the embedded sample observation.
 #[derive(Args)]
 #[command(
-    after_help = "Example:\n  evo1 infer --policy DIR --image front.png --image wrist.png \\\n    --state 0.1,0.2,0.3 --prompt \"pick up the red block\" --plot chunk.png"
+    after_help = "Examples:\n  evo1 infer --plot chunk.png\n  evo1 infer --policy evo1/assets/metaworld --image docs/frame.png --image docs/frame-behind.png \\\n    --state 0.01,0.6,0.19,1,0.1,0.67,0.02,0 --prompt \"Push the puck to the goal marker\" --json"
 )]
 pub(crate) struct Infer {
     /// Policy directory, or hf://owner/name[@revision]; the embedded policy when left out

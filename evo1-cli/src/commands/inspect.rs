@@ -22,7 +22,7 @@ use crate::{
 /// types, size and SHA-256, and every tensor with values that no trained network has.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  evo1 inspect POLICY\n  evo1 inspect --flops --preset evo1\n\nWith --strict, anything unusual ends with exit code 1."
+    after_help = "Examples:\n  evo1 inspect evo1/assets/metaworld\n  evo1 inspect --flops --preset evo1\n\nWith --strict, anything unusual ends with exit code 1."
 )]
 pub(crate) struct Inspect {
     /// Policy directory, base model or weight file; or hf://owner/name

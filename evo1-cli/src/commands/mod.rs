@@ -7,6 +7,7 @@ pub(crate) mod ablate;
 mod absent;
 pub(crate) mod attention;
 pub(crate) mod bench;
+pub(crate) mod completions;
 pub(crate) mod convert;
 pub(crate) mod cost;
 #[cfg(feature = "data")]
@@ -16,6 +17,7 @@ pub(crate) mod devices;
 pub(crate) mod evaluate;
 pub(crate) mod infer;
 pub(crate) mod inspect;
+pub(crate) mod man;
 mod matrix;
 pub(crate) mod probe;
 #[cfg(feature = "serve")]

@@ -33,7 +33,7 @@ use crate::{
 #[derive(Args)]
 #[command(
     verbatim_doc_comment,
-    after_help = "Examples:\n  evo1 probe vision-tower --policy DIR --input pixels.safetensors --out patches.safetensors\n  evo1 probe action-block --layer 7 --time 0.5 --preset evo1"
+    after_help = "Examples:\n  evo1 probe vision-tower --policy evo1/assets/metaworld --out patches.safetensors\n  evo1 probe action-block --layer 1 --time 0.25"
 )]
 pub(crate) struct Probe {
     /// What is run

@@ -37,7 +37,7 @@ const OTHER_FILES: u64 = 256;
 /// have their answers; SIGHUP loads the policies anew.
 #[derive(Args)]
 #[command(
-    after_help = "Example:\n  evo1 serve --policy DIR\n  evo1 serve --policy DIR --bind 0.0.0.0:9000 --token SECRET --tls-cert cert.pem --tls-key key.pem"
+    after_help = "Examples:\n  evo1 serve\n  evo1 serve --policy evo1/assets/metaworld --bind 0.0.0.0:9000 --token SECRET --tls-cert cert.pem --tls-key key.pem"
 )]
 pub(crate) struct Serve {
     /// Policy directory; the embedded policy when left out. Several have names, which clients say in the path

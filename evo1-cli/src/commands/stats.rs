@@ -12,7 +12,7 @@ use crate::{common::Common, output::say};
 
 /// Compute the statistics that normalise states and actions, over exactly the windows that training sees.
 #[derive(Args)]
-#[command(after_help = "Example:\n  evo1 stats --data data.yaml --horizon 50 --out norm_stats.json")]
+#[command(after_help = "Example:\n  evo1 stats --data recipes/data/example.yaml --horizon 16 --out norm_stats.json")]
 pub(crate) struct Stats {
     /// The data configuration
     #[arg(long, value_name = "CONFIG")]

@@ -16,7 +16,7 @@ use crate::{common::Common, output};
 /// Write every intermediate tensor of a policy on given inputs, under the names of the PyTorch fixtures.
 #[derive(Args)]
 #[command(
-    after_help = "Example:\n  evo1 trace --policy DIR --inputs DIR/inference.safetensors --against DIR/inference.safetensors"
+    after_help = "Examples:\n  evo1 trace --policy fixtures/tiny-lerobot --inputs fixtures/tiny-lerobot/inference.safetensors \\\n    --against fixtures/tiny-lerobot/inference.safetensors\n  evo1 trace --policy fixtures/tiny-lerobot --inputs fixtures/tiny-lerobot/inference.safetensors --out trace.safetensors"
 )]
 #[command(group(clap::ArgGroup::new("result").required(true).multiple(true).args(["out", "against"])))]
 pub(crate) struct Trace {

@@ -27,7 +27,7 @@ use crate::{
 /// Train a policy: the action expert (stage 1), everything (stage 2), or any choice of parts.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  evo1 train --config recipes/tiny.yaml --set steps=200 --set output=runs/first\n  evo1 train --resume runs/first\n\nExit codes: 0 finished, 130 interrupted (Ctrl-C, SIGTERM) and saved, 2 wrong use, 1 anything else; then, too, what was done is saved where that is possible. A second Ctrl-C ends at once."
+    after_help = "Examples:\n  evo1 train --config recipes/tiny.yaml --set steps=20 --set output=runs/first \\\n    --set data=recipes/data/example.yaml\n  evo1 train --resume runs/first\n\nExit codes: 0 finished, 130 interrupted (Ctrl-C, SIGTERM) and saved, 2 wrong use, 1 anything else; then, too, what was done is saved where that is possible. A second Ctrl-C ends at once."
 )]
 pub(crate) struct Train {
     /// The run's configuration, YAML or TOML; `recipes/README.md` describes every value. Where its folder holds a run of the

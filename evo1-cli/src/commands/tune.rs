@@ -13,7 +13,7 @@ use crate::{common::Common, output::say};
 /// them: on CUDA devices, which keep them in the user's cache. It is done once for a machine, a policy's sizes and a
 /// number type.
 #[derive(Args)]
-#[command(after_help = "Example:\n  evo1 tune --device cuda --dtype bf16 --policy DIR")]
+#[command(after_help = "Examples:\n  evo1 tune\n  evo1 tune --device cuda --dtype bf16 --policy evo1/assets/metaworld")]
 pub(crate) struct Tune {
     /// Policy directory, or hf://owner/name[@revision]; the embedded policy when left out
     #[arg(long, value_name = "DIR")]

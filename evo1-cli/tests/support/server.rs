@@ -43,15 +43,20 @@ impl Drop for Serving {
 
 /// The frame of `evo1-cli/assets/image.png`.
 pub(crate) fn sample_frame() -> Frame {
-    let image = image::load_from_memory(include_bytes!("../../assets/image.png")).expect("an image").into_rgb8();
+    decoded(include_bytes!("../../assets/image.png"))
+}
+
+fn decoded(png: &[u8]) -> Frame {
+    let image = image::load_from_memory(png).expect("an image").into_rgb8();
     Frame::new(image.width() as usize, image.height() as usize, image.into_raw()).expect("full")
 }
 
 /// The observation that is embedded in the program.
 pub(crate) fn sample() -> Observation {
+    let frames = [sample_frame(), decoded(include_bytes!("../../assets/behind_gripper.png"))];
     Observation {
-        views: vec![View::Present(sample_frame())],
-        state: vec![0.001_889_564, 0.666_399_5, 0.287_608_56, 1.0, 0.008_976_636, 0.73, 0.09, 1.0],
+        views: frames.into_iter().map(View::Present).collect(),
+        state: vec![-0.036_235_336, 0.665_726, 0.287_711_44, 1.0, -0.061_623_827, 0.73, 0.09, 1.0],
         instruction: "Open the drawer".into(),
         ..Observation::default()
     }
