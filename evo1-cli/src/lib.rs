@@ -74,6 +74,7 @@ enum Command {
     Bench(commands::bench::Bench),
     Devices(commands::devices::Devices),
     Tune(commands::tune::Tune),
+    Schema(commands::schema::Schema),
     Completions(commands::completions::Completions),
     Man(commands::man::Man),
 }
@@ -111,6 +112,7 @@ fn run<C: Components>(Arguments { common, command }: Arguments) -> ExitCode {
         Command::Bench(bench) => bench.run::<C>(&common),
         Command::Devices(devices) => devices.run(),
         Command::Tune(tune) => tune.run::<C>(&common),
+        Command::Schema(schema) => schema.run(Arguments::command()),
         Command::Completions(completions) => completions.run(Arguments::command()),
         Command::Man(man) => man.run(Arguments::command()),
     };
@@ -169,13 +171,19 @@ fn find_toolkit(common: &Common) {
 }
 
 #[cfg(test)]
+#[path = "../tests/support/markdown.rs"]
+mod markdown;
+#[cfg(test)]
 #[path = "../tests/support/shell.rs"]
 mod shell;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shell::{commands, words};
+    use crate::{
+        markdown::{blocks, documents},
+        shell::{commands, words},
+    };
 
     #[test]
     fn the_program_describes_itself_without_contradiction() {
@@ -203,5 +211,24 @@ mod tests {
                 assert!(example.starts_with(&format!("evo1 {}", command.get_name())), "{example}");
             }
         }
+    }
+
+    #[test]
+    #[cfg(all(feature = "ablate", feature = "serve"))]
+    fn every_command_of_the_documents_is_understood() {
+        let mut read = 0;
+        for path in documents() {
+            let document = std::fs::read_to_string(&path).expect("a document");
+            for block in blocks(&document).iter().filter(|block| block.language == "sh") {
+                for command in commands(&block.text) {
+                    let parsed = Arguments::try_parse_from(words(&command));
+                    let error = parsed.err().map(|error| error.to_string()).unwrap_or_default();
+                    let is_help = command.ends_with("--version") || command.ends_with("--help");
+                    assert!(error.is_empty() || is_help, "{}: {command}: {error}", path.display());
+                    read += 1;
+                }
+            }
+        }
+        assert!(read > 30, "{read} commands");
     }
 }

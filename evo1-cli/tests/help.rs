@@ -5,7 +5,7 @@
 mod shell;
 mod support;
 
-use shell::{Clone, commands};
+use shell::{FreshClone, commands};
 use support::done;
 
 /// Examples that are understood and not run, and why. The unit tests parse them.
@@ -18,7 +18,7 @@ const NOT_RUN: [(&str, &str); 4] = [
 
 #[test]
 fn the_examples_of_every_command_work_in_a_fresh_clone() {
-    let (clone, program) = (Clone::new(), env!("CARGO_BIN_EXE_evo1"));
+    let (clone, program) = (FreshClone::new(), env!("CARGO_BIN_EXE_evo1"));
     let help = done(&["--help"]);
     let (_, listed) = help.split_once("Commands:").expect("commands");
     let names = listed.lines().map_while(|line| match line.trim() {
@@ -50,6 +50,16 @@ fn the_version_names_what_a_report_of_a_fault_needs() {
     }
     assert!(long.contains(" flex ") && long.contains(" ablate"), "{long}");
     assert_eq!(done(&["-V"]), format!("evo1 {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn the_reference_of_every_key_is_what_the_types_say() {
+    let reference =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference.md")).expect("it is there");
+    assert!(
+        reference == done(&["schema", "--markdown"]),
+        "the types have changed: evo1 schema --markdown > docs/reference.md"
+    );
 }
 
 #[test]

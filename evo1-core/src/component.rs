@@ -128,6 +128,23 @@ impl Display for Choice {
     }
 }
 
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Choice {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Choice".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "description": "A component by its name, with numbers, or with settings of its own beside it.",
+            "anyOf": [
+                { "type": "string" },
+                { "type": "object", "properties": { "name": { "type": "string" } }, "required": ["name"] },
+            ],
+        })
+    }
+}
+
 impl From<Choice> for Value {
     fn from(choice: Choice) -> Self {
         if choice.settings.is_empty() {

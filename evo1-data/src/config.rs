@@ -32,6 +32,7 @@ use crate::{Error, Result, hub::located};
 
 /// The data of a training run.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
     /// The model's padded action width; compared with the model.
@@ -116,6 +117,7 @@ fn decoder_cache_size() -> usize {
 
 /// One dataset and how it is used.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DatasetConfig {
     /// Its folder, relative to the configuration file; or on the Hub `hf://datasets/owner/name`, or `owner/name` where there is
@@ -191,6 +193,7 @@ fn one() -> usize {
 
 /// A choice of episodes by their numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum Episodes {
     /// Ranges `first:end`, separated by commas; `end` is not in them. Either may be left out.
@@ -246,6 +249,7 @@ fn range(text: &str, end_of_all: usize) -> Result<Range<usize>, String> {
 /// time: { tolerance_s: 0.02 }
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(serde::Serialize, schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Time {
     /// By time stamp; stamps and frames must be within half a frame of each other and of a steady clock.
@@ -271,6 +275,7 @@ impl Time {
 
 /// What an episode without the video of one of its cameras is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(serde::Serialize, schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum MissingVideo {
     /// Unreadable.
@@ -282,6 +287,7 @@ pub enum MissingVideo {
 
 /// A weight for a range of frames.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct FrameWeight {
     /// The first frame: 0.
@@ -296,6 +302,7 @@ pub struct FrameWeight {
 
 /// Frames that no sample begins at.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(serde::Serialize, schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Exclusion {
     /// A column that is not 0 in these frames.
@@ -308,6 +315,7 @@ pub struct Exclusion {
 
 /// Standard deviation of the noise on normalised states.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(serde::Serialize, schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum StateNoise {
     /// The same for every dimension.
@@ -334,6 +342,7 @@ impl StateNoise {
 
 /// Random changes of frames.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(serde::Serialize, schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Augmentation {
     /// Frames are as they were recorded.
@@ -345,6 +354,7 @@ pub enum Augmentation {
 
 /// What an episode that cannot be read does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(serde::Serialize, schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum OnError {
     /// It stops the run, with its name.

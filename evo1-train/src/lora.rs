@@ -27,6 +27,7 @@ use crate::{
 
 /// Adapters that are trained instead of weights.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct LoraConfig {
     /// Rank of the adapters: 8.

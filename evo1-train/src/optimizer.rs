@@ -17,6 +17,7 @@ use crate::{
 
 /// AdamW and the norm that gradients are clipped to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimizerConfig {
     /// The largest learning rate, reached at the end of the warm-up: 1e-5.
@@ -38,6 +39,7 @@ pub struct OptimizerConfig {
 /// Parameters that are trained with other values than the rest, for example
 /// `{parameters: 'vlm\\.', learning_rate: 1e-6}`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct OptimizerGroup {
     /// A regular expression that is found in the parameters' paths.

@@ -13,6 +13,7 @@ use crate::{Error, Result};
 
 /// Which parts of a policy are trained.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainedParts {
     /// The vision tower and the projector: what a vision-language model calls its vision part.

@@ -6,6 +6,7 @@ use crate::{Error, Result};
 
 /// What the learning rate does after the warm-up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Decay {
     /// Half a cosine down to 0 at the last step.

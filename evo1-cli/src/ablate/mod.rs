@@ -13,6 +13,6 @@ pub(crate) use axes::AXES;
 pub(crate) use report::write;
 pub(crate) use results::{Outcome, Results};
 pub(crate) use run::Runner;
-pub(crate) use study::{Changes, Study};
+pub(crate) use study::{Changes, File as StudyFile, Study};
 pub(crate) use summary::summary;
 pub(crate) use tasks::{OnDisk, Task, find, tasks};

@@ -8,6 +8,7 @@ use std::{
 use evo1::{Choice, Components};
 use evo1_train::{DataSource, TrainConfig, assign, parse_config};
 use eyre::{Result, WrapErr, bail, ensure, eyre};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -18,9 +19,10 @@ use crate::{
 };
 
 /// The file of a study.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct File {
+pub(crate) struct File {
+    /// What the study is called.
     title: String,
     /// What the study asks, in a sentence or two.
     #[serde(default)]
@@ -40,7 +42,9 @@ struct File {
     /// The cell that others are compared with: the first.
     #[serde(default)]
     reference: Option<String>,
+    /// A training run of each cell for each of them.
     seeds: Vec<u64>,
+    /// What cells are measured on.
     held_out: HeldOut,
     /// What cells do in closed loop, beside: nothing.
     #[serde(default)]
@@ -91,7 +95,7 @@ impl Measure {
 }
 
 /// What cells are measured on.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct HeldOut {
     /// The path of a data configuration, or its contents.

@@ -20,6 +20,7 @@ pub(crate) mod inspect;
 pub(crate) mod man;
 mod matrix;
 pub(crate) mod probe;
+pub(crate) mod schema;
 #[cfg(feature = "serve")]
 pub(crate) mod serve;
 #[cfg(feature = "data")]

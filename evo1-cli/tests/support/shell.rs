@@ -27,10 +27,10 @@ pub(crate) fn words(command: &str) -> Vec<String> {
 
 /// A folder in which commands find the repository's files and leave their own.
 #[cfg(unix)]
-pub(crate) struct Clone(tempfile::TempDir);
+pub(crate) struct FreshClone(tempfile::TempDir);
 
 #[cfg(unix)]
-impl Clone {
+impl FreshClone {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let root = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));

@@ -10,6 +10,7 @@ use crate::{Choice, Result};
 /// An action expert of another name has settings of its own beside its name, and uses of the other fields what it needs:
 /// `embed_dim`, `horizon`, the padded widths and `num_categories` describe what it is given and what it has to give.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ActionConfig {
     /// Which action expert: `diffusion-transformer`, the published one.
     #[serde(default = "ActionConfig::published_expert")]

@@ -12,6 +12,7 @@ const MAX_SIDE: usize = 16_384;
 
 /// Which camera each view of a prompt shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct Cameras {
     /// Names of the cameras in the order of the views, as the data that the policy was trained on calls them; empty where

@@ -10,6 +10,7 @@ use crate::{Frame, Result};
 /// It belongs to the policy: training, `evo1 infer` and the server all cut the same part. A policy that looks at its
 /// workspace alone sees it larger in the same number of tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct FrameCrop {
     /// Left edge, from 0 to below 1.

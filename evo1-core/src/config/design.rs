@@ -9,6 +9,7 @@ use crate::Choice;
 
 /// The design of the published action expert, the diffusion transformer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Design {
     /// How action tokens meet the context (Evo-1 paper, figure 6): `mid-layer-cross`, `interleaved`, `layer-wise`,
@@ -39,6 +40,7 @@ impl Default for Design {
 
 /// How the robot's state enters the action expert.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum StateInput {
     /// The published model: as one more token of the context.
@@ -52,6 +54,7 @@ pub enum StateInput {
 
 /// How the time of the flow enters a block.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum TimeInput {
     /// The published model: its embedding is added to the feed-forward network's input.
@@ -63,6 +66,7 @@ pub enum TimeInput {
 
 /// The flow: what it starts from, at which times it is trained, at which it is integrated, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct FlowConfig {
     /// What the noise ε is drawn from, in training and sampling: `uniform`, `normal`.

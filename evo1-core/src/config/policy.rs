@@ -15,6 +15,7 @@ use crate::{
 
 /// Everything that decides what a policy computes, its weights aside.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PolicyConfig {
     /// The vision-language model.
     pub vlm: VlmConfig,
@@ -75,6 +76,7 @@ const MAX_HORIZON: usize = 100_000;
 
 /// A gripper dimension that is made two-valued.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct GripperRule {
     /// The column of the action.
     pub index: usize,

@@ -10,6 +10,7 @@ use crate::{Error, Result, View};
 
 /// A reference implementation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Profile {
     /// The authors' code at the time of the paper.
@@ -103,6 +104,7 @@ impl FromStr for Profile {
 
 /// The choices in which the references differ.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Semantics {
     /// κ: the time t ∈ [0, 1] reads row `⌊κ·t⌋` of the 1000-row time table.
     pub time_scale: f64,
@@ -148,6 +150,7 @@ impl Semantics {
 
 /// How long a prompt is padded to be, on the right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum PromptLength {
     /// The configured maximum: 1024.
@@ -158,6 +161,7 @@ pub enum PromptLength {
 
 /// What the action expert attends to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum ContextScope {
     /// Every position, padding and masked views included.
@@ -168,6 +172,7 @@ pub enum ContextScope {
 
 /// The token that stands for the sequence in a model that pools (`return_cls_only`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum PooledToken {
     /// The first one.
@@ -178,6 +183,7 @@ pub enum PooledToken {
 
 /// What the language model computes in the rows of masked tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum MaskedRows {
     /// They attend like any other row.
@@ -188,6 +194,7 @@ pub enum MaskedRows {
 
 /// Whether the predicted chunk is zero in its padded columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum ResultMask {
     /// Padded columns keep what the integration left in them.
@@ -198,6 +205,7 @@ pub enum ResultMask {
 
 /// Whether the true actions are multiplied by the mask while training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum TargetMask {
     /// They are used as given; steps past the end of the episode count.
@@ -208,6 +216,7 @@ pub enum TargetMask {
 
 /// The training loss, of velocity v, target u and mask m.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum LossKind {
     /// `mean((v·m − u)²) · numel / (Σm + 1e-8)`.
@@ -220,6 +229,7 @@ pub enum LossKind {
 
 /// How a frame is scaled to the tower's size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum FramePreprocessing {
     /// Pillow's bicubic on 8-bit RGB, bit for bit.
@@ -232,6 +242,7 @@ pub enum FramePreprocessing {
 
 /// Whether a normalised state is clamped.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum StateClamp {
     /// To [−1, 1].
@@ -244,6 +255,7 @@ pub enum StateClamp {
 
 /// When a state is padded with zeros to the model's width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum StatePadding {
     /// State and statistics are padded first, so that padded dimensions become −1: a bug of the paper-era server,
@@ -255,6 +267,7 @@ pub enum StatePadding {
 
 /// How a range of zero is kept from dividing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum RangeEpsilon {
     /// 1e-8 is added to every range.
@@ -265,6 +278,7 @@ pub enum RangeEpsilon {
 
 /// Where views are in the prompt that are not present.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum AbsentViews {
     /// Where their camera is in the order of the policy's.

@@ -11,6 +11,7 @@ use crate::{Choice, Result};
 /// `image_size` pixels wide, prompts have [`Self::tokens_per_tile`] image tokens for each, and `language.hidden_size` is the
 /// width of a context.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VlmConfig {
     /// Which vision-language model: `internvl3`, the published one.
     #[serde(default = "VlmConfig::published_model")]
@@ -30,6 +31,7 @@ pub struct VlmConfig {
 
 /// InternViT.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VisionConfig {
     /// Side length in pixels that the position embeddings belong to.
     pub image_size: usize,
@@ -49,6 +51,7 @@ pub struct VisionConfig {
 
 /// Qwen2, cut to its first layers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LanguageConfig {
     /// Rows of the embedding table.
     pub vocab_size: usize,
@@ -70,6 +73,7 @@ pub struct LanguageConfig {
 
 /// How a frame becomes tiles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TilingConfig {
     /// Fewest tiles of a frame: 1.
     pub min_tiles: usize,

@@ -22,6 +22,7 @@ const EPSILON: f32 = 1e-8;
 
 /// Which statistics normalise.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum NormalizationType {
     /// Smallest and largest value become −1 and 1.
@@ -66,6 +67,7 @@ impl NormalizationType {
 
 /// What normalises states, and what actions. In files it is one name where both are the same.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(into = "StoredNormalization", from = "StoredNormalization")]
 pub struct Normalization {
     /// Of states.
@@ -82,6 +84,7 @@ impl Normalization {
 }
 
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 enum StoredNormalization {
     Both(NormalizationType),

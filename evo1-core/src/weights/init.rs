@@ -15,6 +15,7 @@ const EMBEDDING_STD: f32 = 0.02;
 
 /// How large parameters start whose size is a matter of choice.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct InitialScales {
     /// Standard deviation of token embeddings: 0.02, as in transformers.

@@ -25,6 +25,7 @@ pub(crate) const CONFIG_FILE: &str = "config.yaml";
 
 /// A training run. Paths are relative to the folder that the program runs in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainConfig {
     /// The folder of the run: checkpoints, metrics, report. `runs/train`.
@@ -130,6 +131,7 @@ impl Default for TrainConfig {
 
 /// Where the data is described.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum DataSource {
     /// A file.
@@ -176,6 +178,7 @@ fn absolute(path: &mut PathBuf) -> Result<()> {
 
 /// What states and actions are normalised with.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum StatisticsSource {
     /// The policy's own; the data's where it has none.
@@ -191,6 +194,7 @@ pub enum StatisticsSource {
 
 /// The learning rate's schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct ScheduleConfig {
     /// Steps of the linear warm-up: 300. The first step's rate is 0.
@@ -208,6 +212,7 @@ impl Default for ScheduleConfig {
 
 /// What is saved, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct CheckpointConfig {
     /// Steps between two checkpoints: 2500. The last step is always saved.
@@ -228,6 +233,7 @@ impl Default for CheckpointConfig {
 
 /// Observations that are not trained on, and how often they are looked at.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct HeldOutConfig {
     /// The part of each dataset's episodes that is not trained on: 0.1. They lie at equal distances.
@@ -250,6 +256,7 @@ impl Default for HeldOutConfig {
 
 /// A number type to compute in.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Compute {
     /// Single precision.

@@ -17,6 +17,7 @@ use crate::{Error, Result};
 
 /// Where a policy's weights and sizes come from: a policy directory, a base model, or a seed.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct PolicySource {
     /// A policy directory to go on from, or `hf://owner/name` on the Hub, with a fresh optimiser: stage 2 starts from one that
@@ -45,6 +46,7 @@ pub struct PolicySource {
 
 /// Sizes of a policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Preset {
     /// The published 0.77 B parameters.
@@ -55,6 +57,7 @@ pub enum Preset {
 
 /// The tokenizer of a policy that starts from a preset.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum TokenizerSource {
     /// InternVL3's for the preset `evo1`, bytes for others.
