@@ -19,6 +19,7 @@ __all__ = [
     "PolicyError",
     "PredictionError",
     "__version__",
+    "keep_freed_memory",
 ]
 
 __version__: str
@@ -29,6 +30,9 @@ _Images: TypeAlias = Mapping[str, _Frames | None] | Sequence[_Frames | None]
 _State: TypeAlias = npt.NDArray[np.floating[Any]] | Sequence[SupportsFloat] | Sequence[Sequence[SupportsFloat]]
 _Dtype: TypeAlias = Literal["f32", "bf16", "f16", "mixed", "tf32"]
 _Profile: TypeAlias = Literal["paper", "official", "official-flash", "lerobot"]
+
+def keep_freed_memory() -> bool:
+    """Keeps memory that was freed for the next allocation, in the whole process; True where the allocator can."""
 
 class Error(Exception):
     """What evo1 raises; its subclasses say where the remedy lies."""

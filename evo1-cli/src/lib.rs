@@ -180,10 +180,7 @@ mod shell;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        markdown::{blocks, documents},
-        shell::{commands, words},
-    };
+    use crate::shell::{commands, words};
 
     #[test]
     fn the_program_describes_itself_without_contradiction() {
@@ -216,6 +213,8 @@ mod tests {
     #[test]
     #[cfg(all(feature = "ablate", feature = "serve"))]
     fn every_command_of_the_documents_is_understood() {
+        use crate::markdown::{blocks, documents};
+
         let mut read = 0;
         for path in documents() {
             let document = std::fs::read_to_string(&path).expect("a document");

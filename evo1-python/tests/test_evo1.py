@@ -218,6 +218,12 @@ def test_other_threads_run_while_a_policy_computes():
     assert during > 1, f"{during} turns of another thread in {took:.2f} s"
 
 
+def test_kept_memory_changes_no_prediction(policy):
+    before = policy.predict(FRAMES, STATE, PROMPT)
+    assert evo1.keep_freed_memory() in (True, False)
+    np.testing.assert_array_equal(policy.predict(FRAMES, STATE, PROMPT), before)
+
+
 def test_threads_may_share_a_policy(policy):
     wanted = [policy.predict(FRAMES, STATE, PROMPT, seed=seed) for seed in range(4)]
     got = [None] * 4
@@ -246,8 +252,9 @@ def test_the_programs_of_the_readme_run():
 def test_stubs_have_what_the_module_has():
     stubs = ast.parse((ROOT / "evo1-python/evo1.pyi").read_text())
     classes = {node.name: node for node in stubs.body if isinstance(node, ast.ClassDef)}
+    functions = {node.name for node in stubs.body if isinstance(node, ast.FunctionDef)}
     public = {name for name in vars(evo1) if not name.startswith("_") and name != "evo1"}
-    assert public == set(classes)
+    assert public == set(classes) | functions
     for name, node in classes.items():
         described = {item.name for item in node.body if isinstance(item, ast.FunctionDef) and not item.name.startswith("__")}
         found = {item for item in vars(getattr(evo1, name)) if not item.startswith("__")}
