@@ -61,6 +61,7 @@ class Policy:
         dtype: _Dtype = "f32",
         profile: _Profile | None = None,
         strict: bool = False,
+        adapter: str | PathLike[str] | None = None,
     ) -> Policy:
         """A policy directory, `hf://owner/name[@revision]`, or the embedded policy when `path` is None."""
 

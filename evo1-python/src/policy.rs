@@ -42,8 +42,9 @@ impl PyPolicy {
     /// dtype: "f32", "bf16", "f16", "mixed" (a bf16 vision-language model, an f32 action expert) or "tf32".
     /// profile: "paper", "official", "official-flash" or "lerobot"; what is found in the directory when None.
     /// strict: refuse what is otherwise warned of: unknown configuration keys, values that no trained network has.
+    /// adapter: a folder with a PEFT adapter of the policy, which is added to its weights.
     #[staticmethod]
-    #[pyo3(signature = (path=None, *, device="auto", dtype="f32", profile=None, strict=false))]
+    #[pyo3(signature = (path=None, *, device="auto", dtype="f32", profile=None, strict=false, adapter=None))]
     fn load(
         py: Python<'_>,
         path: Option<PathBuf>,
@@ -51,12 +52,13 @@ impl PyPolicy {
         dtype: &str,
         profile: Option<&str>,
         strict: bool,
+        adapter: Option<PathBuf>,
     ) -> PyResult<Self> {
         let precision = precision(dtype)?;
         let profile = profile.map(parse_profile).transpose()?;
         let name = path.as_ref().map_or("embedded".into(), |path| path.display().to_string());
         let load = || {
-            let options = LoadOptions { device: open(device, dtype)?, profile, precision, is_strict: strict };
+            let options = LoadOptions { device: open(device, dtype)?, profile, precision, is_strict: strict, adapter };
             let Some(path) = path else { return Policy::embedded(&options) };
             let (policy, report) = Policy::load(&Repository::local(&path, |_, _| ())?, &options)?;
             report.warn();

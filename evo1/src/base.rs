@@ -49,6 +49,10 @@ impl Policy {
         options: &LoadOptions,
     ) -> Result<(Policy<C>, LoadReport)> {
         C::check(&config, "configuration")?;
+        if let Some(adapter) = &options.adapter {
+            let expected = "none where a policy begins from a base model";
+            return Err(CoreError::invalid("loading", "adapter", expected, adapter.display()).into());
+        }
         options.precision.require(&options.device)?;
         let (config, profile_source) = match options.profile {
             Some(profile) => (config.with_profile(profile), "chosen"),

@@ -6,11 +6,14 @@ use burn::tensor::Device;
 use evo1_core::{
     config::{PolicyConfig, Precision},
     normalize::Statistics,
-    weights::{InitialScales, WeightFile},
+    weights::{InitialScales, WeightFile, params},
 };
 use evo1_vlm::PromptTokenizer;
 
-use crate::{Components, Evo1, LoadOptions, Policy, Published, Result, load::load_network};
+use crate::{
+    Components, Evo1, LoadOptions, Policy, Published, Result,
+    load::{load_network, with_adapter},
+};
 
 /// A byte-level tokenizer with InternVL's image tokens: 260 ids, no merges.
 const BYTE_TOKENIZER: &[u8] = include_bytes!("../assets/byte_tokenizer.json");
@@ -88,7 +91,9 @@ impl Policy {
         let tokenizer =
             PromptTokenizer::from_bytes(&file("tokenizer.json"), EMBEDDED_TOKENIZER, config.max_text_length)?;
         let weights = WeightFile::from_bytes(&file("model.safetensors"), EMBEDDED_WEIGHTS)?;
-        let (network, _) = load_network(Evo1::init(&config, &options.device)?, &weights, &config, options)?;
+        let network = Evo1::init(&config, &options.device)?;
+        let weights = with_adapter(weights, options.adapter.as_deref(), &params(&network))?;
+        let (network, _) = load_network(network, &weights, &config, options)?;
         Ok(Policy::new_as(config, network, tokenizer, Some(embedded_statistics()?), &options.device))
     }
 }

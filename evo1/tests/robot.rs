@@ -372,7 +372,7 @@ fn the_authors_normalisation_is_obeyed() {
 fn an_adapter_that_is_not_merged_is_refused() {
     let directory = copied("tiny-lerobot");
     fs::write(directory.path().join("adapter_model.safetensors"), []).expect("written");
-    assert!(refused(directory.path()).contains("merge it into the weights first"));
+    assert!(refused(directory.path()).contains("`evo1 convert --from POLICY --adapter"));
     let directory = copied("tiny-lerobot");
     edited(directory.path(), "config.json", |config| config["use_peft"] = true.into());
     assert!(refused(directory.path()).contains("`use_peft` must be false"));
@@ -410,4 +410,17 @@ fn a_checkpoint_of_the_authors_has_as_many_language_layers_as_its_weights() {
         let loaded = load(directory.path()).expect("a policy");
         assert_eq!(loaded.config.vlm.language.num_layers, layers);
     }
+}
+
+#[test]
+fn an_adapter_is_added_wherever_a_policy_comes_from_or_refused() {
+    let device = test_devices().remove(0);
+    let nowhere = Some("no adapter".into());
+    let options = LoadOptions { adapter: nowhere, ..LoadOptions::new(&device) };
+    let embedded = Policy::embedded(&options).map(|_| ()).expect_err("there is none").to_string();
+    assert!(embedded.contains("no adapter"), "{embedded}");
+    let config = PolicyConfig::evo1();
+    let base =
+        Policy::from_base(fixture("tiny-lerobot").as_path(), config, 0, &options).map(|_| ()).expect_err("refused");
+    assert!(base.to_string().contains("`adapter` must be none where a policy begins from a base model"), "{base}");
 }

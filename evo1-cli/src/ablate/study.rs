@@ -52,13 +52,15 @@ pub(crate) struct File {
 }
 
 /// How a cell is tried in closed loop, as `evo1 evaluate --rollout` does it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Measure {
     /// The evaluator.
     pub(crate) command: String,
+    /// What the policy is to do, by the names that the evaluator knows.
     pub(crate) tasks: Vec<String>,
-    /// Goals of each task.
+    /// Goals of each task, as `0:20`, `3,5,8` or a list.
+    #[schemars(with = "String")]
     pub(crate) goals: Goals,
     /// Evaluators side by side: 1.
     #[serde(default = "one")]
