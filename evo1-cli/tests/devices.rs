@@ -47,14 +47,19 @@ fn a_prediction_is_the_cpus() {
     }
 }
 
-/// A run of two steps, and its policy's folder.
-fn trained(device: &str, folder: &Path) -> (f64, PathBuf) {
+/// A run of two steps.
+fn training(device: &str, run: &Path) -> Command {
     let dataset = format!("data.data_groups.default.dataset.path={}", fixture("lerobot-datasets/v30").display());
-    let output = format!("output={}", folder.join(device).display());
+    let output = format!("output={}", run.display());
     let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/../recipes/tiny.yaml");
     let mut train = evo1(device);
     train.args(["train", "--json", "--config", recipe, "--set", &dataset, "--set", &output]);
     train.args(["--set", "steps=2", "--set", "batch_size=2"]);
+    train
+}
+
+/// The loss that a run ends with, and its policy's folder.
+fn trained(train: &mut Command) -> (f64, PathBuf) {
     let result = document(&train.output().expect("it runs"));
     (result["loss"].as_f64().expect("a loss"), result["checkpoint"].as_str().expect("a path").into())
 }
@@ -73,10 +78,10 @@ fn a_run_and_its_evaluation_are_the_cpus() {
     let dataset = fixture("lerobot-datasets/v30");
     let group = format!("data_groups: {{default: {{dataset: {{path: {}}}}}}}\n", dataset.display());
     std::fs::write(&data, group).expect("written");
-    let (loss, policy) = trained("flex", folder.path());
+    let (loss, policy) = trained(&mut training("flex", &folder.path().join("flex")));
     let want = evaluated("flex", &policy, &data);
     for device in devices().into_iter().filter(|device| device != "flex") {
-        let (got, _) = trained(&device, folder.path());
+        let (got, _) = trained(&mut training(&device, &folder.path().join(&device)));
         assert_within(&format!("loss on {device}"), &[got], &[loss], TOLERANCE);
         assert_within(&format!("evaluation on {device}"), &evaluated(&device, &policy, &data), &want, TOLERANCE);
     }
@@ -95,16 +100,10 @@ fn two_cuda_devices_train_as_one_does() {
     std::os::unix::fs::symlink(Path::new(&emulator).join("libcuda.so.1"), driver.join("libcuda.so.1")).expect("linked");
     let libraries = std::env::var("LD_LIBRARY_PATH").expect("the emulator's");
     let with_driver_alone = libraries.replace(&*emulator.to_string_lossy(), &driver.to_string_lossy());
-    let dataset = format!("data.data_groups.default.dataset.path={}", fixture("lerobot-datasets/v30").display());
-    let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/../recipes/tiny.yaml");
     let state = |name: &str, libraries: &str, share: &str| {
-        let output = format!("output={}", folder.path().join(name).display());
-        let mut train = evo1("cuda");
+        let mut train = training("cuda", &folder.path().join(name));
         train.env("CUDAEMU_DEVICES", "2").env("LD_LIBRARY_PATH", libraries);
-        train.args(["train", "--json", "--config", recipe, "--set", &dataset, "--set", &output, "--set", share]);
-        train.args(["--set", "steps=2", "--set", "batch_size=2"]);
-        let result = document(&train.output().expect("it runs"));
-        let checkpoint = PathBuf::from(result["checkpoint"].as_str().expect("a path"));
+        let (_, checkpoint) = trained(train.args(["--set", share]));
         ["model.safetensors", "training/optimizer.bpk"].map(|file| std::fs::read(checkpoint.join(file)).expect(file))
     };
     let one = state("one", &libraries, "accumulate=2");

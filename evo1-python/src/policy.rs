@@ -126,10 +126,9 @@ impl PyPolicy {
         let options = PredictOptions { noise: noise(seed)?, ..options(steps, smoothing, guidance) };
         let (predictions, _, is_batch) = self.predictions(py, &given, &options)?;
         let arrays = predictions.iter().map(|prediction| array(py, &prediction.chunk)).collect::<PyResult<Vec<_>>>()?;
-        match <[_; 1]>::try_from(arrays) {
-            Ok([only]) if !is_batch => Ok(only),
-            Ok(only) => py.import("numpy")?.call_method1("stack", (only,)),
-            Err(all) => py.import("numpy")?.call_method1("stack", (all,)),
+        match &arrays[..] {
+            [only] if !is_batch => Ok(only.clone()),
+            _ => py.import("numpy")?.call_method1("stack", (arrays,)),
         }
     }
 

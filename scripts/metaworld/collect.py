@@ -31,6 +31,7 @@ from pathlib import Path
 
 import mw_common as mw
 import numpy as np
+from tasks import named
 
 import av
 import pyarrow as pa
@@ -260,7 +261,7 @@ def assemble(args, out: Path, parts: Path) -> dict:
 def main() -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--out", type=Path, required=True)
-    p.add_argument("--tasks", default="reach-v3,push-v3,drawer-open-v3,button-press-v3", help="names with commas between, or all")
+    p.add_argument("--tasks", default="reach-v3,push-v3,drawer-open-v3,button-press-v3", help="names or groups with commas between, or all")
     p.add_argument("--episodes", default="5", help="successful episodes of each task: one number, or one for each task")
     p.add_argument("--size", type=int, default=224, help="stored image side")
     p.add_argument("--render-size", type=int, default=None, help="default 1.5 x size; 480 is the official client's")
@@ -284,9 +285,9 @@ def main() -> int:
     args.cameras, args.keys = args.cameras.split(","), args.keys.split(",")
     if len(args.cameras) != len(args.keys):
         p.error("--cameras and --keys differ in length")
-    args.names = sorted(mw.ENV_POLICY_MAP) if args.tasks == "all" else args.tasks.split(",")
-    if unknown := [n for n in args.names if n not in mw.ENV_POLICY_MAP]:
-        p.error(f"no such task: {', '.join(unknown)}")
+    args.names = named(args.tasks)
+    if args.tasks == "all":
+        args.names.sort()
     counts = [int(x) for x in args.episodes.split(",")]
     counts = counts * len(args.names) if len(counts) == 1 else counts
     if len(counts) != len(args.names):

@@ -79,20 +79,20 @@ pub(crate) fn set_tf32(is_allowed: bool) {
 }
 
 pub(crate) fn has_tf32(device: &Device) -> bool {
-    let device = device.clone().without_autodiff();
-    match device.as_dispatch() {
-        DispatchDevice::Cube(device) => multiplies_in_tf32(&device.client()),
-        #[allow(unreachable_patterns, reason = "a build may have no other device")]
-        _ => false,
-    }
+    client_of(device).is_some_and(|client| multiplies_in_tf32(&client))
 }
 
 pub(crate) fn has_transport(device: &Device) -> bool {
+    client_of(device).is_some_and(|client| client.has_device_transport())
+}
+
+/// CubeCL's side of a device, if it is one of CubeCL's.
+fn client_of(device: &Device) -> Option<Client> {
     let device = device.clone().without_autodiff();
     match device.as_dispatch() {
-        DispatchDevice::Cube(device) => device.client().has_device_transport(),
+        DispatchDevice::Cube(device) => Some(device.client()),
         #[allow(unreachable_patterns, reason = "a build may have no other device")]
-        _ => false,
+        _ => None,
     }
 }
 
