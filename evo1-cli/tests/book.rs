@@ -60,9 +60,9 @@ fn links_lead_somewhere() {
         assert!(dead.is_empty(), "{}: {dead:?}", path.display());
     }
     let path = Path::new(ROOT).join("docs/run.md");
-    let document =
-        "[a](none.md) [b](gpus.md#none) [c](gpus.md) [d](https://example.org/none) [e](#memory-and-time) [f](#none)\n";
-    assert_eq!(dead_links(&path, document), ["none.md", "gpus.md#none", "#none"]);
+    let document = "[a](none.md) [b](gpus.md#none) [c](gpus.md) [d](https://example.org/none) [e](#memory-and-time) [f](#none)\n\
+         <img src=\"none.png\"> <img src=\"frame.png\">\n";
+    assert_eq!(dead_links(&path, document), ["none.md", "gpus.md#none", "#none", "none.png"]);
 }
 
 #[test]

@@ -164,9 +164,17 @@ def statistics(columns: dict[str, np.ndarray], quantiles: bool = False) -> dict:
     return {k: vec_stats(v, quantiles) for k, v in columns.items()}
 
 
+def write_episode(args, part: Path, number: int, state, action, samples, frames) -> dict:
+    """Writes an episode of a task to its part of the dataset; the statistics of its frames."""
+    crf = args.crf if args.crf is not None else (30 if args.codec == "libsvtav1" else 23)
+    for key, f in zip(args.keys, frames):
+        write_video(part / f"{key}_{number}.mp4", f, args.fps, args.codec, args.gop, crf)
+    np.savez(part / f"{number}.npz", state=state, action=action, is_sample=samples)
+    return {f"observation.images.{k}": image_stats(f) for k, f in zip(args.keys, frames)}
+
+
 def collect_task(args, name: str, wanted: int, part: Path) -> None:
     """Writes the successful episodes of one task, numbered from 0, to `part`, which appears when it is whole."""
-    crf = args.crf if args.crf is not None else (30 if args.codec == "libsvtav1" else 23)
     rng = np.random.default_rng([args.seed, zlib.crc32(name.encode())])
     work = part.with_name(part.name + ".tmp")
     shutil.rmtree(work, ignore_errors=True)
@@ -184,10 +192,7 @@ def collect_task(args, name: str, wanted: int, part: Path) -> None:
         index += 1
         if not ok:
             continue
-        for key, f in zip(args.keys, frames):
-            write_video(work / f"{key}_{kept}.mp4", f, args.fps, args.codec, args.gop, crf)
-        np.savez(work / f"{kept}.npz", state=state, action=action, is_sample=samples)
-        episodes.append({f"observation.images.{k}": image_stats(f) for k, f in zip(args.keys, frames)})
+        episodes.append(write_episode(args, work, kept, state, action, samples, frames))
         kept += 1
     if cam:
         cam.close()

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use evo1::config::Cameras;
 use evo1_data::{
     DataConfig, Dataset, DatasetConfig, DatasetSource, Episodes, Mixture, Needed, OpenOptions, Problem, ProblemKind,
@@ -24,6 +24,13 @@ use crate::{
     output::say,
     plot::{picture, write_png},
 };
+
+/// What is drawn below the frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Curves {
+    State,
+    Action,
+}
 
 /// Say what a LeRobot dataset holds, and draw a contact sheet of an episode: its frames, states and actions.
 #[derive(Args)]
@@ -50,6 +57,10 @@ pub(crate) struct Data {
     /// Frames of each camera on the contact sheet
     #[arg(long, value_name = "N", default_value = "8")]
     frames: NonZeroUsize,
+
+    /// Curves below the frames of the contact sheet
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "state,action")]
+    curves: Vec<Curves>,
 
     /// How states and actions are read
     #[arg(long, value_name = "NAME", default_value = "default")]
@@ -187,10 +198,14 @@ impl Data {
             x_name: "frame of the episode",
             y_name,
         };
-        let charts = [
-            lines(&states, "state", "observation.state", "state (robot units)"),
-            lines(&actions, "action", "action", "action (robot units)"),
-        ];
+        let charts: Vec<Lines<'_>> = self
+            .curves
+            .iter()
+            .map(|curves| match curves {
+                Curves::State => lines(&states, "state", "observation.state", "state (robot units)"),
+                Curves::Action => lines(&actions, "action", "action", "action (robot units)"),
+            })
+            .collect();
         let instruction = source.instruction(&table, self.episode, 0)?;
         let title = format!("Episode {}: {instruction}", self.episode);
         write_png(path, sheet::draw(&title, &strips, &charts))

@@ -63,8 +63,11 @@ pub(crate) fn links(document: &str) -> Vec<String> {
         is_code ^= is_fence;
         !is_code && !is_fence && !line.starts_with("    ")
     });
-    let target = |part: &str| part.split_once(')').map(|(target, _)| target.to_owned());
-    prose.flat_map(|line| line.split("](").skip(1).filter_map(target).collect::<Vec<_>>()).collect()
+    let targets = |line: &str, before, after| {
+        let parts = line.split(before).skip(1).filter_map(|part: &str| part.split_once(after));
+        parts.map(|(target, _)| target.to_owned()).collect::<Vec<_>>()
+    };
+    prose.flat_map(|line| [targets(line, "](", ")"), targets(line, "src=\"", "\"")].concat()).collect()
 }
 
 /// The anchors of a document's headings, as GitHub makes them.
