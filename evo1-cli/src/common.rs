@@ -15,39 +15,42 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
+/// The heading of options that every subcommand has, below its own.
+const COMMON: &str = "Common options";
+
 /// Options of every subcommand.
 #[derive(Clone, Args)]
 pub(crate) struct Common {
     /// Device to compute on: auto, flex, ndarray, cpu, wgpu, vulkan, metal, webgpu or cuda, with an index as in cuda:1
-    #[arg(long, global = true, env = "EVO1_DEVICE", default_value = "auto", value_parser = parse_device)]
+    #[arg(long, global = true, help_heading = COMMON, env = "EVO1_DEVICE", default_value = "auto", value_parser = parse_device)]
     pub(crate) device: DeviceName,
 
     /// Number type of weights and activations: f32 by default
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = COMMON)]
     pub(crate) dtype: Option<Dtype>,
 
     /// Reference whose semantics are used: paper, official, official-flash or lerobot; taken from the policy by default
-    #[arg(long, global = true, value_parser = parse_profile)]
+    #[arg(long, global = true, help_heading = COMMON, value_parser = parse_profile)]
     pub(crate) profile: Option<Profile>,
 
     /// Refuse a policy with unknown configuration keys or with values that no trained network has, instead of warning
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = COMMON)]
     pub(crate) strict: bool,
 
     /// What is logged to standard error: error, warn, info, debug, or a filter such as evo1=debug
-    #[arg(long, global = true, value_parser = parse_filter)]
+    #[arg(long, global = true, help_heading = COMMON, value_parser = parse_filter)]
     pub(crate) log: Option<String>,
 
     /// How it is written: lines of text, or one JSON object in each
-    #[arg(long, global = true, value_enum, default_value = "text")]
+    #[arg(long, global = true, help_heading = COMMON, value_enum, default_value = "text")]
     pub(crate) log_format: LogFormat,
 
     /// Log more: what is done (-v), and how (-vv)
-    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with_all = ["quiet", "log"])]
+    #[arg(short, long, global = true, help_heading = COMMON, action = ArgAction::Count, conflicts_with_all = ["quiet", "log"])]
     pub(crate) verbose: u8,
 
     /// Log errors alone, and no progress
-    #[arg(short, long, global = true, conflicts_with = "log")]
+    #[arg(short, long, global = true, help_heading = COMMON, conflicts_with = "log")]
     pub(crate) quiet: bool,
 
     /// How the program reads states and actions of datasets.
@@ -242,6 +245,8 @@ pub(crate) fn parse_choice(text: &str) -> Result<evo1::Choice, String> {
 }
 
 pub(crate) fn parse_device(name: &str) -> Result<DeviceName, String> {
+    // A variable of the environment that is empty is not set.
+    let name = if name.is_empty() { "auto" } else { name };
     name.parse().map_err(|error: evo1::CoreError| error.to_string())
 }
 

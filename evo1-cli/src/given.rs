@@ -5,6 +5,7 @@ use std::{convert::Infallible, path::PathBuf, str::FromStr};
 use clap::Args;
 use evo1::{Observation, StatisticsKey, View, config::PolicyConfig};
 use eyre::{Result, ensure};
+use tracing::warn;
 
 use crate::{common::read_frame, sample};
 
@@ -59,9 +60,22 @@ impl FromStr for GivenImage {
 }
 
 impl Given {
-    /// The observation given to a policy, with the sample's parts where none was.
-    pub(crate) fn observation(&self, policy: &PolicyConfig) -> Result<Observation> {
+    /// The observation given to a policy, with the sample's parts where none was; said where the policy is not the embedded one.
+    pub(crate) fn observation(&self, policy: &PolicyConfig, is_embedded: bool) -> Result<Observation> {
         let sample = sample::observation()?;
+        let parts = [
+            ("frames", self.image.is_empty()),
+            ("state", self.state.is_none()),
+            ("instruction", self.prompt.is_none()),
+        ];
+        let left_out: Vec<&str> =
+            parts.into_iter().filter(|(_, is_left_out)| *is_left_out).map(|(part, _)| part).collect();
+        if !(is_embedded || left_out.is_empty()) {
+            warn!(
+                "{} of the embedded sample, which another robot's camera saw, since none was given",
+                left_out.join(", ")
+            );
+        }
         let views = if self.image.is_empty() { sample.views } else { self.views(policy)? };
         Ok(Observation {
             views,
@@ -83,7 +97,9 @@ impl Given {
                 let file = self.image.get(view).map_or("absent".into(), |image| image.file.display().to_string());
                 eprintln!("view {}: {camera}: {file}", view + 1);
             }
-            return self.image.iter().map(frame).collect();
+            let views = self.image.iter().map(frame).collect::<Result<Vec<_>>>()?;
+            cameras.ensure_one_each(&views)?;
+            return Ok(views);
         }
         ensure!(
             named.len() == self.image.len(),

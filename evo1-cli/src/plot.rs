@@ -75,6 +75,8 @@ pub(crate) fn stages_png(path: &Path, report: &Report) -> eyre::Result<()> {
 /// # Errors
 /// When there is no drawing, or the file cannot be written; `path` is then as it was.
 pub(crate) fn write_png(path: &Path, picture: Result<RgbImage, impl Into<eyre::Report>>) -> eyre::Result<()> {
+    let is_png = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png"));
+    ensure!(is_png || path.file_name().is_none(), "a plot is a PNG file, got {}", path.display());
     let bytes = picture.map_err(Into::into).and_then(|picture| Ok(png(&picture)?));
     let bytes = bytes.wrap_err_with(|| format!("cannot write the plot {}", path.display()))?;
     Ok(write_atomically(path, &bytes)?)

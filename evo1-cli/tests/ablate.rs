@@ -175,8 +175,12 @@ fn a_study_that_cannot_run_is_refused_before_anything_runs() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let file = root.join("ablations").join(format!("{name}.yaml"));
         let checked = support::command(&["ablate", text(&file), "--check"]).current_dir(&root).output();
-        let checked = support::printed(&checked.expect("the program runs"));
-        assert!(checked.contains("3 seeds"), "{name}: {checked}");
+        let checked = checked.expect("the program runs");
+        let cells = String::from_utf8_lossy(&checked.stdout);
+        assert!(cells.contains("3 seeds"), "{name}: {cells}");
+        // All but the data, which have to be collected.
+        let message = refusal(name, &checked, 1);
+        assert!(message.contains("data/metaworld"), "{name}: {message}");
     }
 }
 

@@ -375,7 +375,8 @@ fn a_run_trains_stops_and_goes_on() {
     assert!(more.starts_with("5 steps"), "{more}");
     let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/image.png");
     let state = ["--state", "0,0,0,0,0,0,0,0", "--prompt", "go", "--json"];
-    done(&[&["infer", "--policy", checkpoint, "--image", text(&image)], &state[..]].concat());
+    let images = ["--image", text(&image), "--image", text(&image)];
+    done(&[&["infer", "--policy", checkpoint], &images[..], &state[..]].concat());
 
     // The same command goes on with the run of the same configuration, and with no other.
     let five = [&train[..], &["--set", "steps=5", "--set", "batch_size=4"]].concat();
@@ -455,6 +456,10 @@ fn frames_are_given_by_the_names_of_cameras_or_in_the_order_that_is_printed() {
     assert_ne!(actions([image("cam0=", &light), image("cam1=", &dark)]), in_order);
     let printed = stderr(&infer([image("", &dark), image("", &light)]));
     assert!(printed.contains(&format!("view 2: observation.images.cam1: {}", light.display())), "{printed}");
+    // What is the sample's is said, and not that the state is.
+    assert!(printed.contains("instruction of the embedded sample"), "{printed}");
+    let message = stderr(&evo1(&["infer", "--policy", text(folder.path()), "--image", &image("", &dark)]));
+    assert!(message.contains("one for each of 2 cameras, in their order: the policy's cameras are"), "{message}");
     let message = stderr(&infer([image("top=", &dark), image("cam1=", &light)]));
     assert!(
         message.contains("cam0` is lacking: the policy's cameras are") && message.contains("top, cam1"),

@@ -9,13 +9,11 @@ use shell::{FreshClone, commands};
 use support::done;
 
 /// Examples that are understood and not run, and why. The unit tests parse them.
-const NOT_RUN: [(&str, &str); 6] = [
+const NOT_RUN: [(&str, &str); 4] = [
     ("evo1 serve", "it does not end"),
     ("cuda", "a GPU"),
     ("rollout.py", "a simulator"),
     ("evo1 bench --preset evo1", "minutes"),
-    ("evo1 ablate ablations/integration.yaml --list", "its data"),
-    ("evo1 ablate ablations/integration.yaml --out", "half an hour, and its data"),
 ];
 
 #[test]

@@ -8,7 +8,7 @@ use burn::{
     tensor::{Bool, DType, Tensor, kind},
 };
 use evo1_kernels::Activation;
-pub use evo1_kernels::{advance, attention, gelu, masked, matmul, rotate, swiglu};
+pub use evo1_kernels::{AdamW, adamw, advance, attention, gelu, masked, matmul, rotate, swiglu};
 
 /// `x·W + b` over the last dimension.
 pub fn linear<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {

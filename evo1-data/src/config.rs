@@ -208,9 +208,22 @@ impl From<&str> for Episodes {
     }
 }
 
+/// What episodes must be, and what they are.
+#[derive(Debug)]
+pub(crate) struct Unfit {
+    pub(crate) expected: String,
+    pub(crate) got: String,
+}
+
+impl Unfit {
+    fn new(expected: impl Into<String>, got: impl Into<String>) -> Self {
+        Self { expected: expected.into(), got: got.into() }
+    }
+}
+
 impl Episodes {
     /// The numbers that are chosen, of those up to `end`; none twice.
-    fn numbers(&self, end: usize) -> Result<Vec<Range<usize>>, String> {
+    fn numbers(&self, end: usize) -> Result<Vec<Range<usize>>, Unfit> {
         let ranges = match self {
             Self::List(numbers) => numbers.iter().map(|&number| number..number.saturating_add(1)).collect(),
             Self::Ranges(text) => text.split(',').map(|part| range(part.trim(), end)).collect::<Result<Vec<_>, _>>()?,
@@ -218,18 +231,18 @@ impl Episodes {
         let mut sorted = ranges;
         sorted.sort_by_key(|range| range.start);
         if let Some(pair) = sorted.windows(2).find(|pair| pair[1].start < pair[0].end) {
-            return Err(format!("must name each episode once, got {} twice", pair[1].start));
+            return Err(Unfit::new("episodes of which each is named once", format!("{} twice", pair[1].start)));
         }
         if sorted.is_empty() {
-            return Err("must name an episode, got none".into());
+            return Err(Unfit::new("one episode at least", "none"));
         }
         Ok(sorted)
     }
 }
 
 /// `first:end` of the episodes up to `end`.
-fn range(text: &str, end_of_all: usize) -> Result<Range<usize>, String> {
-    let bad = || format!("must be `first:end`, counted from 0, got `{text}`");
+fn range(text: &str, end_of_all: usize) -> Result<Range<usize>, Unfit> {
+    let bad = || Unfit::new("`first:end`, counted from 0", format!("`{text}`"));
     let (first, end) = text.split_once(':').ok_or_else(bad)?;
     let bound = |text: &str, default: usize| match text.trim() {
         "" => Ok(default),
@@ -237,7 +250,7 @@ fn range(text: &str, end_of_all: usize) -> Result<Range<usize>, String> {
     };
     let (first, end) = (bound(first, 0)?, bound(end, end_of_all)?);
     if first >= end || end > end_of_all {
-        return Err(format!("must be a part of 0:{end_of_all} that is not empty, got `{text}`"));
+        return Err(Unfit::new(format!("a part of 0:{end_of_all} that is not empty"), format!("`{text}`")));
     }
     Ok(first..end)
 }
@@ -477,13 +490,15 @@ impl DatasetConfig {
             }
         }
         if let Some(episodes) = &self.episodes {
-            episodes.numbers(usize::MAX).map_err(|message| format!("`episodes` of `{name}` {message}"))?;
+            episodes
+                .numbers(usize::MAX)
+                .map_err(|unfit| format!("`episodes` of `{name}` must be {}, got {}", unfit.expected, unfit.got))?;
         }
         Ok(())
     }
 
     /// The episodes that are used, of those that there are.
-    pub(crate) fn chosen_episodes(&self, present: impl Iterator<Item = usize>) -> Result<Vec<usize>, String> {
+    pub(crate) fn chosen_episodes(&self, present: impl Iterator<Item = usize>) -> Result<Vec<usize>, Unfit> {
         let present: BTreeSet<usize> = present.collect();
         let Some(choice) = &self.episodes else { return Ok(present.into_iter().collect()) };
         let end = present.last().map_or(0, |last| last + 1);
@@ -492,7 +507,14 @@ impl DatasetConfig {
             let before = chosen.len();
             chosen.extend(present.range(range.clone()));
             if chosen.len() == before {
-                return Err(format!("must be episodes that are there, got {}:{}", range.start, range.end));
+                let there = match (present.first(), present.last()) {
+                    (Some(first), Some(last)) => format!(": {} from {first} to {last}", present.len()),
+                    _ => String::new(),
+                };
+                return Err(Unfit::new(
+                    format!("episodes that are there{there}"),
+                    format!("{}:{}", range.start, range.end),
+                ));
             }
         }
         Ok(chosen)
@@ -546,9 +568,9 @@ mod tests {
             ("frame_stride: 0", "frame_stride"),
             ("episodes: \"5:2\"", "5:2"),
             ("episodes: \"x\"", "first:end"),
-            ("episodes: \"0:3,2:4\"", "each episode once, got 2 twice"),
+            ("episodes: \"0:3,2:4\"", "each is named once, got 2 twice"),
             ("episodes: [1, 1]", "got 1 twice"),
-            ("episodes: []", "must name an episode"),
+            ("episodes: []", "must be one episode at least"),
             ("exclude_frames: {episodes: {1: [[9, 2]]}}", "episode 1, must be ranges `[first, end]`"),
             ("time: {tolerance_s: 0}", "`time.tolerance_s` of `b` must be a positive number, got 0"),
             ("time: often", "by_frame"),
@@ -568,8 +590,8 @@ mod tests {
         assert_eq!(chosen("[4, 0]").expect("there"), [0, 4]);
         assert_eq!(chosen("\"0:2,4:10\"").expect("there"), [0, 1, 4, 5, 9]);
         assert_eq!(chosen("\"4:\"").expect("there"), [4, 5, 9]);
-        assert!(chosen("[0, 3]").expect_err("a hole").contains("got 3:4"));
-        assert!(chosen("\"0:11\"").expect_err("too far").contains("a part of 0:10"));
+        assert!(chosen("[0, 3]").expect_err("a hole").got.contains("3:4"));
+        assert!(chosen("\"0:11\"").expect_err("too far").expected.contains("a part of 0:10"));
     }
 
     #[test]

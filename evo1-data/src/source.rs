@@ -62,8 +62,8 @@ impl DatasetSource {
         };
         let chosen = |dataset: &Dataset| {
             let present = dataset.episodes().iter().map(|episode| episode.index);
-            let chosen = config.chosen_episodes(present).map_err(|message| {
-                evo1_core::Error::invalid("data configuration", format!("{name}.episodes"), message, "that")
+            let chosen = config.chosen_episodes(present).map_err(|unfit| {
+                evo1_core::Error::invalid("data configuration", format!("{name}.episodes"), unfit.expected, unfit.got)
             });
             chosen.map(|episodes| part.of(episodes))
         };
@@ -367,6 +367,11 @@ impl DatasetSource {
 /// The camera that each view shows: those of the configuration, or those of the policy.
 fn views(name: &str, config: &DatasetConfig, dataset: &Dataset, cameras: &Cameras) -> Result<Vec<Option<String>>> {
     if !config.view_map.is_empty() {
+        let known: Vec<&str> = dataset.info().cameras().collect();
+        if let Some(unknown) = config.view_map.values().find(|camera| !known.contains(&camera.as_str())) {
+            let (field, expected) = (format!("{name}.view_map"), format!("of its cameras: {}", known.join(", ")));
+            return Err(evo1_core::Error::invalid("data configuration", field, expected, unknown).into());
+        }
         return Ok(config.view_map.values().cloned().map(Some).collect());
     }
     let is_view =

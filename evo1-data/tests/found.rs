@@ -378,7 +378,7 @@ fn episodes_are_lists_and_ranges() {
     assert_eq!(drawn(Episodes::List(vec![2, 0])), [0, 2]);
     assert_eq!(drawn("0:1,2:3".into()), [0, 2]);
     let absent = DatasetConfig { episodes: Some(Episodes::List(vec![0, 3])), ..set(&fixture("v21")) };
-    refused(open(absent), &["episodes", "must be episodes that are there, got 3:4"]);
+    refused(open(absent), &["episodes", "must be episodes that are there: 3 from 0 to 2, got 3:4"]);
 }
 
 // --------------------------------------------------------------------------------------------------------------- time

@@ -63,6 +63,21 @@ pub enum Norm {
     Rms,
 }
 
+/// The numbers of a step of AdamW (arXiv 1711.05101) that are the same for all values.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamW {
+    /// β₁ and β₂.
+    pub betas: [f32; 2],
+    /// `1 − β₁ᵗ` and `1 − β₂ᵗ` of the step number t, counted from 1.
+    pub corrections: [f32; 2],
+    /// ε.
+    pub epsilon: f32,
+    /// The learning rate.
+    pub learning_rate: f32,
+    /// What weight decay leaves of a weight: `1 − learning rate · decay`.
+    pub kept: f32,
+}
+
 /// Operations that have kernels on some devices.
 #[backend_extension(
     Autodiff,
@@ -100,6 +115,17 @@ pub trait KernelOps: Backend {
         grad: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         fallback::swiglu_backward::<Self>(gate, up, grad)
+    }
+
+    /// A step of AdamW: the weight and its two moments after it. It has no gradient of its own.
+    fn kernel_adamw(
+        weight: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        moment_1: FloatTensor<Self>,
+        moment_2: FloatTensor<Self>,
+        step: AdamW,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        fallback::adamw::<Self>(weight, gradient, [moment_1, moment_2], step)
     }
 
     /// `x ⊙ mask` for a mask of zeros and ones in the type of `x`, and the result in another type.

@@ -7,7 +7,7 @@ use burn::{
     tensor::{DType, Shape, Slice},
 };
 
-use crate::backend::{Activation, HiddenKeys, KernelOps, Norm, OptionalTensor};
+use crate::backend::{Activation, AdamW, HiddenKeys, KernelOps, Norm, OptionalTensor};
 
 /// The tensor in `f32` if it is of a half type.
 pub(crate) fn widened<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
@@ -47,6 +47,24 @@ pub(crate) fn masked<B: Backend>(x: FloatTensor<B>, mask: FloatTensor<B>, dtype:
 pub(crate) fn advance<B: Backend>(x: FloatTensor<B>, slope: FloatTensor<B>, divisor: f64) -> FloatTensor<B> {
     let slope = rounded::<B>(slope, x.dtype());
     B::float_add(x, B::float_div_scalar(slope, divisor.into()))
+}
+
+/// A step of AdamW: the weight and its moments after it.
+pub(crate) fn adamw<B: Backend>(
+    weight: FloatTensor<B>,
+    gradient: FloatTensor<B>,
+    [moment_1, moment_2]: [FloatTensor<B>; 2],
+    step: AdamW,
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let scaled = |x: FloatTensor<B>, factor: f32| B::float_mul_scalar(x, factor.into());
+    let square = B::float_mul(gradient.clone(), gradient.clone());
+    let moment_1 = B::float_add(scaled(moment_1, step.betas[0]), scaled(gradient, 1.0 - step.betas[0]));
+    let moment_2 = B::float_add(scaled(moment_2, step.betas[1]), scaled(square, 1.0 - step.betas[1]));
+    let mean = B::float_div_scalar(moment_1.clone(), step.corrections[0].into());
+    let deviation = B::float_sqrt(B::float_div_scalar(moment_2.clone(), step.corrections[1].into()));
+    let change = B::float_div(mean, B::float_add_scalar(deviation, step.epsilon.into()));
+    let weight = B::float_sub(scaled(weight, step.kept), scaled(change, step.learning_rate));
+    (weight, moment_1, moment_2)
 }
 
 /// `x · Φ(x)`.

@@ -32,7 +32,7 @@ mod fallback;
 #[cfg(feature = "flex")]
 mod flex;
 
-pub use backend::{Activation, HiddenKeys, KernelOps, Norm, OptionalTensor};
+pub use backend::{Activation, AdamW, HiddenKeys, KernelOps, Norm, OptionalTensor};
 
 use burn::{
     backend::Dispatch,
@@ -155,6 +155,24 @@ pub fn masked<const D: usize>(x: Tensor<D>, mask: Tensor<D>, dtype: DType) -> Te
 /// `x + slope / divisor` in the number type of `x`: a step of a sampler.
 pub fn advance<const D: usize>(x: Tensor<D>, slope: Tensor<D>, divisor: f64) -> Tensor<D> {
     Tensor::from_dispatch(<Dispatch as KernelOps>::kernel_advance(x.into_dispatch(), slope.into_dispatch(), divisor))
+}
+
+/// A step of AdamW: a weight and its two moments after it, from those before it and the gradient, all of one shape.
+pub fn adamw<const D: usize>(
+    weight: Tensor<D>,
+    gradient: Tensor<D>,
+    moments: [Tensor<D>; 2],
+    step: AdamW,
+) -> (Tensor<D>, [Tensor<D>; 2]) {
+    let [moment_1, moment_2] = moments.map(Tensor::into_dispatch);
+    let (weight, moment_1, moment_2) = <Dispatch as KernelOps>::kernel_adamw(
+        weight.into_dispatch(),
+        gradient.into_dispatch(),
+        moment_1,
+        moment_2,
+        step,
+    );
+    (Tensor::from_dispatch(weight), [moment_1, moment_2].map(Tensor::from_dispatch))
 }
 
 /// `(x − mean) / √(variance + ε) ⊙ gamma + beta` over the last dimension.

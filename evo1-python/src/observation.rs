@@ -81,8 +81,8 @@ impl Given<'_, '_> {
         let given = self.cameras()?;
         (0..batch.unwrap_or(1))
             .map(|at| {
-                let frame = |(name, image): &(Option<String>, Bound<'_, PyAny>)| {
-                    let place = name.as_deref().unwrap_or("list");
+                let frame = |(number, (name, image)): (usize, &(Option<String>, Bound<'_, PyAny>))| {
+                    let place = name.clone().unwrap_or_else(|| number.to_string());
                     let view = if image.is_none() {
                         View::Absent
                     } else if batch.is_some() {
@@ -92,15 +92,17 @@ impl Given<'_, '_> {
                                 named(image)
                             ))
                         })?;
-                        View::Present(read_frame(&image, place)?)
+                        View::Present(read_frame(&image, &place)?)
                     } else {
-                        View::Present(read_frame(image, place)?)
+                        View::Present(read_frame(image, &place)?)
                     };
                     Ok((name.clone(), view))
                 };
-                let views = given.iter().map(frame).collect::<PyResult<Vec<_>>>()?;
+                let views = given.iter().enumerate().map(frame).collect::<PyResult<Vec<_>>>()?;
                 if views.iter().any(|(name, _)| name.is_none()) {
-                    return Ok(views.into_iter().map(|(_, view)| view).collect());
+                    let views: Vec<View> = views.into_iter().map(|(_, view)| view).collect();
+                    cameras.ensure_one_each(&views).map_err(|error| predicting(error.into()))?;
+                    return Ok(views);
                 }
                 let named = views.into_iter().map(|(name, view)| (name.unwrap_or_default(), view)).collect();
                 let arranged = cameras.arrange(named).map_err(|error| predicting(error.into()))?;

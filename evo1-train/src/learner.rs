@@ -116,7 +116,8 @@ pub struct StepReport {
     pub observations: usize,
     /// Whether the step was skipped because loss or gradient were not finite.
     pub is_skipped: bool,
-    /// What the observations are called whose loss was not finite, of those that were computed here.
+    /// What the observations are called whose loss was not finite, of those that were computed here; of a skipped step whose
+    /// losses are finite and whose gradient is not, all of them.
     pub unusable: Vec<String>,
     /// Where the time went.
     pub times: StepTimes,

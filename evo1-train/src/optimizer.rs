@@ -4,10 +4,13 @@ use std::collections::HashSet;
 
 use burn::{
     module::{Module, ModuleVisitor, Param, ParamGroup, ParamId},
-    optim::{AdamWConfig, GradientsParams, ModuleOptimizer},
-    tensor::Tensor,
+    optim::{AdamWState, AdaptiveMomentumState, GradientsParams, ModuleOptimizer, Optimizer},
+    tensor::{Device, Tensor},
 };
-use evo1::device::read;
+use evo1::{
+    device::read,
+    ops::{self, adamw},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -74,14 +77,7 @@ impl OptimizerConfig {
     /// # Errors
     /// When a group's pattern is no regular expression or matches no parameter that is trained.
     pub fn build<M: Module>(&self, module: &M) -> Result<ModuleOptimizer> {
-        let adamw = |weight_decay| {
-            AdamWConfig::new()
-                .with_beta_1(self.betas.0)
-                .with_beta_2(self.betas.1)
-                .with_epsilon(self.epsilon)
-                .with_weight_decay(weight_decay)
-                .build()
-        };
+        let adamw = |weight_decay| AdamW { betas: [self.betas.0, self.betas.1], epsilon: self.epsilon, weight_decay };
         let trained: Vec<Parameter> = parameters(module).into_iter().filter(|parameter| parameter.is_trained).collect();
         let mut optimizer = ModuleOptimizer::from(adamw(self.weight_decay));
         for (at, group) in self.groups.iter().enumerate() {
@@ -136,6 +132,46 @@ impl OptimizerConfig {
         let mut scale = Scale { from: gradients, to: GradientsParams::new(), factor };
         module.visit(&mut scale);
         scale.to
+    }
+}
+
+/// AdamW in one pass over a parameter and its state, which is that of burn's.
+#[derive(Clone)]
+struct AdamW {
+    betas: [f32; 2],
+    epsilon: f32,
+    weight_decay: f32,
+}
+
+impl Optimizer for AdamW {
+    type State<const D: usize> = AdamWState<D>;
+
+    fn step<const D: usize>(
+        &self,
+        lr: f64,
+        tensor: Tensor<D>,
+        grad: Tensor<D>,
+        state: Option<AdamWState<D>>,
+    ) -> (Tensor<D>, Option<AdamWState<D>>) {
+        let (time, moments) = match state {
+            Some(AdamWState { momentum: AdaptiveMomentumState { time, moment_1, moment_2, .. } }) => {
+                (time + 1, [moment_1, moment_2])
+            }
+            None => (1, [tensor.zeros_like(), tensor.zeros_like()]),
+        };
+        let step = ops::AdamW {
+            betas: self.betas,
+            corrections: self.betas.map(|beta| 1.0 - beta.powi(time as i32)),
+            epsilon: self.epsilon,
+            learning_rate: lr as f32,
+            kept: (1.0 - lr * f64::from(self.weight_decay)) as f32,
+        };
+        let (weight, [moment_1, moment_2]) = adamw(tensor, grad, moments, step);
+        (weight, Some(AdamWState::new(AdaptiveMomentumState::new(time, moment_1, moment_2))))
+    }
+
+    fn to_device<const D: usize>(state: AdamWState<D>, device: &Device) -> AdamWState<D> {
+        AdamWState::new(state.momentum.to_device(device))
     }
 }
 
@@ -199,6 +235,45 @@ impl ModuleVisitor for Scale {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = self.from.remove::<D>(param.id) {
             self.to.register(param.id, gradient * self.factor);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::{nn::LinearConfig, optim::AdamWConfig, tensor::Distribution};
+    use evo1::device::test_devices;
+
+    use super::*;
+
+    #[test]
+    fn steps_are_those_of_burns_adamw() {
+        for device in test_devices() {
+            let device = device.autodiff();
+            let config = OptimizerConfig { weight_decay: 0.1, ..OptimizerConfig::default() };
+            // Large enough for several threads.
+            let start = LinearConfig::new(300, 200).init(&device);
+            let mut own = (start.clone(), config.build(&start).expect("an optimiser"));
+            let burns = |weight_decay| AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(weight_decay).build();
+            let bias = start.bias.as_ref().expect("a bias").id;
+            let burns =
+                ModuleOptimizer::from(burns(0.1)).with_group(ParamGroup::from_ids(vec![bias]), burns(0.0), None);
+            let mut burns = (start, burns);
+            let x = Tensor::<2>::random([4, 300], Distribution::Default, &device);
+            for step in 1..=4 {
+                for (module, optimizer) in [&mut own, &mut burns] {
+                    let loss = module.forward(x.clone()).powi_scalar(2).sum();
+                    let gradients = GradientsParams::from_grads(loss.backward(), module);
+                    *module = optimizer.step(1e-2 / f64::from(step), module.clone(), gradients);
+                }
+                let weights = |(module, _): &(burn::nn::Linear, ModuleOptimizer)| {
+                    let (weight, bias) = (module.weight.val(), module.bias.as_ref().expect("a bias").val());
+                    let bits =
+                        |data: burn::tensor::TensorData| data.iter::<f32>().map(f32::to_bits).collect::<Vec<_>>();
+                    (bits(weight.into_data()), bits(bias.into_data()))
+                };
+                assert!(weights(&own) == weights(&burns), "{device:?}, step {step}");
+            }
         }
     }
 }

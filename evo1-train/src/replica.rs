@@ -56,6 +56,8 @@ struct Step {
     gradients: GradientSum,
     losses: Vec<f64>,
     observations: usize,
+    /// The samples of its batches, and those of batches without gradients.
+    samples: Vec<String>,
     unusable: Vec<String>,
     times: StepTimes,
 }
@@ -247,8 +249,9 @@ impl<C: Components> Replica<C> {
         self.step.times.backward += computed.backward;
         match computed.gradients {
             Some(gradients) => self.step.gradients.push(gradients, &self.policy.network),
-            None => self.step.unusable.extend(samples),
+            None => self.step.unusable.extend(samples.iter().cloned()),
         }
+        self.step.samples.extend(samples);
         Ok(())
     }
 
@@ -264,7 +267,8 @@ impl<C: Components> Replica<C> {
         group: &dyn Group,
         (at, factor): (u64, f64),
     ) -> Result<Outcome> {
-        let Step { mut gradients, mut losses, observations, unusable, mut times } = std::mem::take(&mut self.step);
+        let Step { mut gradients, mut losses, observations, samples, mut unusable, mut times } =
+            std::mem::take(&mut self.step);
         let network = &self.policy.network;
         let began = Instant::now();
         let mut gradients = gradients.take(network);
@@ -289,7 +293,10 @@ impl<C: Components> Replica<C> {
         let began = Instant::now();
         let gradient_norm = if loss.is_finite() { global_norm(&gradients, network)? } else { f64::NAN };
         let is_skipped = !(loss.is_finite() && gradient_norm.is_finite());
-        if !is_skipped {
+        if is_skipped && unusable.is_empty() {
+            // Each loss by itself is finite, and their gradient is not.
+            unusable = samples;
+        } else if !is_skipped {
             let gradients = self.config.optimizer.clip(gradients, gradient_norm, network);
             // Without a second owner the old weights go one by one as the new ones come. What stands in for them holds none.
             let empty = Evo1::init(&self.policy.config, &self.preparer.device).map_err(evo1::Error::from)?;

@@ -582,6 +582,8 @@ struct RunLog {
     has_failed: bool,
     step: u64,
     began: Instant,
+    /// The seconds of earlier processes.
+    seconds_before: f64,
     logged: Instant,
     samples: u64,
     samples_since_log: u64,
@@ -633,7 +635,7 @@ impl RunLog {
             ),
             false => (JsonLines::default(), JsonLines::default()),
         };
-        let samples = metrics.lines().last().map_or(0, |line: &Metrics| line.samples);
+        let seconds_before = metrics.lines().last().map_or(0.0, |line: &Metrics| line.seconds);
         let events = writes.then(|| EventFile::create(&output.join(format!("events.out.tfevents.{step:08}"))));
         Ok(Self {
             metrics,
@@ -642,8 +644,9 @@ impl RunLog {
             events: events.and_then(Result::ok),
             step,
             began: Instant::now(),
+            seconds_before,
             logged: Instant::now(),
-            samples,
+            samples: learner.progress().observations,
             samples_since_log: 0,
             steps_since_log: 0,
             loss: Mean::default(),
@@ -689,7 +692,7 @@ impl RunLog {
             samples_per_second: self.samples_since_log as f64 / seconds,
             waiting: (self.times.data.as_secs_f64() / seconds).min(1.0),
             skipped: progress.skipped,
-            seconds: self.began.elapsed().as_secs_f64(),
+            seconds: self.seconds_before + self.began.elapsed().as_secs_f64(),
             times: Profile::of(self.times, self.steps_since_log),
             held_out: self.held_out.filter(|_| self.looked_at == Some(progress.step)),
             held_out_ema: self.held_out_ema.filter(|_| self.looked_at == Some(progress.step)),

@@ -12,7 +12,7 @@ fn recipes() -> Vec<PathBuf> {
 
 #[test]
 fn every_recipe_is_valid() {
-    assert_eq!(recipes().len(), 5);
+    assert_eq!(recipes().len(), 6);
     for path in recipes() {
         let read = |sets: &[&str]| {
             let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();

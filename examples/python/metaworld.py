@@ -4,7 +4,7 @@
     python examples/python/metaworld.py --policy runs/metaworld-tiny/checkpoints/step-00005000 --episodes 10 --seeds 5
 
 Needs `scripts/metaworld/requirements.txt`, libOSMesa (or MUJOCO_GL=egl) and `evo1`. The same goals, frames and seeds as
-`scripts/metaworld/eval.py` with the options in `evo1/assets/metaworld/README.md`, and so the same successes.
+`scripts/metaworld/rollout.py` with the options in `evo1/assets/metaworld/README.md`, and so the same successes.
 """
 
 import argparse

@@ -123,12 +123,13 @@ fn image() -> PathBuf {
     Path::new(ROOT).join("evo1-cli/assets/image.png")
 }
 
-/// The actions that `infer` gives for the sample frame.
+/// The actions that `infer` gives for the sample frame from both cameras.
 fn predicted(program: &str, policy: &Path) -> Vec<f64> {
     let state = STATE.map(|value| value.to_string()).join(",");
-    let arguments = ["infer", "--json", "--seed", "4", "--policy", text(policy), "--image"];
-    let rest = ["--state", &state, "--prompt", "go"];
-    let chunk = document(&done(program, &[&arguments[..], &[text(&image())], &rest].concat()));
+    let arguments = ["infer", "--json", "--seed", "4", "--policy", text(policy)];
+    let image = image();
+    let rest = ["--image", text(&image), "--image", text(&image), "--state", &state, "--prompt", "go"];
+    let chunk = document(&done(program, &[&arguments[..], &rest].concat()));
     let rows = chunk["actions"].as_array().expect("rows").iter().flat_map(|row| row.as_array().expect("a row").clone());
     rows.map(|value| value.as_f64().expect("a number")).collect()
 }
@@ -138,7 +139,7 @@ fn served(program: &str, policy: &Path, width: usize) -> Vec<f64> {
     let arguments = ["serve", "--bind", "127.0.0.1:0", "--seed", "4", "--policy", text(policy)];
     let server = Serving::start(&mut command(program, &arguments));
     let observation = Observation {
-        views: vec![View::Present(sample_frame())],
+        views: vec![View::Present(sample_frame()); 2],
         state: STATE.to_vec(),
         instruction: "go".into(),
         ..Observation::default()
@@ -236,17 +237,14 @@ fn an_own_integration_has_attention_maps() {
     let policy = trained(program, folder.path(), &[set]);
     let out = folder.path().join("maps");
     let image = image();
-    let arguments = ["attention", "--policy", text(&policy), "--image", text(&image), "--state", "0,0,0,0,0,0,0,0"];
-    done(program, &[&arguments[..], &["--prompt", "go", "--out", text(&out)]].concat());
+    let views = ["--image", text(&image), "--image", text(&image), "--state", "0,0,0,0,0,0,0,0"];
+    let rest = ["--prompt", "go", "--out", text(&out)];
+    done(program, &[&["attention", "--policy", text(&policy)], &views[..], &rest].concat());
     // What records no attention is said.
     let folder = tempfile::tempdir().expect("a folder");
     let policy = trained(OWN[0].program, folder.path(), &[OWN[0].set]);
-    let arguments = ["attention", "--policy", text(&policy), "--image", text(&image), "--state", "0,0,0,0,0,0,0,0"];
-    refused(
-        OWN[0].program,
-        &[&arguments[..], &["--prompt", "go", "--out", text(&out)]].concat(),
-        "record no attention",
-    );
+    let arguments = [&["attention", "--policy", text(&policy)], &views[..], &rest].concat();
+    refused(OWN[0].program, &arguments, "record no attention");
 }
 
 #[test]

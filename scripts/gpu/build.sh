@@ -5,7 +5,8 @@
 #   scripts/gpu/build.sh                       target/gpu/measure/ and target/gpu/measure.tar.xz
 #   tar -xf measure.tar.xz && OUT=results measure/measure.sh      on the other machine
 #
-# PROFILE is cargo's (release), FEATURES the program's, OUT the folder (target/gpu), EVO1 a program that is built already.
+# PROFILE is cargo's (release), FEATURES the program's, OUT the folder (target/gpu), EVO1 a program that is built already. NEXT is one
+# on the next burn (scripts/burn_next.sh), which is measured beside it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -25,6 +26,7 @@ folder=$out/measure
 rm -rf "$folder"
 mkdir -p "$folder/fixtures"
 strip -o "$folder/evo1" "$EVO1"
+[[ -z ${NEXT:-} ]] || strip -o "$folder/evo1-next" "$NEXT"
 cp scripts/gpu/measure.sh scripts/gpu/measure_report.py scripts/bench_torch.py "$folder"
 for name in "${fixtures[@]}"; do
   cp -r "fixtures/$name" "$folder/fixtures"

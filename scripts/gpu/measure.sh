@@ -39,7 +39,7 @@ part() {
 }
 
 bench() {
-  echo "$evo1 --device $device --dtype $1 bench --preset $preset --views $views --steps $steps --repeat ${2:-$repeat} --json"
+  echo "${program:-$evo1} --device $device --dtype $1 bench --preset $preset --views $views --steps $steps --repeat ${2:-$repeat} --json"
 }
 peer() {
   echo "$python bench_torch.py --device $device --dtype $1 --views $views --steps $steps"
@@ -66,6 +66,13 @@ golden() {
   part evo1-eager json 40 $(bench "$dtype")
   if has --graph; then
     part evo1-graph json 40 $(bench "$dtype") --graph
+  fi
+  # A program on the next burn, where one was packed.
+  if [[ -x ./evo1-next ]]; then
+    part next-first json 60 $(program=./evo1-next bench "$dtype" 1)
+    part next-eager json 40 $(program=./evo1-next bench "$dtype")
+    part next-graph json 40 $(program=./evo1-next bench "$dtype") --graph
+    part next-kernels json 60 $(program=./evo1-next bench "$dtype") --kernels
   fi
   part torch-graph json 45 $(peer "$dtype") --repeat 30 --graph
   if has --graph; then

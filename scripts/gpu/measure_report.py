@@ -154,6 +154,7 @@ def main():
         "Start": lambda: start(found),
         "Number types": lambda: number_types(found),
         "Kernels": lambda: print(kernels(found["kernels"]["kernels"])),
+        **({"Kernels on the next burn": lambda: print(kernels(found["next-kernels"]["kernels"]))} if "next-kernels" in found else {}),
         "Candidates of products": lambda: print(candidates(found["candidates"]["kernels"])),
         "Equality with PyTorch": lambda: goldens(folder, parts),
         "Parts": lambda: all_parts(folder, parts),

@@ -33,7 +33,7 @@ pub(crate) struct File {
     #[serde(default)]
     set: Map<String, Value>,
     /// A grid: every combination of the axes' values, the last
-    /// axis in the order of the alphabet varying fastest.
+    /// axis varying fastest.
     #[serde(default)]
     axes: Map<String, Value>,
     /// A list instead of a grid: the axes' values of each cell.

@@ -30,7 +30,7 @@ use crate::{
 /// parallel.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  evo1 ablate ablations/integration.yaml --check\n  evo1 ablate ablations/integration.yaml --out runs/integration\n  evo1 ablate ablations/integration.yaml --list\n  evo1 ablate --axes\n\nExit codes: 0 every result is there, 130 interrupted (what was done is kept), 2 wrong use, 1 anything else: results that are missing, for example"
+    after_help = "Examples:\n  evo1 ablate ablations/example.yaml --check\n  evo1 ablate ablations/example.yaml --list\n  evo1 ablate ablations/example.yaml --out runs/example\n  evo1 ablate --axes\n\nExit codes: 0 every result is there, 130 interrupted (what was done is kept), 2 wrong use, 1 anything else: results that are missing, for example"
 )]
 pub(crate) struct Ablate {
     /// The study; `ablations/README.md` describes what is in it
@@ -57,7 +57,7 @@ pub(crate) struct Ablate {
     #[arg(long, value_name = "DEVICES", value_delimiter = ',', value_parser = parse_device)]
     devices: Vec<DeviceName>,
 
-    /// Check the study and list its cells, and run nothing
+    /// Check the study, list its cells, open its data, and run nothing
     #[arg(long)]
     check: bool,
 
@@ -95,9 +95,12 @@ impl Ablate {
         let study = Study::read::<C>(path, &Changes { base: self.base.clone(), set: self.set.clone() })?;
         if self.check {
             say!("{} cells, {} seeds", study.cells.len(), study.seeds.len())?;
-            return study.cells.iter().try_for_each(|cell| say!("{}", cell.name));
+            study.cells.iter().try_for_each(|cell| say!("{}", cell.name))?;
         }
         let tasks = tasks(&study, &mut OnDisk::new(&common.suites))?;
+        if self.check {
+            return Ok(());
+        }
         if self.list {
             return self.print_list(&study, &tasks);
         }

@@ -127,7 +127,7 @@ impl Attention {
     pub(crate) fn run<C: Components>(self, common: &Common) -> Result<()> {
         let device = common.open_device()?;
         let policy = common.policy::<C>(self.policy.as_deref(), &device)?;
-        let observation = self.given.observation(&policy.config)?;
+        let observation = self.given.observation(&policy.config, self.policy.is_none())?;
         let query = AttentionQuery {
             layers: self.layers.clone(),
             blocks: self.blocks.clone(),

@@ -8,8 +8,8 @@ use crate::output;
 
 /// Print what a shell needs to complete commands and options.
 ///
-/// bash: `evo1 completions bash > ~/.local/share/bash-completion/completions/evo1`. zsh: into a folder of `$fpath`, as
-/// `_evo1`. fish: `evo1 completions fish > ~/.config/fish/completions/evo1.fish`.
+/// bash: `evo1 completions bash > ~/.local/share/bash-completion/completions/evo1`. zsh: into a folder of `$fpath`, as `_evo1`. fish:
+/// `evo1 completions fish > ~/.config/fish/completions/evo1.fish`. A folder that is not there is made first (`mkdir -p`).
 #[derive(Args)]
 #[command(after_help = "Example:\n  evo1 completions bash > evo1.bash")]
 pub(crate) struct Completions {

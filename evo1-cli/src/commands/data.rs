@@ -124,6 +124,9 @@ impl Data {
             say!("{summary}")?;
         } else {
             print(&summary)?;
+            if self.check && problems.is_empty() {
+                say!("nothing wrong was found")?;
+            }
         }
         if !problems.is_empty() {
             eyre::bail!("{} problems in {}", problems.len(), self.path.display());

@@ -50,7 +50,7 @@ use crate::{
 /// `success.json`, `success.csv` and `success.png`; rates have 95 % intervals (Wilson).
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  evo1 evaluate --policy runs/first/checkpoints/step-00000020 --data recipes/data/example.yaml --batches 2\n  evo1 evaluate --rollout 'python scripts/metaworld/rollout.py --horizon 4' --tasks reach-v3,push-v3 --goals 0:20 --out runs/successes\n\nExit codes: 0 every goal has a result, 130 interrupted (what there is is kept), 2 wrong use, 1 anything else: goals without a result, for example"
+    after_help = "Examples:\n  evo1 evaluate --policy runs/first/checkpoints/step-00000020 --data recipes/data/example.yaml --batches 2\n  evo1 evaluate --tasks reach-v3,push-v3 --goals 0:20 --out runs/successes \\\n    --rollout 'python scripts/metaworld/rollout.py --size 224 --quality fast --horizon 4 --cameras corner2,behindGripper'\n\nExit codes: 0 every goal has a result, 130 interrupted (what there is is kept), 2 wrong use, 1 anything else: goals without a result, for example"
 )]
 pub(crate) struct Evaluate {
     /// Policy directory; the embedded policy when left out

@@ -45,7 +45,7 @@ impl Infer {
     pub(crate) fn run<C: Components>(self, common: &Common) -> Result<()> {
         let device = common.open_device()?;
         let policy = common.policy::<C>(self.policy.as_deref(), &device)?.packed();
-        let observation = self.given.observation(&policy.config)?;
+        let observation = self.given.observation(&policy.config, self.policy.is_none())?;
         let options = PredictOptions {
             steps: self.steps.map(|steps| steps as usize),
             noise: Noise::Seed(self.seed),

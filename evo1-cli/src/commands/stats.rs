@@ -63,6 +63,12 @@ impl Stats {
         }
         say!("statistics of {} windows written to {}", mixture.len(), self.out.display())?;
         for (name, robot) in statistics.robots() {
+            for (what, vector) in [("state", &robot.state), ("action", &robot.action)] {
+                let bounds = vector.min.iter().flatten().zip(vector.max.iter().flatten()).enumerate();
+                for (dimension, (value, _)) in bounds.filter(|(_, (min, max))| min == max) {
+                    say!("{name}: dimension {dimension} of the {what} is {value} in every window")?;
+                }
+            }
             let Some(folder) = self.stats_dir.as_ref().map(|folder| folder.join(&name)) else { continue };
             std::fs::create_dir_all(&folder)
                 .wrap_err_with(|| format!("cannot make the folder {}", folder.display()))?;

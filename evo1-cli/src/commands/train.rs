@@ -276,6 +276,12 @@ impl Shown {
                 self.loss = line.loss;
                 self.bar.set_message(format!("loss {:.4}, {:.0} samples/s", line.loss, line.samples_per_second));
                 info!("step {}: loss {:.4}; milliseconds of a step: {}", line.step, line.loss, line.times);
+                if let Some(errors) = line.held_out {
+                    let (run, step) = (&self.run, line.step);
+                    self.bar.suspend(
+                        || info!(target: PROGRESS, "{run}: step {step}, held out: loss {:.4}, action error {:.4}", errors.loss, errors.mae),
+                    );
+                }
             }
             Event::Saved(path) => info!("saved {}", path.display()),
             Event::Warning(text) => self.bar.suspend(|| warn!("{}: {text}", self.run)),

@@ -82,6 +82,7 @@ fn a_path_that_cannot_be_written_is_named() {
     assert_eq!(message(&path), expected);
     assert_eq!(message(Path::new("..")), "cannot write ..: the path names no file");
     assert_eq!(message(Path::new("")), "cannot write : the path names no file");
+    assert_eq!(message(Path::new("chunk.svg")), "a plot is a PNG file, got chunk.svg");
     let taken = folder.path().join("taken");
     fs::create_dir(&taken).expect("folder");
     assert!(message(&taken).contains("taken"), "{}", message(&taken));

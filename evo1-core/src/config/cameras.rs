@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::check_fields;
-use crate::{Error, Result};
+use crate::{Error, Result, View};
 
 /// Longest side of a camera's frames in pixels.
 const MAX_SIDE: usize = 16_384;
@@ -85,6 +85,22 @@ impl Cameras {
             return Err(refused(format!("`{}` is lacking", lacking.join("`, `"))));
         }
         Ok(views)
+    }
+
+    /// Fails unless views that came without names are one for each camera, absent or not, where the cameras are known; those that
+    /// may lack may do so at the end.
+    ///
+    /// # Errors
+    /// When there are fewer, or frames of more.
+    pub fn ensure_one_each(&self, views: &[View]) -> Result<()> {
+        let cameras = self.names.len();
+        let has_more = views.iter().skip(cameras).any(View::is_present);
+        if self.is_unknown() || (views.len() + self.optional >= cameras && !has_more) {
+            return Ok(());
+        }
+        let given = vec![format!("{} without names", views.len())];
+        let problem = format!("frames without names must be one for each of {cameras} cameras, in their order");
+        Err(Error::Cameras { problem, known: self.names.clone(), given })
     }
 
     /// Fails unless every name is another, every alias stands for one of them, and they are no more than the views.

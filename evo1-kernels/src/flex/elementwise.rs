@@ -1,10 +1,11 @@
 //! Conversions, activations and their gradients, value by value.
 
+use crate::backend::AdamW;
 use crate::flex::{
     element::Element,
     math::{gelu, gelu_derivative, sigmoid},
     simd::Vectorized,
-    threads::{for_rows, for_rows_of_two},
+    threads::{for_rows, for_rows_of_three, for_rows_of_two},
 };
 
 /// `out = x`, in another number type.
@@ -59,6 +60,41 @@ pub(crate) fn gelu_backward<E: Element>(x: &[E], grad: &mut [E]) {
     }
 
     for_rows(grad, 1, |first, grad| Backward(&x[first..][..grad.len()], grad).dispatch());
+}
+
+/// A step of AdamW over a weight and its moments, in place. Operations have the order of burn's own, and so the same bits.
+pub(crate) fn adamw<E: Element>(weight: &mut [E], gradient: &[E], moments: [&mut [E]; 2], step: AdamW) {
+    struct Step<'a, E> {
+        weight: &'a mut [E],
+        gradient: &'a [E],
+        moments: [&'a mut [E]; 2],
+        step: AdamW,
+    }
+
+    impl<E: Element> Vectorized for Step<'_, E> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run(self) {
+            let Self { weight, gradient, moments: [moment_1, moment_2], step } = self;
+            let AdamW { betas: [beta_1, beta_2], corrections: [correction_1, correction_2], .. } = step;
+            let (rest_1, rest_2) = (1.0 - beta_1, 1.0 - beta_2);
+            for (((weight, gradient), m), v) in weight.iter_mut().zip(gradient).zip(moment_1).zip(moment_2) {
+                let g = gradient.widen();
+                let first = m.widen() * beta_1 + g * rest_1;
+                let second = v.widen() * beta_2 + g * g * rest_2;
+                let change = first / correction_1 / ((second / correction_2).sqrt() + step.epsilon);
+                (*m, *v) = (E::narrow(first), E::narrow(second));
+                *weight = E::narrow(weight.widen() * step.kept - change * step.learning_rate);
+            }
+        }
+    }
+
+    let [moment_1, moment_2] = moments;
+    for_rows_of_three(weight, moment_1, moment_2, |first, weight, moment_1, moment_2| {
+        let gradient = &gradient[first..][..weight.len()];
+        Step { weight, gradient, moments: [moment_1, moment_2], step }.dispatch();
+    });
 }
 
 /// `gate ← SiLU(gate) · up`.

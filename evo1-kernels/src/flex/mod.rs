@@ -29,7 +29,7 @@ use burn::{
 use half::{bf16, f16};
 
 use crate::{
-    backend::{Activation, HiddenKeys, KernelOps, Norm, OptionalTensor},
+    backend::{Activation, AdamW, HiddenKeys, KernelOps, Norm, OptionalTensor},
     fallback,
 };
 use attention::{Heads, Hidden};
@@ -105,6 +105,26 @@ impl KernelOps for Flex {
             elementwise::swiglu::<E>(gate.storage_mut(), up.storage());
             gate
         }, otherwise fallback::swiglu::<Self>(gate, up))
+    }
+
+    fn kernel_adamw(
+        weight: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        moment_1: FloatTensor<Self>,
+        moment_2: FloatTensor<Self>,
+        step: AdamW,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let dtype = weight.dtype();
+        if [&gradient, &moment_1, &moment_2].iter().any(|tensor| tensor.dtype() != dtype) {
+            return fallback::adamw::<Self>(weight, gradient, [moment_1, moment_2], step);
+        }
+        with_element!(weight, E => {
+            let (mut weight, gradient) = (contiguous(weight), contiguous(gradient));
+            let (mut moment_1, mut moment_2) = (contiguous(moment_1), contiguous(moment_2));
+            let moments = [moment_1.storage_mut(), moment_2.storage_mut()];
+            elementwise::adamw::<E>(weight.storage_mut(), gradient.storage(), moments, step);
+            (weight, moment_1, moment_2)
+        }, otherwise fallback::adamw::<Self>(weight, gradient, [moment_1, moment_2], step))
     }
 
     fn kernel_swiglu_backward(

@@ -37,6 +37,21 @@ pub(crate) fn for_rows_of_two<T: Send>(
     }
 }
 
+/// Calls `work(first value, values of a, of b, of c)` for pieces of three slices of equal length.
+pub(crate) fn for_rows_of_three<T: Send>(
+    a: &mut [T],
+    b: &mut [T],
+    c: &mut [T],
+    work: impl Fn(usize, &mut [T], &mut [T], &mut [T]) + Sync,
+) {
+    if a.len() <= 2 * PIECE || rayon::current_num_threads() == 1 {
+        work(0, a, b, c);
+    } else {
+        let pieces = a.par_chunks_mut(PIECE).zip(b.par_chunks_mut(PIECE)).zip(c.par_chunks_mut(PIECE));
+        pieces.enumerate().for_each(|(piece, ((a, b), c))| work(piece * PIECE, a, b, c));
+    }
+}
+
 /// The sums of what `work` adds for the pieces of `rows` rows, of `width` values each. Pieces have a fixed size, so that
 /// the order of the sums does not depend on the number of threads.
 pub(crate) fn sum_of_rows(

@@ -73,10 +73,12 @@ pub enum TokenizerSource {
 impl PolicySource {
     /// Fails unless exactly one origin is given, and a policy directory where the stage needs trained weights.
     pub(super) fn validate(&self, is_stage_2: bool) -> Result<()> {
-        let given = [self.from.is_some(), self.base.is_some(), self.preset.is_some()];
-        if given.into_iter().filter(|given| *given).count() != 1 {
-            let got = format!("{} of them", given.into_iter().filter(|given| *given).count());
-            return Err(Error::config("policy", "exactly one of `from`, `base` and `preset`", got));
+        let origins = [("from", self.from.is_some()), ("base", self.base.is_some()), ("preset", self.preset.is_some())];
+        let given: Vec<&str> = origins.into_iter().filter(|(_, is_given)| *is_given).map(|(name, _)| name).collect();
+        if given.len() != 1 {
+            let got = if given.is_empty() { "none".into() } else { format!("`{}`", given.join("` and `")) };
+            let expected = "exactly one of `from`, `base` and `preset`, the others `null`";
+            return Err(Error::config("policy", expected, got));
         }
         if is_stage_2 && self.from.is_none() {
             let expected = "the directory of a policy that stage 1 trained: stage 2 needs weights to start from (use \

@@ -39,7 +39,11 @@ pub fn write_curves(path: &Path, metrics: &[Metrics]) -> Result<()> {
     ] {
         let points = points(metrics, |line| errors(line).map_or(f64::NAN, |errors| errors.loss));
         if !points.is_empty() {
-            loss.title = "Loss (logarithmic): blue in training, orange held out, green by the averaged weights";
+            loss.title = if color == HELD_OUT_EMA {
+                "Loss (logarithmic): blue in training, orange held out, green by the averaged weights"
+            } else {
+                "Loss (logarithmic): blue in training, orange held out"
+            };
             loss.curves.push(Curve { points, color, width: 2.0 });
         }
     }
