@@ -412,7 +412,9 @@ mod tests {
         assert!(kernels.len() > 25);
         for kernel in &kernels {
             assert!(kernel.milliseconds.min > 0.0 && kernel.bound > 0.0, "{kernel:?}");
-            assert!(kernel.gflop <= peak.tflops * kernel.milliseconds.min, "{kernel:?}");
+            // The one that has the peak is divided and multiplied by its own time, which rounds.
+            let most = peak.tflops * kernel.milliseconds.min;
+            assert!(kernel.gflop <= most * (1.0 + 1e-9), "{kernel:?}");
         }
     }
 
