@@ -71,8 +71,16 @@ def test_a_policy_directory_predicts_as_the_program(name, tmp_path):
     loaded = evo1.Policy.load(path, device="flex")
     width = loaded.info()["max_state_dim"]
     state = [0.1] * width
-    wanted = infer(tmp_path, FRAMES[:1], "--policy", str(path), state=state, prompt="go")
-    np.testing.assert_array_equal(loaded.predict(FRAMES[:1], state, "go"), wanted)
+    wanted = infer(tmp_path, FRAMES, "--policy", str(path), state=state, prompt="go")
+    np.testing.assert_array_equal(loaded.predict(FRAMES, state, "go"), wanted)
+
+
+def test_frames_without_names_are_one_for_each_camera():
+    loaded = evo1.Policy.load(ROOT / "fixtures/tiny-lerobot", device="flex")
+    state = [0.1] * loaded.info()["max_state_dim"]
+    with pytest.raises(evo1.ObservationError, match="one for each of 2 cameras"):
+        loaded.predict(FRAMES[:1], state, "go")
+    assert np.isfinite(loaded.predict([FRAMES[0], None], state, "go")).all()
 
 
 def test_arrays_of_any_layout_and_float_type_are_the_same(policy):
@@ -110,7 +118,7 @@ def test_what_is_wrong_is_an_exception_that_says_what_is_right(policy, tmp_path)
         with pytest.raises(kind, match=text):
             policy.predict(images, state, prompt, **options)
 
-    refused(TypeError, r"images\[list\] must be an array of uint8.*float64.*\(96, 128, 3\)", [FRAMES[0] / 255.0])
+    refused(TypeError, r"images\[0\] must be an array of uint8.*float64.*\(96, 128, 3\)", [FRAMES[0] / 255.0])
     refused(ValueError, r"\(height, width, 3\).*\(3, 96, 128\)", [FRAMES[0].transpose(2, 0, 1)])
     refused(TypeError, "`images` is a mapping", 7)
     refused(evo1.ObservationError, "views", FRAMES * 2)

@@ -132,7 +132,7 @@ fn a_run_that_stopped_goes_on_bit_for_bit() {
     assert!(weights(&parts) == weights(&whole), "other weights");
     let losses = |metrics: &[evo1_train::record::Metrics]| metrics.iter().map(|line| line.loss).collect::<Vec<_>>();
     assert_eq!(losses(&resumed.metrics), losses(&finished.metrics));
-    let last = |metrics: &[evo1_train::record::Metrics]| metrics.last().expect("a line").clone();
+    let last = |metrics: &[evo1_train::record::Metrics]| *metrics.last().expect("a line");
     assert_eq!(last(&resumed.metrics).samples, last(&finished.metrics).samples);
     assert!(resumed.metrics.is_sorted_by(|one, next| one.seconds < next.seconds), "{:?}", resumed.metrics);
     for file in ["config.yaml", "metrics.jsonl", "curves.png", "report.html", "checkpoints/best.json"] {
