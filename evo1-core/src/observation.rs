@@ -59,6 +59,11 @@ impl Frame {
     pub fn rgb(&self) -> &[u8] {
         &self.rgb
     }
+
+    /// The same values, in the memory that they are in.
+    pub fn into_rgb(self) -> Vec<u8> {
+        self.rgb
+    }
 }
 
 /// One camera's place in an observation.

@@ -1,5 +1,7 @@
 //! Observations of what Python gives.
 
+use std::sync::{Mutex, PoisonError};
+
 use evo1::{Frame, Observation, StatisticsKey, View, config::Cameras};
 use pyo3::{
     buffer::PyBuffer,
@@ -13,6 +15,26 @@ use crate::{
     error::predicting,
 };
 
+/// Memory of frames that are no longer needed, for the next ones: the system would make it anew, page by page, for each.
+#[derive(Default)]
+pub(crate) struct FrameMemory(Mutex<Vec<Vec<u8>>>);
+
+impl FrameMemory {
+    fn take(&self) -> Vec<u8> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    /// Takes the memory of observations in place of what there is.
+    pub(crate) fn keep(&self, observations: Vec<Observation>) {
+        let views = observations.into_iter().flat_map(|observation| observation.views);
+        let frames = views.filter_map(|view| match view {
+            View::Present(frame) => Some(frame.into_rgb()),
+            _ => None,
+        });
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = frames.collect();
+    }
+}
+
 /// What was given, with or without a leading dimension for a batch.
 pub(crate) struct Given<'a, 'py> {
     pub(crate) images: &'a Bound<'py, PyAny>,
@@ -20,6 +42,7 @@ pub(crate) struct Given<'a, 'py> {
     pub(crate) prompt: &'a Bound<'py, PyAny>,
     pub(crate) embodiment: Option<usize>,
     pub(crate) statistics: StatisticsKey,
+    pub(crate) memory: &'a FrameMemory,
 }
 
 /// Observations, and whether they are a batch.
@@ -92,9 +115,9 @@ impl Given<'_, '_> {
                                 named(image)
                             ))
                         })?;
-                        View::Present(read_frame(&image, &place)?)
+                        View::Present(read_frame(&image, &place, self.memory)?)
                     } else {
-                        View::Present(read_frame(image, &place)?)
+                        View::Present(read_frame(image, &place, self.memory)?)
                     };
                     Ok((name.clone(), view))
                 };
@@ -131,7 +154,7 @@ fn named_camera<'py>(item: PyResult<(String, Bound<'py, PyAny>)>) -> PyResult<(O
 }
 
 /// A frame of an array of `uint8`, `(height, width, 3)`, of any strides.
-fn read_frame(image: &Bound<'_, PyAny>, place: &str) -> PyResult<Frame> {
+fn read_frame(image: &Bound<'_, PyAny>, place: &str, memory: &FrameMemory) -> PyResult<Frame> {
     let buffer = PyBuffer::<u8>::get(image).map_err(|_| {
         PyTypeError::new_err(format!(
             "images[{place}] must be an array of uint8 with values from 0 to 255, got {}",
@@ -144,5 +167,8 @@ fn read_frame(image: &Bound<'_, PyAny>, place: &str) -> PyResult<Frame> {
             named(image)
         )));
     };
-    Frame::new(width, height, buffer.to_vec(image.py())?).map_err(|error| predicting(error.into()))
+    let mut rgb = memory.take();
+    rgb.resize(buffer.item_count(), 0);
+    buffer.copy_to_slice(image.py(), &mut rgb)?;
+    Frame::new(width, height, rgb).map_err(|error| predicting(error.into()))
 }

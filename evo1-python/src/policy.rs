@@ -19,7 +19,7 @@ use crate::{
     array::array,
     chunk::{PyChunk, PyChunkGuidance},
     error::{loading, predicting},
-    observation::{Given, Observations},
+    observation::{FrameMemory, Given, Observations},
 };
 
 /// A policy: camera frames, a state and an instruction in, a chunk of actions out.
@@ -31,6 +31,7 @@ pub(crate) struct PyPolicy {
     rollout: Box<Rollout>,
     name: String,
     dtype: String,
+    memory: FrameMemory,
 }
 
 #[pymethods]
@@ -122,7 +123,7 @@ impl PyPolicy {
         guidance: Option<&PyChunkGuidance>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let statistics = StatisticsKey { arm: arm_key, dataset: dataset_key };
-        let given = Given { images, state, prompt, embodiment, statistics };
+        let given = Given { images, state, prompt, embodiment, statistics, memory: &self.memory };
         let options = PredictOptions { noise: noise(seed)?, ..options(steps, smoothing, guidance) };
         let (predictions, _, is_batch) = self.predictions(py, &given, &options)?;
         let arrays = predictions.iter().map(|prediction| array(py, &prediction.chunk)).collect::<PyResult<Vec<_>>>()?;
@@ -151,7 +152,7 @@ impl PyPolicy {
     ) -> PyResult<PyChunk> {
         let statistics = StatisticsKey { arm: arm_key, dataset: dataset_key };
         let prompt = PyString::new(py, prompt);
-        let given = Given { images, state, prompt: prompt.as_any(), embodiment, statistics };
+        let given = Given { images, state, prompt: prompt.as_any(), embodiment, statistics, memory: &self.memory };
         let options = PredictOptions { noise: Noise::Seed(seed), ..options(steps, smoothing, guidance) };
         let (mut predictions, times, is_batch) = self.predictions(py, &given, &options)?;
         match predictions.pop() {
@@ -175,7 +176,7 @@ impl PyPolicy {
     ) -> PyResult<Self> {
         let policy = py.detach(|| caught(load).map_err(evo1::Error::from).and_then(|policy| policy));
         let rollout = Box::new(Rollout::new(policy.map_err(loading)?.packed()));
-        Ok(Self { rollout, name, dtype: dtype.to_owned() })
+        Ok(Self { rollout, name, dtype: dtype.to_owned(), memory: FrameMemory::default() })
     }
 
     /// Predictions, their times, and whether they are those of a batch.
@@ -190,6 +191,7 @@ impl PyPolicy {
             let predict = || self.rollout.predict_batch_timed(&all, options);
             caught(predict).map_err(evo1::Error::from).and_then(|predicted| predicted)
         });
+        self.memory.keep(all);
         let (predictions, times) = predicted.map_err(predicting)?;
         Ok((predictions, times, is_batch))
     }
