@@ -426,7 +426,7 @@ impl<C: Components> Trainer<C> {
         let last = metrics.last();
         let mut facts: Vec<Fact> = vec![
             ("steps", format!("{} of {}", progress.step, self.config.steps)),
-            ("samples seen", record.samples.to_string()),
+            ("samples seen", progress.observations.to_string()),
             ("effective batch", start.effective_batch.to_string()),
             ("devices", start.ranks.to_string()),
             ("samples of the data", start.samples.to_string()),
@@ -585,7 +585,6 @@ struct RunLog {
     /// The seconds of earlier processes.
     seconds_before: f64,
     logged: Instant,
-    samples: u64,
     samples_since_log: u64,
     steps_since_log: u32,
     loss: Mean,
@@ -646,7 +645,6 @@ impl RunLog {
             began: Instant::now(),
             seconds_before,
             logged: Instant::now(),
-            samples: learner.progress().observations,
             samples_since_log: 0,
             steps_since_log: 0,
             loss: Mean::default(),
@@ -662,7 +660,6 @@ impl RunLog {
 
     fn add(&mut self, report: &StepReport) {
         self.step = report.step + 1;
-        self.samples += report.observations as u64;
         self.samples_since_log += report.observations as u64;
         self.steps_since_log += 1;
         self.learning_rate = report.learning_rate;
@@ -688,7 +685,7 @@ impl RunLog {
             loss: self.loss.take(),
             gradient_norm: self.gradient_norm.take(),
             learning_rate: self.learning_rate,
-            samples: self.samples,
+            samples: progress.observations,
             samples_per_second: self.samples_since_log as f64 / seconds,
             waiting: (self.times.data.as_secs_f64() / seconds).min(1.0),
             skipped: progress.skipped,

@@ -96,11 +96,9 @@ impl Ablate {
         if self.check {
             say!("{} cells, {} seeds", study.cells.len(), study.seeds.len())?;
             study.cells.iter().try_for_each(|cell| say!("{}", cell.name))?;
+            return tasks(&study, &mut OnDisk::new(&common.suites)).map(drop);
         }
         let tasks = tasks(&study, &mut OnDisk::new(&common.suites))?;
-        if self.check {
-            return Ok(());
-        }
         if self.list {
             return self.print_list(&study, &tasks);
         }

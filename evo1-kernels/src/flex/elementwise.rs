@@ -5,7 +5,7 @@ use crate::flex::{
     element::Element,
     math::{gelu, gelu_derivative, sigmoid},
     simd::Vectorized,
-    threads::{for_rows, for_rows_of_three, for_rows_of_two},
+    threads::{for_pieces_of, for_rows},
 };
 
 /// `out = x`, in another number type.
@@ -91,7 +91,7 @@ pub(crate) fn adamw<E: Element>(weight: &mut [E], gradient: &[E], moments: [&mut
     }
 
     let [moment_1, moment_2] = moments;
-    for_rows_of_three(weight, moment_1, moment_2, |first, weight, moment_1, moment_2| {
+    for_pieces_of([weight, moment_1, moment_2], |first, [weight, moment_1, moment_2]| {
         let gradient = &gradient[first..][..weight.len()];
         Step { weight, gradient, moments: [moment_1, moment_2], step }.dispatch();
     });
@@ -137,7 +137,7 @@ pub(crate) fn swiglu_backward<E: Element>(gate: &[E], up: &mut [E], grad: &mut [
         }
     }
 
-    for_rows_of_two(up, grad, 1, |first, up, grad| {
+    for_pieces_of([up, grad], |first, [up, grad]| {
         let length = grad.len();
         Backward(&gate[first..][..length], up, grad).dispatch();
     });

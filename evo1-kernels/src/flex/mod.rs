@@ -114,10 +114,6 @@ impl KernelOps for Flex {
         moment_2: FloatTensor<Self>,
         step: AdamW,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let dtype = weight.dtype();
-        if [&gradient, &moment_1, &moment_2].iter().any(|tensor| tensor.dtype() != dtype) {
-            return fallback::adamw::<Self>(weight, gradient, [moment_1, moment_2], step);
-        }
         with_element!(weight, E => {
             let (mut weight, gradient) = (contiguous(weight), contiguous(gradient));
             let (mut moment_1, mut moment_2) = (contiguous(moment_1), contiguous(moment_2));

@@ -18,38 +18,19 @@ pub(crate) fn for_rows<T: Send>(out: &mut [T], width: usize, work: impl Fn(usize
     }
 }
 
-/// Calls `work(first row, rows of a, rows of b)` for pieces of two slices of equal shape.
-pub(crate) fn for_rows_of_two<T: Send>(
-    a: &mut [T],
-    b: &mut [T],
-    width: usize,
-    work: impl Fn(usize, &mut [T], &mut [T]) + Sync,
+/// Calls `work(first value, values of each)` for pieces of slices of equal length.
+pub(crate) fn for_pieces_of<T: Send, const N: usize>(
+    slices: [&mut [T]; N],
+    work: impl Fn(usize, [&mut [T]; N]) + Sync,
 ) {
-    if a.is_empty() {
-        return;
+    let length = slices[0].len();
+    if length <= 2 * PIECE || rayon::current_num_threads() == 1 {
+        return work(0, slices);
     }
-    let rows = PIECE.div_ceil(width);
-    if a.len() <= 2 * PIECE || rayon::current_num_threads() == 1 {
-        work(0, a, b);
-    } else {
-        let pieces = a.par_chunks_mut(rows * width).zip(b.par_chunks_mut(rows * width));
-        pieces.enumerate().for_each(|(piece, (a, b))| work(piece * rows, a, b));
-    }
-}
-
-/// Calls `work(first value, values of a, of b, of c)` for pieces of three slices of equal length.
-pub(crate) fn for_rows_of_three<T: Send>(
-    a: &mut [T],
-    b: &mut [T],
-    c: &mut [T],
-    work: impl Fn(usize, &mut [T], &mut [T], &mut [T]) + Sync,
-) {
-    if a.len() <= 2 * PIECE || rayon::current_num_threads() == 1 {
-        work(0, a, b, c);
-    } else {
-        let pieces = a.par_chunks_mut(PIECE).zip(b.par_chunks_mut(PIECE)).zip(c.par_chunks_mut(PIECE));
-        pieces.enumerate().for_each(|(piece, ((a, b), c))| work(piece * PIECE, a, b, c));
-    }
+    let mut left = slices.map(|slice| slice.chunks_mut(PIECE));
+    let next = |_| left.each_mut().map(|chunks| chunks.next().expect("slices of equal length"));
+    let pieces: Vec<[&mut [T]; N]> = (0..length.div_ceil(PIECE)).map(next).collect();
+    pieces.into_par_iter().enumerate().for_each(|(piece, values)| work(piece * PIECE, values));
 }
 
 /// The sums of what `work` adds for the pieces of `rows` rows, of `width` values each. Pieces have a fixed size, so that
